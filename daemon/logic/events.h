@@ -91,11 +91,13 @@ struct StepsSeen { std::vector<int64_t> stepped; };  // newest should_save step 
 struct StoreDone { uint64_t op = 0; storage::StoreResult result; };
 struct CatalogDone { uint64_t op = 0; absl::Status status; };
 struct Tick {};
+// Bytes of the attempt have moved; at most one a second. Without it a save whose groups take long looks stuck.
+struct SaveProgressed { std::string attempt; };
 
 using Event = std::variant<JobStarted, SessionOpened, SessionLost, SessionDead, Registered, SaveRequested, PlanMade,
                            GroupCopied, RankCopied, RankFlushed, RankIoFailed, VerdictSeen, PartWritten, IoStopped,
                            LoadRequested, CancelRequested, DrainRequested, SaveWished, StepsSeen, StoreDone,
-                           CatalogDone, Tick>;
+                           CatalogDone, Tick, SaveProgressed>;
 
 // ---- actions ------------------------------------------------------------------------------------------------------
 
