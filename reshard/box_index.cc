@@ -1,0 +1,1 @@
+#include "reshard/box_index.h"

@@ -1,0 +1,1 @@
+#include "reshard/coverage.h"

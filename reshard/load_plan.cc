@@ -1,0 +1,1 @@
+#include "reshard/load_plan.h"

@@ -1,0 +1,1 @@
+#include "reshard/save_plan.h"
