@@ -17,10 +17,10 @@ namespace keepstep::reshard {
 
 }  // namespace keepstep::reshard
 
-#define KEEPSTEP_CHECK(condition, message)                                                 \
-  do {                                                                                     \
-    if (!(condition)) [[unlikely]]                                                         \
-      ::keepstep::reshard::CheckFailed(__FILE__, __LINE__, #condition, message);           \
+#define KEEPSTEP_CHECK(condition, message)                                       \
+  do {                                                                           \
+    if (!(condition)) [[unlikely]]                                               \
+      ::keepstep::reshard::CheckFailed(__FILE__, __LINE__, #condition, message); \
   } while (false)
 
 #endif  // KEEPSTEP_RESHARD_CHECK_H_

@@ -24,8 +24,8 @@ struct Holes {
 };
 
 // What `boxes` leave uncovered of `region`, at most `max_holes` boxes of it. Boxes may overlap and leave the
-// region. The time is bounded even for shapes chosen to be slow; the answer is then incomplete, but never
-// empty where there is a hole.
+// region. The time is bounded even for arrangements chosen to be slow; the answer is then incomplete.
+// REQUIRES: valid boxes of as many dimensions as `region`.
 Holes FindHoles(const Box& region, absl::Span<const Box> boxes, size_t max_holes = kMaxListedHoles);
 
 // "[0:4, 0:8], [4:8, 0:2], …"

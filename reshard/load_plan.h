@@ -42,8 +42,9 @@ struct ReadItem {
 // What a partial load leaves as it was.
 struct Missing {
   uint32_t shard = 0;
-  std::string closest;  // the most similar stored name when the whole tensor is absent, or empty
-  Holes holes;          // the uncovered parts of the wanted boxes; without boxes: the whole tensor is absent
+  bool absent = false;  // the whole tensor
+  std::string closest;  // the most similar stored name when absent, or empty
+  Holes holes;          // the uncovered parts of the wanted boxes when it is not
 };
 
 struct LoadPlan {

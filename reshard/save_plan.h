@@ -3,9 +3,11 @@
 //
 //   1. Every tensor is declared alike (dtype, shape, component) wherever it is declared.
 //   2. Declared replicas are complete: each rank of the set holds the same boxes and declares the same set.
-//   3. With one copy of each replica, the boxes tile the global shape: no hole, no element twice. So a replica
+//   3. With one copy of each replica, the boxes tile the global shape: no hole, no element twice. So a
+//   replica
 //      that was not declared is an error, never a guess.
-//   4. Each box is written by one rank: its holder; for replicas by Worst-Fit decreasing on bytes over the set,
+//   4. Each box is written by one rank: its holder; for replicas by Worst-Fit decreasing on bytes over the
+//   set,
 //      starting from the bytes that each rank must write anyway, so that all writers end together; for module
 //      buffers by the lowest rank of the set. The same input gives the same plan on every node.
 
@@ -30,7 +32,8 @@ struct WriteItem {
   uint32_t shard = 0;
   uint32_t box = 0;
   int64_t size_bytes = 0;
-  // The rank's other tensors with this very memory (tied weights): their box of the same index is the same one.
+  // The rank's other tensors with this very memory (tied weights): their box of the same index is the same
+  // one.
   std::vector<uint32_t> alias_shards;
 };
 
@@ -51,9 +54,9 @@ struct ReplicaSet {
 };
 
 struct SavePlan {
-  std::vector<BlobPlan> blobs;        // by rank, then component; none is empty
-  std::vector<ReplicaSet> replicas;   // without module buffers, which differ by nature
-  std::string fingerprint;            // LayoutFingerprint of the input
+  std::vector<BlobPlan> blobs;       // by rank, then component; none is empty
+  std::vector<ReplicaSet> replicas;  // without module buffers, which differ by nature
+  std::string fingerprint;           // LayoutFingerprint of the input
 };
 
 // Needs the shards of all ranks, in any order. Every message names the tensor and the ranks.

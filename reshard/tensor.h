@@ -48,7 +48,8 @@ struct TensorShard {
   TensorMeta meta;
   uint32_t buffer = 0;
   std::vector<LocalBox> boxes;
-  // Declared, never guessed: the ranks that hold exactly these boxes, sorted, own rank included. Empty: nobody else.
+  // Declared, never guessed: the ranks that hold exactly these boxes, sorted, own rank included. Empty:
+  // nobody else.
   std::vector<int32_t> replica_ranks;
   uint32_t group = 0;          // tensors that one call changes: the unit of gating and the order of copying
   bool module_buffer = false;  // differs between replicas by nature (BatchNorm): saved from the lowest rank
