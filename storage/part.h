@@ -4,6 +4,7 @@
 #define KEEPSTEP_STORAGE_PART_H_
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "proto/storage.pb.h"
 #include "reshard/tensor.h"
 
