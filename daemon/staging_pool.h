@@ -1,0 +1,141 @@
+// Staging memory: fixed buffers in one memfd, the only large memory of the daemon.
+//
+// Invariants: in use + cached <= capacity <= limit; a buffer belongs to one holder; nothing is handed out
+// beyond the limit, whoever asks waits. Waiters are served in the order in which they came.
+//
+// A request is met, in this order, by: a free buffer; the cached buffer used longest ago (the reclaimer
+// gives it up); growth, up to the limit; waiting. Memory is faulted in when the pool grows, by several
+// threads for Reserve: touching fresh memory costs ten times a copy on virtual machines.
+
+#ifndef KEEPSTEP_DAEMON_STAGING_POOL_H_
+#define KEEPSTEP_DAEMON_STAGING_POOL_H_
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "daemon/cancellation.h"
+
+namespace keepstep::daemon {
+
+class StagingPool;
+
+// One buffer, given back when destroyed. Move-only; must not outlive its pool.
+class StagingBuffer {
+ public:
+  StagingBuffer() = default;
+  StagingBuffer(StagingBuffer&& other) noexcept;
+  StagingBuffer& operator=(StagingBuffer&& other) noexcept;
+  ~StagingBuffer();
+
+  explicit operator bool() const { return pool_ != nullptr; }
+  absl::Span<std::byte> span() const;  // aligned to 4096
+  std::byte* data() const { return span().data(); }
+  int64_t offset_bytes() const;  // in the pool's memfd
+
+ private:
+  friend class StagingPool;
+  StagingBuffer(StagingPool* pool, int index) : pool_(pool), index_(index) {}
+
+  StagingPool* pool_ = nullptr;
+  int index_ = 0;
+};
+
+// Thread-safe.
+class StagingPool {
+ public:
+  // 8 MiB, and at both ends room for what alignment adds to a run of whole blocks.
+  static constexpr int64_t kDefaultBufferBytes = (int64_t{8} << 20) + 8192;
+  using Clock = std::chrono::steady_clock;
+
+  struct Options {
+    int64_t limit_bytes = 0;  // 0: a quarter of the machine's memory (or of the control group's limit)
+    int64_t initial_bytes = int64_t{64} << 20;
+    int64_t buffer_bytes = kDefaultBufferBytes;  // a multiple of 4096
+    int prefault_threads = 4;
+  };
+  struct Stats {
+    int64_t limit_bytes = 0, capacity_bytes = 0;
+    int64_t used_bytes = 0, high_water_bytes = 0;  // held, cached included
+    int64_t waiters = 0;
+  };
+
+  // INVALID_ARGUMENT for a limit below one buffer; RESOURCE_EXHAUSTED when the kernel gives no memory.
+  static absl::StatusOr<std::unique_ptr<StagingPool>> Start(const Options& options);
+  ~StagingPool();  // every buffer is back
+  StagingPool(const StagingPool&) = delete;
+  StagingPool& operator=(const StagingPool&) = delete;
+
+  // Blocks until a buffer is there. The status of `cancel` once cancelled, DEADLINE_EXCEEDED after
+  // `deadline`, RESOURCE_EXHAUSTED when the kernel refuses memory and no buffer exists that could come
+  // back.
+  absl::StatusOr<StagingBuffer> Acquire(Cancellation& cancel,
+                                        Clock::time_point deadline = Clock::time_point::max());
+
+  // Grows to at least min(bytes, limit) with several threads; blocks. For the time after a registration, so
+  // that the first save finds its memory.
+  absl::Status Reserve(int64_t bytes);
+
+  // Gives memory of free buffers back to the system until the capacity is at most `keep_bytes`. Returns
+  // bytes freed.
+  int64_t Shrink(int64_t keep_bytes);
+
+  // `give_up` makes one cached buffer free (its StagingBuffer is destroyed) and returns whether it did.
+  // Called without locks, from Acquire. Set once, before the first Acquire; cleared (nullptr) after the
+  // last.
+  void SetReclaimer(std::function<bool()> give_up);
+
+  // Whether somebody waits: a cache then gives its buffers back rather than keep them.
+  bool HasWaiters() const;
+
+  Stats stats() const;
+  int fd() const { return fd_; }
+  int64_t buffer_bytes() const { return buffer_bytes_; }
+
+ private:
+  friend class StagingBuffer;
+  struct Waiter {
+    std::condition_variable ready;
+    int granted = -1;
+    bool cancelled = false;
+  };
+  enum class SlotState : uint8_t { kAbsent, kFaulting, kFree, kHeld };
+
+  StagingPool(const Options& options, int fd, std::byte* base, int slots);
+
+  void Release(int index);
+  void GrantLocked(int index);
+  int TakeFreeLocked();
+  int TakeAbsentLocked();
+  absl::Status Populate(int index);
+  bool GrowFor(Waiter& waiter, absl::Status* failure);
+  void Forget(Waiter& waiter);
+  bool Wait(std::unique_lock<std::mutex>& lock, Waiter& waiter, Clock::time_point deadline);
+
+  const int64_t buffer_bytes_;
+  const int prefault_threads_;
+  const int fd_;
+  std::byte* const base_;
+  std::function<bool()> give_up_;
+
+  mutable std::mutex mutex_;
+  std::vector<SlotState> slots_;
+  std::vector<int> free_;  // last in, first out: warm in the processor's caches
+  std::deque<Waiter*> waiters_;
+  int present_ = 0;   // kFaulting, kFree, kHeld
+  int held_ = 0;
+  int high_water_ = 0;
+};
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_STAGING_POOL_H_
