@@ -63,6 +63,7 @@ const Declaration* Find(const Declarations& declarations, int32_t rank) {
 }
 
 absl::Status Undeclared(const Declaration& a, const Declaration& b, const Box& box) {
+  if (a.rank > b.rank) return Undeclared(b, a, box);
   return absl::InvalidArgumentError(
       absl::StrCat(Between(a, b), "undeclared replica: both hold ", ToString(box),
                    ", but they do not both declare the same replica set (", RankList(a.shard->replica_ranks),
