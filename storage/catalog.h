@@ -109,9 +109,14 @@ class Catalog {
   absl::Status PutRoster(absl::string_view job, const CatalogRoster& roster);
   absl::StatusOr<std::optional<CatalogRoster>> Roster(absl::string_view job);
 
+  struct Db;  // catalog_db.h
+
  private:
-  struct Db;
   explicit Catalog(std::unique_ptr<Db> db);
+
+  absl::Status DropRows(const std::vector<std::string>& keys);
+  // Records one stored checkpoint and returns its extents; nullopt for one that cannot be loaded, which is not listed.
+  absl::StatusOr<std::optional<int64_t>> Index(absl::string_view job, BlobStore& store, const v1::Decision& decision);
 
   std::unique_ptr<Db> db_;
 };
