@@ -1,0 +1,140 @@
+// A new epoch, from the wish to the move. The protocol is at the head of epoch_machine.h.
+
+#include <memory>
+#include <utility>
+
+#include "daemon/logic/epoch_machine.h"
+#include "daemon/logic/failures.h"
+
+namespace keepstep::daemon {
+
+void EpochMachine::StartClaim(std::optional<SessionOpened> opener) {
+  claim_.emplace();
+  claim_->since = outbox_.now();
+  claim_backoff_.Reset();
+  if (opener) {
+    claim_->claimer = {.rank = opener->rank, .nonce = opener->nonce};
+    claim_->world_size = opener->world_size;
+  } else {
+    const Session& first = *world_.OfRank(0);
+    claim_->claimer = {.rank = first.rank, .nonce = first.nonce};
+    claim_->world_size = world_.size;
+    claim_->same_world = true;
+  }
+  claim_->opener = std::move(opener);
+}
+
+// Step 1: what is sealed becomes durable, what cannot be sealed in time is given up.
+void EpochMachine::ContinueClaim() {
+  if (!claim_ || claim_->running) return;
+  if (coordinator_->Quiet()) {
+    claim_->running = true;
+    PublishClaim();
+    return;
+  }
+  const Millis waited = outbox_.now() - claim_->since;
+  if (waited >= limits_.claim_unsealed_ms) {
+    coordinator_->FailSaves(waited >= limits_.claim_sealed_ms, StaleEpoch(world_.epoch + 1));
+  }
+}
+
+// The new epoch is needed however long storage does not answer; only the one who asked may stop waiting.
+void EpochMachine::RetryClaim(const absl::Status& status, void (EpochMachine::*step)()) {
+  if (claim_->opener && outbox_.now() - claim_->since >= limits_.recover_ms) {
+    RefuseOpen(claim_->opener->session, IoFailure(status, "claim", claim_->opener->rank));
+    claim_->opener.reset();
+  }
+  outbox_.At(outbox_.now() + claim_backoff_.Next(), life_, [this, step] { (this->*step)(); });
+}
+
+void EpochMachine::PublishClaim() {
+  v1::Claim record;
+  record.set_world_size(claim_->world_size);
+  record.set_nonce(claim_->claimer.nonce.data(), claim_->claimer.nonce.size());
+  record.set_time_unix_ms(start_unix_ms_ + outbox_.now());
+  RunScript(outbox_, life_, std::make_shared<ClaimScript>(world_.epoch, std::move(record)),
+            [this](const ClaimScript::Outcome& outcome) {
+              if (!outcome.status.ok()) {
+                RetryClaim(outcome.status, &EpochMachine::PublishClaim);
+                return;
+              }
+              claim_->epoch = outcome.epoch;
+              Inherit();
+            });
+}
+
+void EpochMachine::Inherit() {
+  InheritScript::Spec spec{.epoch = claim_->epoch, .excluded = coordinator_->LiveAttempts(),
+                           .everything = journal_lost_, .unix_ms = start_unix_ms_ + outbox_.now()};
+  RunScript(outbox_, life_, std::make_shared<InheritScript>(std::move(spec)),
+            [this](const InheritScript::Outcome& outcome) {
+              if (!outcome.status.ok()) {
+                RetryClaim(outcome.status, &EpochMachine::Inherit);
+                return;
+              }
+              // The catalog is an index: a row that could not be written is found again by reindex.
+              const auto ignore = [](const absl::Status&) {};
+              for (const JournalEntry& entry : outcome.committed) {
+                outbox_.Catalog(RecordCommit{.attempt = entry.attempt, .step = entry.step}, life_, ignore);
+              }
+              for (const JournalEntry& entry : outcome.aborted) {
+                outbox_.Catalog(RecordGone{.attempt = entry.attempt, .step = entry.step}, life_, ignore);
+              }
+              claim_->latest = outcome.latest;
+              PutClaimRoster();
+            });
+}
+
+void EpochMachine::PutClaimRoster() {
+  std::vector<RosterEntry> roster;
+  for (const auto& [id, session] : world_.sessions) {
+    const bool fresh = claim_->world_size == world_.size && !session.loaded && !session.saved;
+    const bool moves = session.rank != claim_->claimer.rank && (claim_->same_world || fresh);
+    if (moves) roster.push_back({.rank = session.rank, .nonce = session.nonce});
+  }
+  roster.push_back(claim_->claimer);
+  outbox_.Catalog(PutRoster{.epoch = claim_->epoch, .world_size = claim_->world_size, .roster = roster}, life_,
+                  [this, roster](const absl::Status& status) {
+                    if (!status.ok()) {
+                      RetryClaim(status, &EpochMachine::PutClaimRoster);
+                      return;
+                    }
+                    world_.roster.clear();
+                    for (const RosterEntry& entry : roster) world_.roster[entry.rank] = entry.nonce;
+                    EnterEpoch();
+                  });
+}
+
+// A session moves iff the durable roster has its nonce.
+void EpochMachine::EnterEpoch() {
+  const Claim claim = *std::exchange(claim_, std::nullopt);
+  world_.epoch = claim.epoch;
+  world_.size = claim.world_size;
+  world_.roster_known = true;
+  journal_lost_ = false;
+  latest_ = claim.latest;
+  parent_ = Parent::kUnknown;
+  parent_waiters_.clear();
+  std::vector<SessionId> stale;
+  for (auto& [id, session] : world_.sessions) {
+    const auto member = world_.roster.find(session.rank);
+    if (member == world_.roster.end() || member->second != session.nonce || session.rank >= world_.size) {
+      stale.push_back(id);
+      continue;
+    }
+    session.loaded.reset();
+    session.saved = false;
+    outbox_.Emit(MoveSession{.session = id, .epoch = world_.epoch});
+  }
+  for (SessionId id : stale) {
+    coordinator_->RefuseHeld(id, StaleEpoch(world_.epoch));
+    RefuseLoadsOf(id, StaleEpoch(world_.epoch));
+    world_.sessions.erase(id);
+    outbox_.Emit(CloseSession{.session = id, .failure = StaleEpoch(world_.epoch)});
+  }
+  coordinator_->OnEpochChanged(claim.same_world);
+  if (claim.opener) FinishJoin(*claim.opener);
+  coordinator_->Pump();
+}
+
+}  // namespace keepstep::daemon
