@@ -29,7 +29,8 @@ absl::Status Check(absl::string_view text) {
   if (text.size() > BlobPath::kMaxPathBytes) return absl::InvalidArgumentError("is longer than 4000 bytes");
   size_t components = 0;
   for (absl::string_view component : absl::StrSplit(text, '/')) {
-    if (++components > BlobPath::kMaxComponents) return absl::InvalidArgumentError("has more than 64 components");
+    if (++components > BlobPath::kMaxComponents)
+      return absl::InvalidArgumentError("has more than 64 components");
     if (absl::Status status = CheckComponent(component); !status.ok()) return status;
   }
   return absl::OkStatus();

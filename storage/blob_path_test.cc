@@ -9,7 +9,8 @@ namespace keepstep::storage {
 namespace {
 
 TEST(BlobPath, AcceptsRelativePathsOfPlainComponents) {
-  for (const char* text : {"a", "a/b", "000000000012/e1-a2-0123456789abcdef/DECISION", "...", ".hidden", "a b/\xc3"}) {
+  for (const char* text :
+       {"a", "a/b", "000000000012/e1-a2-0123456789abcdef/DECISION", "...", ".hidden", "a b/\xc3"}) {
     absl::StatusOr<BlobPath> path = BlobPath::Parse(text);
     ASSERT_TRUE(path.ok()) << text << path.status();
     EXPECT_EQ(path->text(), text);

@@ -32,8 +32,8 @@ absl::Status ProbeSecondPublish(BlobStore& store, const BlobPath& scratch_path) 
   absl::StatusOr<std::string> kept = store.ReadPublished(scratch_path);
   if (!kept.ok()) return kept.status();
   if (second.ok() || *kept != "first") {
-    return absl::FailedPreconditionError(
-        absl::StrCat(scratch_path.text(), ": the store accepts a second publish at one path; commits would not be safe"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        scratch_path.text(), ": the store accepts a second publish at one path; commits would not be safe"));
   }
   return absl::OkStatus();
 }

@@ -89,7 +89,8 @@ class BlobStore {
 
   // Starts a blob, making directories as needed. `size_hint_bytes` (0: unknown) reserves space:
   // RESOURCE_EXHAUSTED now rather than later. ALREADY_EXISTS if anything is at `path`.
-  virtual absl::StatusOr<std::unique_ptr<BlobWriter>> Create(const BlobPath& path, int64_t size_hint_bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<BlobWriter>> Create(const BlobPath& path,
+                                                             int64_t size_hint_bytes) = 0;
 
   // NOT_FOUND if nothing is there.
   virtual absl::StatusOr<std::unique_ptr<BlobReader>> Open(const BlobPath& path) = 0;

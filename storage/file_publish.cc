@@ -1,0 +1,156 @@
+// Publishing, in the order that makes it safe against a crash at any point:
+//
+//   1. Write a temporary file, under a random name in the record's own directory; fsync and close it, checking each.
+//   2. link it to the record's name, which fails if that is taken; renameat2(RENAME_NOREPLACE) where there are no links.
+//      After any error, the name's inode tells whether it was done all the same (a network file system may lose the reply).
+//   3. Remove the temporary name. A crash before this leaves it behind: List shows it, readers ignore it.
+//   4. fsync the directories up to the root, also when the name was taken: whoever took it may have died before this.
+
+#include "storage/file_publish.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/str_cat.h"
+#include "storage/blob_store.h"
+#include "storage/errno_status.h"
+#include "storage/unique_fd.h"
+
+namespace keepstep::storage {
+namespace {
+
+constexpr int kMaxInterruptions = 100;
+constexpr size_t kMaxCallBytes = size_t{1} << 30;
+
+struct Inode {
+  dev_t device;
+  ino_t number;
+};
+
+absl::StatusOr<std::string> TemporaryName() {
+  uint64_t random[2];
+  if (getrandom(random, sizeof(random), 0) != static_cast<ssize_t>(sizeof(random))) {
+    return ErrnoStatus(IoSide::kWrite, errno, "getrandom", "temporary name");
+  }
+  return absl::StrCat(kTemporaryPrefix, absl::Hex(random[0], absl::kZeroPad16),
+                      absl::Hex(random[1], absl::kZeroPad16));
+}
+
+absl::Status WriteWhole(int fd, absl::string_view bytes, absl::string_view path) {
+  for (int interruptions = 0; !bytes.empty();) {
+    const ssize_t moved = write(fd, bytes.data(), std::min(bytes.size(), kMaxCallBytes));
+    if (moved > 0) {
+      bytes.remove_prefix(static_cast<size_t>(moved));
+    } else if (moved == 0 || errno != EINTR || ++interruptions > kMaxInterruptions) {
+      return ErrnoStatus(IoSide::kWrite, moved == 0 ? EIO : errno, "write", path);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Inode> WriteTemporary(int directory, const std::string& name, absl::string_view bytes,
+                                     const BlobPath& path, mode_t mode) {
+  UniqueFd fd(openat(directory, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
+  if (!fd.valid()) return ErrnoStatus(IoSide::kWrite, errno, "openat (temporary file)", path.text());
+  if (absl::Status status = WriteWhole(fd.get(), bytes, path.text()); !status.ok()) return status;
+  if (absl::Status status = FlushFile(fd.get(), path); !status.ok()) return status;
+  struct stat about;
+  if (fstat(fd.get(), &about) != 0) return ErrnoStatus(IoSide::kWrite, errno, "fstat", path.text());
+  if (int error = fd.Close(); error != 0) return ErrnoStatus(IoSide::kWrite, error, "close", path.text());
+  return Inode{about.st_dev, about.st_ino};
+}
+
+bool IsInode(int directory, const std::string& leaf, const Inode& inode) {
+  struct stat about;
+  return fstatat(directory, leaf.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0 && about.st_dev == inode.device &&
+         about.st_ino == inode.number;
+}
+
+bool HasNoLinks(int error) {
+  return error == EPERM || error == EOPNOTSUPP || error == ENOSYS || error == EMLINK;
+}
+
+absl::Status Link(int directory, const std::string& temporary, const BlobPath& path, const Inode& inode) {
+  const std::string leaf(path.Leaf());
+  const char* call = "linkat";
+  if (linkat(directory, temporary.c_str(), directory, leaf.c_str(), 0) == 0) return absl::OkStatus();
+  int error = errno;
+  if (HasNoLinks(error)) {
+    call = "renameat2";
+    if (renameat2(directory, temporary.c_str(), directory, leaf.c_str(), RENAME_NOREPLACE) == 0) {
+      return absl::OkStatus();
+    }
+    error = errno;
+    if (error == EINVAL || error == ENOSYS) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path.text(),
+                       ": the file system has neither links nor RENAME_NOREPLACE, so that a record "
+                       "cannot be published exclusively"));
+    }
+  }
+  if (IsInode(directory, leaf, inode)) return absl::OkStatus();
+  return ErrnoStatus(IoSide::kWrite, error, call, path.text());
+}
+
+absl::StatusOr<std::string> ReadWhole(int fd, const BlobPath& path) {
+  struct stat about;
+  if (fstat(fd, &about) != 0) return ErrnoStatus(IoSide::kRead, errno, "fstat", path.text());
+  if (!S_ISREG(about.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat(path.text(), ": is not a regular file"));
+  }
+  if (about.st_size > kMaxPublishedBytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(path.text(), ": ", about.st_size, " bytes are too many for a record"));
+  }
+  std::string bytes(static_cast<size_t>(about.st_size), '\0');
+  size_t filled = 0;
+  for (int interruptions = 0; filled < bytes.size();) {
+    const ssize_t moved = read(fd, bytes.data() + filled, bytes.size() - filled);
+    if (moved == 0) return absl::DataLossError(absl::StrCat(path.text(), ": shrank while it was read"));
+    if (moved > 0) {
+      filled += static_cast<size_t>(moved);
+    } else if (errno != EINTR || ++interruptions > kMaxInterruptions) {
+      return ErrnoStatus(IoSide::kRead, errno, "read", path.text());
+    }
+  }
+  return bytes;
+}
+
+}  // namespace
+
+absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes,
+                         mode_t file_mode) {
+  if (path.is_root()) return absl::InvalidArgumentError("a record needs a name");
+  if (static_cast<int64_t>(bytes.size()) > kMaxPublishedBytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(path.text(), ": ", bytes.size(), " bytes are too many for a record"));
+  }
+  absl::StatusOr<UniqueFd> directory = tree.MakeDirectory(path.Parent());
+  if (!directory.ok()) return directory.status();
+  absl::StatusOr<std::string> temporary = TemporaryName();
+  if (!temporary.ok()) return temporary.status();
+
+  absl::StatusOr<Inode> inode = WriteTemporary(directory->get(), *temporary, bytes, path, file_mode);
+  absl::Status published = inode.ok() ? Link(directory->get(), *temporary, path, *inode) : inode.status();
+  unlinkat(directory->get(), temporary->c_str(), 0);
+  if (!published.ok() && published.code() != absl::StatusCode::kAlreadyExists) return published;
+  absl::Status flushed = tree.SyncUpwards(path.Parent());
+  return flushed.ok() ? published : flushed;
+}
+
+absl::StatusOr<std::string> ReadPublishedFile(const FileTree& tree, const BlobPath& path) {
+  // O_NONBLOCK: a fifo under the record's name must not hang the reader.
+  absl::StatusOr<UniqueFd> fd = tree.OpenAt(path, O_RDONLY | O_NONBLOCK, IoSide::kRead);
+  if (!fd.ok()) return fd.status();
+  if (absl::Status status = tree.SyncUpwards(path.Parent()); !status.ok()) return status;
+  return ReadWhole(fd->get(), path);
+}
+
+}  // namespace keepstep::storage
