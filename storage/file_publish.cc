@@ -1,10 +1,13 @@
 // Publishing, in the order that makes it safe against a crash at any point:
 //
-//   1. Write a temporary file, under a random name in the record's own directory; fsync and close it, checking each.
-//   2. link it to the record's name, which fails if that is taken; renameat2(RENAME_NOREPLACE) where there are no links.
-//      After any error, the name's inode tells whether it was done all the same (a network file system may lose the reply).
+//   1. Write a temporary file, under a random name in the record's own directory; fsync and close it,
+//      checking each.
+//   2. link it to the record's name, which fails if that is taken; renameat2(RENAME_NOREPLACE) where there
+//      are no links. After any error, the name's inode tells whether it was done all the same (a network file
+//      system may lose the reply).
 //   3. Remove the temporary name. A crash before this leaves it behind: List shows it, readers ignore it.
-//   4. fsync the directories up to the root, also when the name was taken: whoever took it may have died before this.
+//   4. fsync the directories up to the root, also when the name was taken: whoever took it may have died
+//      before this.
 
 #include "storage/file_publish.h"
 

@@ -1,7 +1,9 @@
 // A blob of a FileStore being read.
 //
-//   1. What lies in the page cache is taken from there (preadv2 with RWF_NOWAIT): a blob read shortly before, or by another process.
-//   2. The rest goes by O_DIRECT if the caller's memory and range are aligned and the file system takes it, else buffered.
+//   1. What lies in the page cache is taken from there (preadv2 with RWF_NOWAIT): a blob read shortly before,
+//      or by another process.
+//   2. The rest goes by O_DIRECT if the caller's memory and range are aligned and the file system takes it,
+//      else buffered.
 //
 // A miss in 1 makes the next reads skip it for a while: a cold blob should not pay for looking. The
 // descriptors stay open until the last read is done, also when the reader is destroyed first.

@@ -1,7 +1,8 @@
 // A BlobStore of files beneath one directory.
 //
-//   PublishExclusive: write a temporary file in the record's directory → fsync → link it to its name (renameat2(RENAME_NOREPLACE)
-//   where links are not to be had) → fsync the directories up to the root. A name that is there already gets the last step too.
+//   PublishExclusive: write a temporary file in the record's directory → fsync → link it to its name
+//   (renameat2(RENAME_NOREPLACE) where links are not to be had) → fsync the directories up to the root. A
+//   name that is there already gets the last step too.
 //
 // Nothing here changes identity, ownership or umask: files belong to the process, with the modes of the
 // options.

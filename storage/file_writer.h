@@ -1,10 +1,10 @@
 // A blob of a FileStore being written: O_DIRECT where the file system takes it, the page cache where it does
 // not.
 //
-//   1. Each Write goes to the engine: straight from the caller's memory if that is aligned, else through aligned bounce buffers; the
-//      blob's unaligned tail is padded to kDirectAlignment in a bounce buffer.
-//   2. EINVAL for a direct write means that this file refuses O_DIRECT after all: it is switched off for the file and the write is
-//      done again.
+//   1. Each Write goes to the engine: straight from the caller's memory if that is aligned, else through
+//      aligned bounce buffers; the blob's unaligned tail is padded to kDirectAlignment in a bounce buffer.
+//   2. EINVAL for a direct write means that this file refuses O_DIRECT after all: it is switched off for the
+//      file and the write is done again.
 //   3. Finish cuts the padding and the reserved space off, flushes once, closes, and checks each.
 //
 // The descriptor stays open until the last write is done, also when the writer is destroyed first.

@@ -3,7 +3,8 @@
 //   1. Move queued operations into free slots and prepare an entry for each.
 //   2. Keep one poll of the wake descriptor in the ring, so that a wait ends when something is queued.
 //   3. Submit and wait for at least one completion.
-//   4. For each completion: prepare the rest of a short transfer in the same slot, or free the slot and run `done`.
+//   4. For each completion: prepare the rest of a short transfer in the same slot, or free the slot and run
+//      `done`.
 //
 // SINGLE_ISSUER and DEFER_TASKRUN, where the kernel has them, keep completions off other threads. No IOPOLL,
 // no SQPOLL.
