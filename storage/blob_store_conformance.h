@@ -1,6 +1,7 @@
 // What every BlobStore must do, as one parameterised suite. A store's own test lists a fixture factory:
 //
-//   INSTANTIATE_TEST_SUITE_P(Memory, BlobStoreConformance, ::testing::Values(StoreCase{"memory", MakeMemory}), CaseName);
+//   INSTANTIATE_TEST_SUITE_P(Memory, BlobStoreConformance, ::testing::Values(StoreCase{"memory", MakeMemory}),
+//                            CaseName);
 
 #ifndef KEEPSTEP_STORAGE_BLOB_STORE_CONFORMANCE_H_
 #define KEEPSTEP_STORAGE_BLOB_STORE_CONFORMANCE_H_
