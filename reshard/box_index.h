@@ -20,8 +20,8 @@ namespace keepstep::reshard {
 
 class BoxIndex {
  public:
-  // Keeps the span, not a copy: the boxes must outlive the index. Empty boxes are never found.
-  // REQUIRES: all boxes have the same number of dimensions.
+  // Keeps the span, not a copy: the boxes must outlive the index. Empty boxes are never found. REQUIRES: all
+  // boxes have the same number of dimensions.
   explicit BoxIndex(absl::Span<const Box> boxes);
 
   // Calls `found(i, boxes[i] ∩ query)` for every box with elements in `query`, in no useful order, until it

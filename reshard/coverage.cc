@@ -1,8 +1,7 @@
 // Holes are found by splitting space, not by looking at elements:
 //   1. A region that some box contains has no hole; a region that no box meets is one.
 //   2. Otherwise some box ends inside it: cut there, at the dimension whose median boundary divides the boxes
-//   best,
-//      and go on in both halves with the boxes that meet them.
+//      best, and go on in both halves with the boxes that meet them.
 // Grids and flat ranges are cut along their own seams, so hardly any box lies on both sides. Arrangements
 // made to be slow are stopped by a budget.
 
@@ -24,7 +23,7 @@
 namespace keepstep::reshard {
 namespace {
 
-constexpr int64_t kMaxBoxVisits = 16 << 20;
+constexpr int64_t kMaxBoxVisits = 4 << 20;
 
 struct Cut {
   size_t dim = 0;

@@ -2,13 +2,11 @@
 // DTensor has it.
 //
 // 1. Mesh dimensions are applied left to right. Shard(d) takes this coordinate's chunk of what is left of
-// dimension d:
-//    chunks of ceil(n / k) elements, so the last ranks may hold fewer, or none (torch.chunk).
+//    dimension d: chunks of ceil(n / k) elements, so the last ranks may hold fewer, or none (torch.chunk).
 // 2. StridedShard(d, f) splits into f chunks first and takes this coordinate's piece of each: dimension d was
-// already
-//    split f ways by mesh dimensions further right (FSDP over tensor parallelism). Where f is exactly the
-//    product of the mesh dimensions further right that shard d, those are applied first: uneven sizes need
-//    it.
+//    already split f ways by mesh dimensions further right (FSDP over tensor parallelism). Where f is exactly
+//    the product of the mesh dimensions further right that shard d, those are applied first: uneven sizes
+//    need it.
 // 3. Replicate leaves the box alone; ranks that differ only in replicated coordinates hold the same boxes.
 // Ranks are row-major coordinates of the mesh.
 

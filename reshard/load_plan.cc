@@ -143,6 +143,10 @@ class LoadPlanner {
     std::sort(plan_.items.begin() + static_cast<ptrdiff_t>(first), plan_.items.end(),
               [](const ReadItem& a, const ReadItem& b) { return a.region < b.region; });
     if (missing == 0) return;
+    if (!options_.allow_partial && listed_holes_.size() == kMaxListedTensors) {
+      holes.complete = false;  // counted, but no message has room for it
+      return;
+    }
     std::vector<Box> regions;
     for (size_t i = first; i < plan_.items.size(); ++i) regions.push_back(plan_.items[i].region);
     const Holes found = FindHoles(want, regions, kMaxListedHoles - holes.boxes.size());

@@ -4,12 +4,10 @@
 //   1. Every tensor is declared alike (dtype, shape, component) wherever it is declared.
 //   2. Declared replicas are complete: each rank of the set holds the same boxes and declares the same set.
 //   3. With one copy of each replica, the boxes tile the global shape: no hole, no element twice. So a
-//   replica
-//      that was not declared is an error, never a guess.
+//      replica that was not declared is an error, never a guess.
 //   4. Each box is written by one rank: its holder; for replicas by Worst-Fit decreasing on bytes over the
-//   set,
-//      starting from the bytes that each rank must write anyway, so that all writers end together; for module
-//      buffers by the lowest rank of the set. The same input gives the same plan on every node.
+//      set, starting from the bytes that each rank must write anyway, so that all writers end together; for
+//      module buffers by the lowest rank of the set. The same input gives the same plan on every node.
 
 #ifndef KEEPSTEP_RESHARD_SAVE_PLAN_H_
 #define KEEPSTEP_RESHARD_SAVE_PLAN_H_

@@ -16,8 +16,8 @@
 
 namespace keepstep::reshard {
 
-// A loop nest over runs, outermost loop first: extents > 1, and no two neighbouring loops could be one.
-// The number of bytes moved is run_bytes times the product of the extents.
+// A loop nest over runs, outermost loop first: extents > 1, and no two neighbouring loops could be one. The
+// number of bytes moved is run_bytes times the product of the extents.
 struct RunNest {
   struct Loop {
     int64_t extent;
