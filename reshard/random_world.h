@@ -167,6 +167,7 @@ class WorldMaker {
       const LocalBox whole =
           Allocate(WholeBox(placed->local_shape), SizeBytes(meta.dtype), world.buffer_bytes[r].back());
       shard.boxes = PlaceInBuffer(*placed, whole.offset_bytes, whole.strides_bytes);
+      if (random_.OneIn(2)) random_.Shuffle(shard.boxes);
     }
   }
 
