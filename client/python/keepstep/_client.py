@@ -1,0 +1,280 @@
+"""One `ks_client` with Python types around it: bytes in, dataclasses out, errors raised.
+
+Thread-safe. A blocking wait is cut into slices: Ctrl-C is served, and `close` never frees a client that is in use.
+"""
+
+from __future__ import annotations
+
+import ctypes as c
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from keepstep import _ffi
+from keepstep._registration import Spec, marshal
+from keepstep.errors import KeepstepError, SaveTimeout
+from keepstep.extras import StoredExtra, parse_record
+
+_SLICE_SECONDS = 0.5
+OVER = frozenset({"COMMITTED", "SKIPPED", "SUPERSEDED", "CANCELLED", "FAILED"})
+
+
+@dataclass(frozen=True)
+class SaveStatus:
+    """What is known of one save; seconds are since the call, 0 while not reached."""
+
+    number: int
+    step: int
+    state: str
+    attempt: str = ""
+    bytes_total: int = 0
+    bytes_copied: int = 0
+    bytes_written: int = 0
+    call_seconds: float = 0.0
+    snapshot_seconds: float = 0.0
+    persist_seconds: float = 0.0
+    commit_seconds: float = 0.0
+    error: KeepstepError | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did, and where its bytes came from."""
+
+    step: int
+    epoch: int
+    attempt: str
+    delivered_bytes: int
+    unique_bytes: int
+    read_bytes: int
+    warm_bytes: int
+    seconds: float
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+class Client:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        address: str | None,
+        label: str | None,
+        run: str | None,
+        read_only: bool,
+        rank: int,
+        world_size: int,
+        mesh: Mapping[str, int] | None,
+        transfer: str,
+    ) -> None:
+        self._library = _ffi.library()
+        self._idle = threading.Condition()
+        self._users = 0
+        self._pointer: c.c_void_p | None = None
+        self._pid = os.getpid()
+        names = list(mesh or {})
+        options = _ffi.OpenOptions(
+            struct_bytes=c.sizeof(_ffi.OpenOptions),
+            directory=os.fsencode(directory),
+            address=address.encode() if address else None,
+            label=label.encode() if label else None,
+            run=run.encode() if run else None,
+            mode=_ffi.READ if read_only else _ffi.TRAIN,
+            rank=rank,
+            world_size=world_size,
+            mesh_names=_ffi.strings(names),
+            mesh_sizes=_ffi.int64s([(mesh or {})[name] for name in names]),
+            mesh_dims=len(names),
+            transfer=_ffi.TRANSFERS[transfer],
+        )
+        pointer, error = c.c_void_p(), _ffi.Error()
+        _ffi.check(self._library.ks_open(c.byref(options), c.byref(pointer), c.byref(error)), error)
+        self._pointer = pointer
+
+    def close(self) -> None:
+        """Frees the client once no call uses it. Idempotent."""
+        with self._idle:
+            pointer, self._pointer = self._pointer, None
+            if os.getpid() == self._pid:
+                self._idle.wait_for(lambda: self._users == 0)
+        if pointer is not None:
+            self._library.ks_close(pointer)
+
+    @property
+    def closed(self) -> bool:
+        return self._pointer is None
+
+    @contextmanager
+    def _use(self) -> Iterator[c.c_void_p]:
+        with self._idle:
+            if self._pointer is None:
+                raise KeepstepError(
+                    "the Checkpointer is closed; open another one.", code="FAILED_PRECONDITION", reason="CLOSED"
+                )
+            self._users += 1
+            pointer = self._pointer
+        try:
+            yield pointer
+        finally:
+            with self._idle:
+                self._users -= 1
+                self._idle.notify_all()
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        error = _ffi.Error()
+        with self._use() as pointer:
+            code = getattr(self._library, function)(pointer, *arguments, c.byref(error))
+        _ffi.check(code, error)
+
+    def register(self, specs: Sequence[Spec]) -> None:
+        shards, keep = marshal(specs)
+        self._call("ks_register", shards, len(specs))
+        del keep
+
+    def save(
+        self, step: int, *, on_busy: str, extras: Mapping[str, bytes], metrics: Mapping[str, float], tags: Sequence[str]
+    ) -> int:
+        """The save's number, once the daemon has accepted or skipped it."""
+        packed = (_ffi.Extra * max(1, len(extras)))()
+        keep: list[Any] = []
+        for target, (name, data) in zip(packed, extras.items(), strict=False):
+            items, sizes = (c.c_void_p * 1)(c.cast(c.c_char_p(data), c.c_void_p)), (c.c_size_t * 1)(len(data))
+            keep += [data, items, sizes]
+            target.name, target.items, target.item_bytes, target.item_count = name.encode(), items, sizes, 1
+        options = _ffi.SaveOptions(
+            struct_bytes=c.sizeof(_ffi.SaveOptions),
+            on_busy=_ffi.ON_BUSY[on_busy],
+            extras=packed,
+            extra_count=len(extras),
+            metric_names=_ffi.strings(list(metrics)),
+            metric_values=(c.c_double * max(1, len(metrics)))(*metrics.values()),
+            metric_count=len(metrics),
+            tags=_ffi.strings(list(tags)),
+            tag_count=len(tags),
+        )
+        number = c.c_uint64()
+        self._call("ks_save", step, c.byref(options), c.byref(number))
+        return number.value
+
+    def before_update(self, group: int, timeout: float | None = None) -> None:
+        """Returns when tensors of `group` may change. SaveTimeout: not within `timeout` seconds."""
+        self._sliced(timeout, lambda slice_ms: self._call("ks_before_update", group, slice_ms))
+
+    def wait(self, number: int, state: int, timeout: float | None) -> SaveStatus:
+        """Until the save reached `state` or is over; None waits without limit. SaveTimeout: neither happened."""
+        status = _ffi.SaveStatus()
+        self._sliced(timeout, lambda slice_ms: self._call("ks_wait", number, state, slice_ms, c.byref(status)))
+        return _to_status(status)
+
+    def _sliced(self, timeout: float | None, call: Callable[[int], None]) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _SLICE_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                call(int(min(left, _SLICE_SECONDS) * 1000))
+                return
+            except KeepstepError as error:
+                if error.code != "DEADLINE_EXCEEDED":
+                    raise
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise SaveTimeout(str(error), code=error.code, reason=error.reason, stage=error.stage) from None
+
+    def should_save(self, step: int, every: int) -> bool:
+        with self._use() as pointer:
+            return bool(self._library.ks_should_save(pointer, step, every))
+
+    def load(
+        self,
+        step: int | None,
+        *,
+        strict: bool,
+        convert_dtype: bool,
+        only: Sequence[str],
+        exclude: Sequence[str],
+        rename: Mapping[str, str],
+    ) -> LoadReport | None:
+        """`step` None is "latest"; None is the answer when there is none."""
+        options = _ffi.LoadOptions(
+            struct_bytes=c.sizeof(_ffi.LoadOptions),
+            latest=int(step is None),
+            step=step or 0,
+            strict=int(strict),
+            convert_dtype=int(convert_dtype),
+            only=_ffi.strings(list(only)),
+            only_count=len(only),
+            exclude=_ffi.strings(list(exclude)),
+            exclude_count=len(exclude),
+            rename_from=_ffi.strings(list(rename)),
+            rename_to=_ffi.strings(list(rename.values())),
+            rename_count=len(rename),
+        )
+        report = _ffi.LoadReport()
+        self._call("ks_load", c.byref(options), c.byref(report))
+        missing, unexpected = _ffi.take_string(report.missing), _ffi.take_string(report.unexpected)
+        if not report.found:
+            return None
+        return LoadReport(
+            step=report.step,
+            epoch=report.epoch,
+            attempt=_ffi.text(report.attempt),
+            delivered_bytes=report.delivered_bytes,
+            unique_bytes=report.unique_bytes,
+            read_bytes=report.read_bytes,
+            warm_bytes=report.warm_bytes,
+            seconds=report.seconds,
+            missing=tuple(missing.split("\n")) if missing else (),
+            unexpected=tuple(unexpected.split("\n")) if unexpected else (),
+        )
+
+    def extras(self, step: int) -> list[StoredExtra]:
+        """Of every rank that saved the step."""
+        data, size = c.c_void_p(), c.c_size_t()
+        self._call("ks_get_extras", 0, step, -1, c.byref(data), c.byref(size))
+        try:
+            return parse_record(c.string_at(data.value or 0, size.value) if size.value else b"")[1]
+        finally:
+            self._library.ks_free(data)
+
+    def steps(self) -> list[int]:
+        """Committed steps in the order of epochs, newest last."""
+        steps, count = c.POINTER(c.c_int64)(), c.c_size_t()
+        self._call("ks_steps", c.byref(steps), c.byref(count))
+        try:
+            return [steps[index] for index in range(count.value)]
+        finally:
+            self._library.ks_free(c.cast(steps, c.c_void_p))
+
+    def info(self) -> tuple[int, str, str]:
+        """Epoch, transfer in use, and the job's label."""
+        info = _ffi.Info()
+        self._call("ks_get_info", c.byref(info))
+        transfer = next(name for name, value in _ffi.TRANSFERS.items() if value == info.transfer)
+        return info.epoch, transfer, _ffi.text(info.job)
+
+
+def _to_status(raw: Any) -> SaveStatus:
+    error = None
+    if raw.error.code != _ffi.OK:
+        error = _ffi.to_exception(raw.error)
+    return SaveStatus(
+        number=raw.number,
+        step=raw.step,
+        state=_ffi.STATES[raw.state],
+        attempt=_ffi.text(raw.attempt),
+        bytes_total=raw.bytes_total,
+        bytes_copied=raw.bytes_copied,
+        bytes_written=raw.bytes_written,
+        call_seconds=raw.call_seconds,
+        snapshot_seconds=raw.snapshot_seconds,
+        persist_seconds=raw.persist_seconds,
+        commit_seconds=raw.commit_seconds,
+        error=error,
+    )

@@ -1,0 +1,151 @@
+"""State that is not a tensor (schedulers, data loaders, random generators): values ⇄ bytes, without pickle.
+
+JSON, with one-key objects for what JSON lacks: {"$bytes": base64}, {"$tuple": […]}, {"$array": {dtype, shape, data}},
+{"$scalar": …} for NumPy scalars, and {"$dict": [[key, value], …]} for a mapping whose keys are not all plain strings.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RNG = "keepstep.rng"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """How to read a piece of state at a save, and to give it back; `restore` None: see `Checkpointer.extras`."""
+
+    read: Callable[[], Any]
+    restore: Callable[[Any], Any] | None
+
+
+def encode(value: Any) -> bytes:
+    """TypeError, naming the type, for what cannot be kept without pickle."""
+    return json.dumps(_pack(value), separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> Any:
+    """The way back; tuples, bytes, arrays and non-string keys return as they were."""
+    return _unpack(json.loads(data))
+
+
+def _pack(value: Any) -> Any:
+    if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, np.generic)):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, np.ndarray):
+        return {"$array": _pack_array(value)}
+    if isinstance(value, np.generic):
+        return {"$scalar": _pack_array(np.asarray(value))}
+    if isinstance(value, tuple):
+        return {"$tuple": [_pack(item) for item in value]}
+    if isinstance(value, list):
+        return [_pack(item) for item in value]
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _pack(item) for key, item in value.items()}
+        return {"$dict": [[_pack(key), _pack(item)] for key, item in value.items()]}
+    raise TypeError(
+        f"{type(value).__name__} cannot be saved as extra state; let state_dict() return numbers, strings, bytes, "
+        "arrays, and lists, tuples and dicts of them"
+    )
+
+
+def _pack_array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    if array.dtype.hasobject:
+        raise TypeError("arrays of objects cannot be saved as extra state; use numbers or strings")
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "data": data}
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        ((kind, inner),) = value.items()
+        if kind == "$bytes":
+            return base64.b64decode(inner)
+        if kind == "$tuple":
+            return tuple(_unpack(item) for item in inner)
+        if kind == "$dict":
+            return {_unpack(key): _unpack(item) for key, item in inner}
+        if kind == "$array":
+            return _unpack_array(inner)
+        if kind == "$scalar":
+            return _unpack_array(inner)[()]
+    return {key: _unpack(item) for key, item in value.items()}
+
+
+def _unpack_array(packed: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    raw = np.frombuffer(base64.b64decode(packed["data"]), dtype=np.dtype(packed["dtype"]))
+    return raw.reshape(packed["shape"]).copy()
+
+
+def rng_state() -> dict[str, Any]:
+    """Of Python's generator and, where NumPy's global one was imported, of that."""
+    state: dict[str, Any] = {"python": random.getstate()}
+    if "numpy.random" in sys.modules:
+        state["numpy"] = np.random.get_state(legacy=True)
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Gives back what rng_state returned."""
+    random.setstate(state["python"])
+    if "numpy" in state:
+        np.random.set_state(state["numpy"])
+
+
+@dataclass(frozen=True)
+class StoredExtra:
+    """One extra of a checkpoint, as ks_get_extras returns it."""
+
+    name: str
+    rank: int
+    coordinate: tuple[int, ...]
+    splittable: bool
+    items: tuple[bytes, ...]
+
+
+class _Cursor:
+    """Reads the packed little-endian record of client/extras.h; ValueError past its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def take(self, size: int) -> bytes:
+        if self._at + size > len(self._data):
+            raise ValueError("the record of extras is cut short")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def number(self, code: str) -> int:
+        (value,) = struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))
+        return int(value)
+
+
+def parse_record(data: bytes) -> tuple[int, list[StoredExtra]]:
+    """The step, and its extras, of the record that client/extras.h describes."""
+    cursor = _Cursor(data)
+    step = cursor.number("q")
+    extras = []
+    for _ in range(cursor.number("I")):
+        name = cursor.take(cursor.number("I")).decode()
+        rank = cursor.number("i")
+        coordinate = tuple(cursor.number("q") for _ in range(cursor.number("I")))
+        splittable = cursor.number("B") != 0
+        items = tuple(cursor.take(cursor.number("Q")) for _ in range(cursor.number("I")))
+        extras.append(StoredExtra(name, rank, coordinate, splittable, items))
+    return step, extras

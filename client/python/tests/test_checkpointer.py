@@ -1,0 +1,136 @@
+"""The Checkpointer's own rules, over a library that settles saves on command."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from fake_library import FakeLibrary
+
+import keepstep
+from keepstep import _ffi
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibrary]:
+    fake = FakeLibrary()
+    monkeypatch.setattr(_ffi, "library", lambda: fake)
+    yield fake
+    for number, state in fake.states.items():
+        if state < _ffi.COMMITTED:
+            fake.settle(number, "COMMITTED")
+
+
+def opened(library: FakeLibrary, **options: object) -> keepstep.Checkpointer:
+    checkpointer = keepstep.Checkpointer("/ckpt/job", rank=0, world_size=1, **options)  # type: ignore[arg-type]
+    checkpointer.register(
+        model={"w": np.zeros(3)}, optimizer={"m": keepstep.Sharded(np.zeros(3), (3,), group=2)}
+    )
+    return checkpointer
+
+
+# Without a gate in the training loop, returning earlier would let the next update tear the copy.
+def test_save_waits_for_the_copy_unless_the_loop_is_gated(library: FakeLibrary) -> None:
+    opened(library).save(1)
+    assert library.updates == [0, 2]
+    gated = opened(library, gated=True)
+    gated.save(2)
+    assert library.updates == [0, 2]
+    gated.before_update()
+    assert library.updates == [0, 2, 0, 2]
+
+
+def test_handle_follows_the_save(library: FakeLibrary) -> None:
+    checkpointer = opened(library)
+    handle = checkpointer.save(5)
+    assert (handle.step, handle.state, handle.done()) == (5, "ACCEPTED", False)
+    with pytest.raises(keepstep.SaveTimeout):
+        handle.result(timeout=0)
+    called = threading.Event()
+    handle.add_done_callback(lambda over: called.set())
+    library.settle(1, "COMMITTED")
+    assert handle.result() == 5 and handle.exception() is None and handle.stats["state"] == "COMMITTED"
+    assert called.wait(10)
+    checkpointer.close()
+    assert library.closed and handle.state == "COMMITTED"
+
+
+def test_failures_warn_then_raise_after_the_third_in_a_row(
+    library: FakeLibrary, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpointer = opened(library)
+    for step in range(1, 5):
+        handle = checkpointer.save(step)
+        library.settle(step, "FAILED", "TRAINER_DIED")
+        told = handle.exception()
+        assert told is not None and (told.rank, told.reason, told.step) == (3, "TRAINER_DIED", step)
+    with pytest.raises(keepstep.SaveFailed, match="rank 3 died"):
+        checkpointer.save(5)
+    library.settle(5, "COMMITTED")
+    with pytest.raises(keepstep.SaveFailed):
+        checkpointer.close()
+    assert library.closed
+    assert [record.message.count("not committed") for record in caplog.records] == [1] * 4
+
+
+def test_on_error_raise_raises_at_a_later_save(library: FakeLibrary) -> None:
+    checkpointer = opened(library, on_error="raise")
+    checkpointer.save(1)
+    library.settle(1, "FAILED", "DISK_FULL")
+    checkpointer.save(2)  # the newest accepted save before this one may still be undecided elsewhere
+    with pytest.raises(keepstep.SaveFailed) as caught:
+        checkpointer.save(3)
+    assert caught.value.step == 1 and caught.value.reason == "DISK_FULL"
+
+
+def test_a_skipped_save_is_over_and_no_failure(library: FakeLibrary) -> None:
+    checkpointer = opened(library, on_busy="skip", on_error="raise")
+    library.first_state = _ffi.STATES.index("SKIPPED")
+    handle = checkpointer.save(1)
+    assert handle.done() and handle.state == "SKIPPED"
+    with pytest.raises(keepstep.SaveFailed) as caught:
+        handle.result()
+    assert caught.value.state == "SKIPPED"
+    checkpointer.close()
+
+
+def test_load_gives_back_extra_state_and_generators(library: FakeLibrary) -> None:
+    seen: list[object] = []
+    state = {"at": 7}
+    checkpointer = opened(library)
+    checkpointer.register(model={"w": np.zeros(3)}, loader=(lambda: state, seen.append))
+    assert checkpointer.load() is None and seen == []
+    handle = checkpointer.save(9)
+    library.settle(1, "COMMITTED")
+    handle.result()
+    drawn = random.random()
+    library.loaded_step = 9
+    assert checkpointer.load() == 9
+    assert seen == [{"at": 7}] and random.random() == drawn and checkpointer.extras["loader"] == {"at": 7}
+
+
+def test_misuse_says_what_to_do(library: FakeLibrary) -> None:
+    checkpointer = keepstep.Checkpointer("/ckpt/job", rank=0, world_size=1)
+    with pytest.raises(keepstep.KeepstepError, match="register"):
+        checkpointer.save(1)
+    frozen = np.zeros(3)
+    frozen.flags.writeable = False
+    checkpointer.register(model={"w": frozen})
+    with pytest.raises(ValueError, match="w is read-only"):
+        checkpointer.load()
+    checkpointer.close()
+    with pytest.raises(keepstep.KeepstepError, match="closed"):
+        checkpointer.before_update(0)
+    with pytest.raises(ValueError, match="on_busy"):
+        keepstep.Checkpointer("/ckpt/job", on_busy="never")  # type: ignore[arg-type]
+
+
+def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ffi, "_loaded", None)
+    monkeypatch.setenv("KEEPSTEP_LIBRARY", "/nonexistent/libkeepstep.so")
+    with pytest.raises(keepstep.DaemonUnavailable, match="bazel build"):
+        keepstep.Checkpointer("/ckpt/job")
