@@ -10,5 +10,5 @@ esac
 
 deploy/setup.sh
 printf 'quickstart: building\n' >&2
-bazel build //daemon:keepstepd //client:keepstep //client:libkeepstep.so
+bazel build //daemon:keepstepd //client/command:keepstep //client:libkeepstep.so
 exec .venv/bin/python -m tests.quickstart.main_job "$@"

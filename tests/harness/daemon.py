@@ -11,7 +11,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEEPSTEPD = REPOSITORY / "bazel-bin/daemon/keepstepd"
-KEEPSTEP = REPOSITORY / "bazel-bin/client/keepstep"
+KEEPSTEP = REPOSITORY / "bazel-bin/client/command/keepstep"
 READY = b"ready"
 
 

@@ -1,0 +1,67 @@
+"""What this machine allows, measured in the same run as the figures that are held against it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+_BLOCK = 1 << 20
+
+
+def _fio(directory: Path, size_bytes: int, operation: str, *options: str) -> float:
+    """Bytes a second of one fio run over one file beneath `directory`."""
+    command = ["fio", "--name=limit", f"--filename={directory}/fio.data", f"--size={size_bytes}", f"--rw={operation}",
+               "--output-format=json", *options]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return float(result["jobs"][0][operation]["bw_bytes"])
+
+
+def disk_write(directory: Path, size_bytes: int) -> float:
+    """O_DIRECT with a final flush, best of several sizes and depths."""
+    return max(
+        _fio(directory, size_bytes, "write", "--ioengine=io_uring", "--direct=1", f"--bs={size}", f"--iodepth={depth}",
+             "--end_fsync=1")
+        for size, depth in (("8m", 4), ("4m", 16))
+    )
+
+
+def disk_read(directory: Path, size_bytes: int) -> float:
+    """Cold: the best of O_DIRECT at several depths and of buffered readahead."""
+    rates = []
+    for options in (("--direct=1", "--bs=8m", "--iodepth=4"), ("--direct=1", "--bs=1m", "--iodepth=16"),
+                    ("--direct=0", "--bs=1m", "--iodepth=1")):
+        drop_caches()
+        rates.append(_fio(directory, size_bytes, "read", "--ioengine=io_uring", *options))
+    (directory / "fio.data").unlink()
+    return max(rates)
+
+
+def drop_caches() -> None:
+    """Empties the page cache (needs root)."""
+    subprocess.run(["sync"], check=True)
+    Path("/proc/sys/vm/drop_caches").write_text("3\n")
+
+
+def memory_copy(size_bytes: int, threads: int, *, digest: bool) -> float:
+    """Bytes a second of memcpy, and of XXH3-128 over the copy's blocks when asked, on so many threads."""
+    source = np.ones(size_bytes // threads, np.uint8)
+    targets = [np.ones(size_bytes // threads, np.uint8) for _ in range(threads)]
+
+    def work(target: np.ndarray) -> None:  # type: ignore[type-arg]
+        for begin in range(0, target.size, _BLOCK):
+            block = target[begin : begin + _BLOCK]
+            np.copyto(block, source[begin : begin + _BLOCK])
+            if digest:
+                xxhash.xxh3_128_digest(block)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, targets))  # the first pass faults the pages in
+        begin = time.perf_counter()
+        list(pool.map(work, targets))
+        return float(size_bytes / (time.perf_counter() - begin))
