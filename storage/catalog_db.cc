@@ -46,8 +46,8 @@ absl::StatusOr<std::unique_ptr<Catalog::Db>> OpenDb(const std::string& directory
   const rocksdb::Status status = rocksdb::DB::Open(DbOptions(), directory, families, &handles, &raw);
   if (!status.ok()) {
     const bool locked = status.IsIOError() && absl::StrContains(status.ToString(), "LOCK");
-    const bool disk = status.IsIOError() && (status.IsNoSpace() || absl::StrContains(status.ToString(), "Permission"));
-    *damaged = !locked && !disk;
+    // A missing file of the database is damage; a busy, full or forbidden disk is not.
+    *damaged = !locked && (!status.IsIOError() || absl::StrContains(status.ToString(), "No such file"));
     if (locked) return absl::UnavailableError(absl::StrCat(directory, ": another process has it open: ", status.ToString()));
     return FromRocks(status);
   }
