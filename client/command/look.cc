@@ -1,0 +1,197 @@
+// status, ls, show, tensors: what the daemon and the catalog know.
+
+#include <cstdio>
+#include <ctime>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "client/command/commands.h"
+#include "client/command/format.h"
+
+namespace keepstep::client {
+namespace {
+
+int64_t NowUnixMs() { return absl::ToUnixMillis(absl::Now()); }
+
+std::string InFlight(const v1::JobStatus& job) {
+  std::string out;
+  for (const v1::SaveInFlight& save : job.in_flight()) {
+    absl::StrAppend(&out, out.empty() ? "" : "; ", save.step(), " ", save.stage());
+    if (save.bytes_total() > 0) absl::StrAppend(&out, " ", 100 * save.bytes_done() / save.bytes_total(), " %");
+    if (save.seconds() > 0 && save.bytes_done() > 0) {
+      absl::StrAppend(&out, ", ", HumanBytes(static_cast<int64_t>(save.bytes_done() / save.seconds())), "/s");
+    }
+    if (save.waiting_for_ranks_size() > 0) {
+      absl::StrAppend(&out, ", waits for rank ", absl::StrJoin(save.waiting_for_ranks(), ", "));
+    }
+  }
+  return out.empty() ? "-" : out;
+}
+
+std::string ShapeText(const google::protobuf::RepeatedField<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+v1::Component Or(v1::Component component) {
+  return component == v1::COMPONENT_UNSPECIFIED ? v1::COMPONENT_MODEL : component;
+}
+
+std::string ComponentText(v1::Component component) {
+  switch (Or(component)) {
+    case v1::COMPONENT_OPTIMIZER: return "optimizer";
+    case v1::COMPONENT_EXTRA: return "extra";
+    default: return "model";
+  }
+}
+
+}  // namespace
+
+int RunStatus(const Globals& globals) {
+  auto daemon = Connection::Open(globals);
+  if (!daemon.ok()) return Complain(daemon.status());
+  v1::StatusResponse response;
+  const auto context = (*daemon)->Context();
+  if (auto status = (*daemon)->node().Status(context.get(), {}, &response); !status.ok()) return Complain(status);
+  if (globals.json) {
+    PrintJson(response);
+    return 0;
+  }
+  printf("keepstepd %s  up %s  pid %d  pool %s of %s%s  io %s  sessions %d%s\n", response.version().c_str(),
+         HumanSeconds(response.uptime_seconds()).c_str(), response.pid(),
+         HumanBytes(response.pool_used_bytes()).c_str(), HumanBytes(response.pool_limit_bytes()).c_str(),
+         response.pool_cached_bytes() > 0
+             ? absl::StrCat(" (", HumanBytes(response.pool_cached_bytes()), " warm)").c_str()
+             : "",
+         response.io_engine().c_str(), response.sessions(), response.draining() ? "  DRAINING" : "");
+  if (response.jobs_size() == 0) {
+    printf("No jobs. A trainer makes one by opening a directory; the command by: keepstep import FILE DIRECTORY/0\n");
+    return 0;
+  }
+  Table table({"JOB", "LAST COMMIT", "IN FLIGHT", "RANKS", "FREE", "HEALTH"});
+  for (const v1::JobStatus& job : response.jobs()) {
+    table.Add({job.job(),
+               job.last_step() < 0 ? "-"
+                                   : absl::StrCat(job.last_step(), " (",
+                                                  HumanAge(job.last_commit_unix_ms(), NowUnixMs()), ")"),
+               InFlight(job), absl::StrCat(job.ranks(), "/", job.world_size()),
+               job.total_bytes() > 0 ? absl::StrCat(100 * job.free_bytes() / job.total_bytes(), " %") : "-",
+               job.health()});
+  }
+  fputs(table.Render().c_str(), stdout);
+  return 0;
+}
+
+int RunList(const Globals& globals, const std::string& job) {
+  Name name;
+  if (!job.empty()) {
+    auto parsed = ParseName(job);
+    if (!parsed.ok()) return Complain(parsed.status());
+    name = *parsed;
+  }
+  auto daemon = Connection::For(globals, name);
+  if (!daemon.ok()) return Complain(daemon.status());
+  v1::ListRequest request;
+  if (!name.is_directory) request.set_job(name.job);
+  v1::ListResponse response;
+  const auto context = (*daemon)->Context();
+  if (auto status = (*daemon)->checkpoints().List(context.get(), request, &response); !status.ok()) {
+    return Complain(status, "keepstep status");
+  }
+  if (globals.json) {
+    PrintJson(response);
+    return 0;
+  }
+  Table table({"CHECKPOINT", "COMMITTED", "EPOCH", "SIZE", "TENSORS", "RANKS", "NOTES"}, {2, 3, 4, 5});
+  for (const v1::JobInfo& info : response.jobs()) {
+    for (const v1::CheckpointInfo& checkpoint : info.checkpoints()) {
+      const v1::Decision& decision = checkpoint.decision();
+      table.Add({absl::StrCat(info.job(), "/", decision.step()), HumanAge(decision.time_unix_ms(), NowUnixMs()),
+                 absl::StrCat(decision.epoch()), HumanBytes(checkpoint.stored_bytes()),
+                 absl::StrCat(decision.tensor_count()), absl::StrCat(decision.world_size()),
+                 absl::StrCat(checkpoint.pinned() ? "pinned " : "", absl::StrJoin(decision.tags(), " "))});
+    }
+  }
+  fputs(table.Render().c_str(), stdout);
+  return 0;
+}
+
+int RunShow(const Globals& globals, const std::string& text) {
+  auto name = ParseName(text);
+  if (!name.ok()) return Complain(name.status());
+  auto daemon = Connection::For(globals, *name);
+  if (!daemon.ok()) return Complain(daemon.status());
+  v1::GetRequest request;
+  *request.mutable_name() = ToProto(*name);
+  v1::CheckpointInfo info;
+  const auto context = (*daemon)->Context();
+  if (auto status = (*daemon)->checkpoints().Get(context.get(), request, &info); !status.ok()) {
+    return Complain(status, absl::StrCat("keepstep ls ", name->job));
+  }
+  if (globals.json) {
+    PrintJson(info);
+    return 0;
+  }
+  const v1::Decision& decision = info.decision();
+  printf("%s/%ld\n", info.job().c_str(), static_cast<long>(decision.step()));
+  printf("  committed   %s\n",
+         absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixMillis(decision.time_unix_ms()), absl::UTCTimeZone())
+             .c_str());
+  printf("  attempt     %s (epoch %ld)\n", decision.attempt().c_str(), static_cast<long>(decision.epoch()));
+  printf("  tensors     %ld, %s\n", static_cast<long>(decision.tensor_count()),
+         HumanBytes(decision.tensor_bytes()).c_str());
+  printf("  stored      %s in %d part%s\n", HumanBytes(info.stored_bytes()).c_str(), decision.parts_size(),
+         decision.parts_size() == 1 ? "" : "s");
+  std::string mesh;
+  for (int i = 0; i < decision.mesh().names_size(); ++i) {
+    absl::StrAppend(&mesh, i == 0 ? "" : " x ", decision.mesh().names(i), "=", decision.mesh().sizes(i));
+  }
+  printf("  written by  %d rank%s%s%s, keepstep %s\n", decision.world_size(), decision.world_size() == 1 ? "" : "s",
+         mesh.empty() ? "" : ", ", mesh.c_str(), decision.writer().c_str());
+  printf("  layout      %s\n", decision.layout().c_str());
+  for (const auto& [metric, value] : decision.metrics()) printf("  %-11s %g\n", metric.c_str(), value);
+  if (decision.tags_size() > 0) printf("  tags        %s\n", absl::StrJoin(decision.tags(), " ").c_str());
+  if (info.pinned()) printf("  pinned      yes\n");
+  return 0;
+}
+
+int RunTensors(const Globals& globals, const std::string& text, const std::string& prefix) {
+  auto name = ParseName(text);
+  if (!name.ok()) return Complain(name.status());
+  auto daemon = Connection::For(globals, *name);
+  if (!daemon.ok()) return Complain(daemon.status());
+  v1::QueryTensorsRequest request;
+  *request.mutable_name() = ToProto(*name);
+  request.set_prefix(prefix);
+  request.set_page_size(10000);
+  v1::QueryTensorsResponse all;
+  do {
+    v1::QueryTensorsResponse page;
+    const auto context = (*daemon)->Context();
+    if (auto status = (*daemon)->checkpoints().QueryTensors(context.get(), request, &page); !status.ok()) {
+      return Complain(status, absl::StrCat("keepstep ls ", name->job));
+    }
+    request.set_page_token(page.next_page_token());
+    page.clear_next_page_token();
+    all.MergeFrom(page);
+  } while (!request.page_token().empty());
+  if (globals.json) {
+    PrintJson(all);
+    return 0;
+  }
+  Table table({"TENSOR", "DTYPE", "SHAPE", "IN", "PIECES", "SIZE"}, {4, 5});
+  for (const v1::TensorInfo& info : all.tensors()) {
+    int64_t size_bytes = 0;
+    for (const v1::ExtentInfo& extent : info.extents()) size_bytes += extent.size_bytes();
+    const v1::TensorMeta& meta = info.tensor().meta();
+    table.Add({meta.fqn(), meta.dtype(), ShapeText(meta.shape()), ComponentText(meta.component()),
+               absl::StrCat(info.extents_size()), HumanBytes(size_bytes)});
+  }
+  fputs(table.Render().c_str(), stdout);
+  return 0;
+}
+
+}  // namespace keepstep::client
