@@ -40,8 +40,8 @@ def test_import_then_export_is_identical(daemon: Daemon, home: Path) -> None:
     same(load_file(home / "out/model.safetensors"))
     again = daemon.command("export", f"{job}/latest", str(home / "out"))
     assert again.returncode == 1 and "--force" in again.stderr
-    with keepstep.open(job) as checkpoint:
-        assert sorted(checkpoint.names()) == sorted(MODEL)
+    checkpoint = keepstep.open(job)
+    assert sorted(checkpoint.names()) == sorted(MODEL)
 
 
 def test_export_in_shards_has_an_index(daemon: Daemon, home: Path) -> None:
@@ -55,8 +55,8 @@ def test_export_in_shards_has_an_index(daemon: Daemon, home: Path) -> None:
         merged.update(load_file(home / "out" / file))
     same(merged)
     assert daemon.command("import", str(home / "out"), f"{home}/copy/0").returncode == 0
-    with keepstep.open(home / "copy") as checkpoint:
-        assert np.array_equal(checkpoint.tensor("embed.weight")[:], MODEL["embed.weight"])
+    checkpoint = keepstep.open(home / "copy")
+    assert np.array_equal(checkpoint.tensor("embed.weight")[:], MODEL["embed.weight"])
 
 
 def test_looking(daemon: Daemon, home: Path) -> None:

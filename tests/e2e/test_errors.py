@@ -31,8 +31,8 @@ def still_serves(daemon: Daemon, directory: Path) -> None:
     assert daemon.alive()
     value = np.arange(10, dtype=np.int32)
     saved(daemon, directory / "../good", value=value)
-    with keepstep.open(directory / "../good") as checkpoint:
-        assert np.array_equal(checkpoint.tensor("value")[:], value)
+    checkpoint = keepstep.open(directory / "../good")
+    assert np.array_equal(checkpoint.tensor("value")[:], value)
 
 
 def test_no_daemon(home: Path) -> None:

@@ -21,11 +21,11 @@ WORLD = 2
 
 def check_store(directory: Path, at_least: int) -> int:
     """The newest step that a reader without daemon or library finds, every element of it compared."""
-    with keepstep.open(directory) as checkpoint:
-        assert checkpoint.step >= at_least, f"step {at_least} was reported committed, the newest is {checkpoint.step}"
-        for name in SHAPES:
-            assert np.array_equal(checkpoint.tensor(name)[:], expected(name, checkpoint.step)), name
-        return int(checkpoint.step)
+    checkpoint = keepstep.open(directory)
+    assert checkpoint.step >= at_least, f"step {at_least} was reported committed, the newest is {checkpoint.step}"
+    for name in SHAPES:
+        assert np.array_equal(checkpoint.tensor(name)[:], expected(name, checkpoint.step)), name
+    return int(checkpoint.step)
 
 
 def undecided_bytes(directory: Path) -> int:
