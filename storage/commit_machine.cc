@@ -2,10 +2,10 @@
 //
 //   OK               done, durable.
 //   ALREADY_EXISTS   somebody's decision is in the slot: read it.
-//   ABORTED          a write or flush failed. What a flush failed to keep is never believed again, so if a decision that
-//                    we tried to publish turns up after it, it is kUncertain.
 //   NOT_FOUND        nothing there: certain, because stores list and read what was published.
-//   anything else    unknown (a lost reply, an outage): look, then try again, kMaxTries in all.
+//   transient        unknown (a lost reply, an outage): look, then try again, kMaxTries in all.
+//   anything else    a write or flush failed. What a flush failed to keep is never believed again: if after it a decision
+//                    turns up that may be the one we tried to publish, it is kUncertain.
 
 #include <utility>
 
@@ -183,7 +183,7 @@ CommitMachine::Step CommitMachine::Publish() {
 
 CommitMachine::Step CommitMachine::OnPublished(const StoreResult& result) {
   publish_status_ = result.status;
-  if (absl::IsAborted(result.status)) flush_failed_ = true;
+  flush_failed_ |= !result.status.ok() && !absl::IsAlreadyExists(result.status) && !IsTransient(result.status);
   if (!result.status.ok()) return ReadSlot(State::kReread);
   if (publishing_commit_) {
     CommitOutcome outcome;
@@ -221,7 +221,7 @@ CommitMachine::Step CommitMachine::Found(const StoreResult& result) {
     return Done(CommitOutcome::Kind::kUncertain, absl::DataLossError("the decision is of another attempt"),
                 "DECISION_DAMAGED");
   }
-  if (flush_failed_) {
+  if (flush_failed_ && decision->kind() == (publishing_commit_ ? v1::Decision::COMMIT : v1::Decision::ABORT)) {
     return Done(CommitOutcome::Kind::kUncertain,
                 absl::AbortedError(absl::StrCat("the decision is there but a flush failed, so a power loss may take it: ",
                                                 publish_status_.message())),

@@ -154,15 +154,39 @@ TEST(Commit, ALostReplyIsACommit) {
 // A directory whose flush failed may look flushed at the next try and lose the name all the same.
 TEST(Commit, AFailedFlushAfterThePublishIsUncertain) {
   for (Want want : {Want::kCommit, Want::kAbort, Want::kSettle}) {
-    MemoryStore store;
-    WriteTestCheckpoint(store, Sample());
-    const CommitOutcome outcome =
-        DriveWithFault(store, Machine(want), PublishIndex(want), absl::AbortedError("fsync: EIO"), Fault::kAfter);
-    EXPECT_EQ(outcome.kind, Kind::kUncertain);
-    EXPECT_EQ(outcome.reason, "DURABILITY_UNCERTAIN");
-    EXPECT_TRUE(Whole(store) || want == Want::kAbort) << "an uncertain ABORT deletes nothing";
-    EXPECT_TRUE(ReadBlob(store, Path(Sample().parts[1].blobs(0).name())).ok());
+    for (const absl::Status& error : {absl::AbortedError("fsync: EIO"), absl::ResourceExhaustedError("fsync: ENOSPC")}) {
+      MemoryStore store;
+      WriteTestCheckpoint(store, Sample());
+      const CommitOutcome outcome = DriveWithFault(store, Machine(want), PublishIndex(want), error, Fault::kAfter);
+      EXPECT_EQ(outcome.kind, Kind::kUncertain);
+      EXPECT_EQ(outcome.reason, "DURABILITY_UNCERTAIN");
+      EXPECT_TRUE(ReadBlob(store, Path(Sample().parts[1].blobs(0).name())).ok()) << "an uncertain ABORT deletes nothing";
+    }
   }
+}
+
+// Our own flush may have failed, but what another one decided is durable.
+TEST(Commit, AnotherDecisionIsBelievedAfterOurFlushFailed) {
+  MemoryStore store;
+  WriteTestCheckpoint(store, Sample());
+  CommitMachine machine = Machine(Want::kCommit);
+  auto next = machine.Next(nullptr);
+  StoreResult result;
+  while (std::get<StoreOp>(next).kind != StoreOp::Kind::kPublish) {
+    result = RunStoreOp(store, std::get<StoreOp>(next));
+    next = machine.Next(&result);
+  }
+  v1::Decision abort = Sample().intent();
+  abort.set_kind(v1::Decision::ABORT);
+  ASSERT_TRUE(store.PublishExclusive(Path(kDecisionName), EncodeDecision(abort)).ok());
+  result = StoreResult();
+  result.status = absl::ResourceExhaustedError("temporary file: ENOSPC");
+  next = machine.Next(&result);
+  while (const StoreOp* op = std::get_if<StoreOp>(&next)) {
+    result = RunStoreOp(store, *op);
+    next = machine.Next(&result);
+  }
+  EXPECT_EQ(std::get<CommitOutcome>(next).kind, Kind::kAborted);
 }
 
 TEST(Commit, AFlushThatFailedBeforeThePublishCommitsNothing) {

@@ -8,7 +8,7 @@ namespace keepstep::storage {
 namespace {
 
 template <typename Call>
-auto Guard(FaultPlan& plan, StoreOp op, const Call& call) -> decltype(call()) {
+auto Guard(FaultPlan& plan, FaultOp op, const Call& call) -> decltype(call()) {
   FaultPlan::Verdict verdict = plan.Arrive(op);
   if (!verdict.before.ok()) return verdict.before;
   auto result = call();
@@ -28,7 +28,7 @@ class FaultyWriter : public BlobWriter {
       : wrapped_(std::move(wrapped)), plan_(std::move(plan)) {}
 
   void Write(int64_t offset_bytes, absl::Span<const std::byte> bytes, IoDone done) override {
-    FaultPlan::Verdict verdict = plan_->Arrive(StoreOp::kWrite);
+    FaultPlan::Verdict verdict = plan_->Arrive(FaultOp::kWrite);
     failure_.Update(verdict.before);
     failure_.Update(verdict.after);
     if (!verdict.before.ok()) return done(verdict.before);
@@ -36,7 +36,7 @@ class FaultyWriter : public BlobWriter {
   }
 
   absl::Status Finish(int64_t size_bytes) override {
-    return Guard(*plan_, StoreOp::kFinish,
+    return Guard(*plan_, FaultOp::kFinish,
                  [&]() -> absl::Status { return failure_.ok() ? wrapped_->Finish(size_bytes) : failure_; });
   }
 
@@ -54,7 +54,7 @@ class FaultyReader : public BlobReader {
   int64_t size_bytes() const override { return wrapped_->size_bytes(); }
 
   void Read(int64_t offset_bytes, absl::Span<std::byte> into, IoDone done) override {
-    FaultPlan::Verdict verdict = plan_->Arrive(StoreOp::kRead);
+    FaultPlan::Verdict verdict = plan_->Arrive(FaultOp::kRead);
     if (!verdict.before.ok()) return done(verdict.before);
     wrapped_->Read(offset_bytes, into, Guarded(verdict, std::move(done)));
   }
@@ -66,15 +66,15 @@ class FaultyReader : public BlobReader {
 
 }  // namespace
 
-void FaultPlan::FailNth(StoreOp op, int64_t n, absl::Status status, FaultTime time) {
+void FaultPlan::FailNth(FaultOp op, int64_t n, absl::Status status, FaultTime time) {
   Add(op, n, /*once=*/true, std::move(status), time);
 }
 
-void FaultPlan::FailFrom(StoreOp op, int64_t n, absl::Status status, FaultTime time) {
+void FaultPlan::FailFrom(FaultOp op, int64_t n, absl::Status status, FaultTime time) {
   Add(op, n, /*once=*/false, std::move(status), time);
 }
 
-void FaultPlan::Add(StoreOp op, int64_t n, bool once, absl::Status status, FaultTime time) {
+void FaultPlan::Add(FaultOp op, int64_t n, bool once, absl::Status status, FaultTime time) {
   std::lock_guard<std::mutex> lock(mutex_);
   faults_.push_back({op, counts_[op] + n, once, std::move(status), time});
 }
@@ -84,19 +84,19 @@ void FaultPlan::Clear() {
   faults_.clear();
 }
 
-int64_t FaultPlan::Count(StoreOp op) const {
+int64_t FaultPlan::Count(FaultOp op) const {
   std::lock_guard<std::mutex> lock(mutex_);
   auto found = counts_.find(op);
   return found == counts_.end() ? 0 : found->second;
 }
 
-FaultPlan::Verdict FaultPlan::Arrive(StoreOp op) {
+FaultPlan::Verdict FaultPlan::Arrive(FaultOp op) {
   std::lock_guard<std::mutex> lock(mutex_);
   ++counts_[op];
-  ++counts_[StoreOp::kAny];
+  ++counts_[FaultOp::kAny];
   Verdict verdict;
   for (const Fault& fault : faults_) {
-    if (fault.op != op && fault.op != StoreOp::kAny) continue;
+    if (fault.op != op && fault.op != FaultOp::kAny) continue;
     const int64_t count = counts_[fault.op];
     if (fault.once ? count != fault.first : count < fault.first) continue;
     (fault.time == FaultTime::kBefore ? verdict.before : verdict.after).Update(fault.status);
@@ -107,7 +107,7 @@ FaultPlan::Verdict FaultPlan::Arrive(StoreOp op) {
 absl::StatusOr<std::unique_ptr<BlobWriter>> FaultyStore::Create(const BlobPath& path,
                                                                 int64_t size_hint_bytes) {
   using Result = absl::StatusOr<std::unique_ptr<BlobWriter>>;
-  return Guard(*plan_, StoreOp::kCreate, [&]() -> Result {
+  return Guard(*plan_, FaultOp::kCreate, [&]() -> Result {
     Result writer = wrapped_->Create(path, size_hint_bytes);
     if (!writer.ok()) return writer;
     return Result(std::make_unique<FaultyWriter>(*std::move(writer), plan_));
@@ -116,7 +116,7 @@ absl::StatusOr<std::unique_ptr<BlobWriter>> FaultyStore::Create(const BlobPath& 
 
 absl::StatusOr<std::unique_ptr<BlobReader>> FaultyStore::Open(const BlobPath& path) {
   using Result = absl::StatusOr<std::unique_ptr<BlobReader>>;
-  return Guard(*plan_, StoreOp::kOpen, [&]() -> Result {
+  return Guard(*plan_, FaultOp::kOpen, [&]() -> Result {
     Result reader = wrapped_->Open(path);
     if (!reader.ok()) return reader;
     return Result(std::make_unique<FaultyReader>(*std::move(reader), plan_));
@@ -124,27 +124,27 @@ absl::StatusOr<std::unique_ptr<BlobReader>> FaultyStore::Open(const BlobPath& pa
 }
 
 absl::Status FaultyStore::PublishExclusive(const BlobPath& path, absl::string_view bytes) {
-  return Guard(*plan_, StoreOp::kPublish, [&] { return wrapped_->PublishExclusive(path, bytes); });
+  return Guard(*plan_, FaultOp::kPublish, [&] { return wrapped_->PublishExclusive(path, bytes); });
 }
 
 absl::StatusOr<std::string> FaultyStore::ReadPublished(const BlobPath& path) {
-  return Guard(*plan_, StoreOp::kReadPublished, [&] { return wrapped_->ReadPublished(path); });
+  return Guard(*plan_, FaultOp::kReadPublished, [&] { return wrapped_->ReadPublished(path); });
 }
 
 absl::Status FaultyStore::SyncTree(const BlobPath& directory) {
-  return Guard(*plan_, StoreOp::kSyncTree, [&] { return wrapped_->SyncTree(directory); });
+  return Guard(*plan_, FaultOp::kSyncTree, [&] { return wrapped_->SyncTree(directory); });
 }
 
 absl::StatusOr<std::vector<BlobInfo>> FaultyStore::List(const BlobPath& directory) {
-  return Guard(*plan_, StoreOp::kList, [&] { return wrapped_->List(directory); });
+  return Guard(*plan_, FaultOp::kList, [&] { return wrapped_->List(directory); });
 }
 
 absl::Status FaultyStore::Delete(const BlobPath& path) {
-  return Guard(*plan_, StoreOp::kDelete, [&] { return wrapped_->Delete(path); });
+  return Guard(*plan_, FaultOp::kDelete, [&] { return wrapped_->Delete(path); });
 }
 
 absl::StatusOr<int64_t> FaultyStore::SpaceAvailable() {
-  return Guard(*plan_, StoreOp::kSpace, [&] { return wrapped_->SpaceAvailable(); });
+  return Guard(*plan_, FaultOp::kSpace, [&] { return wrapped_->SpaceAvailable(); });
 }
 
 }  // namespace keepstep::storage

@@ -19,7 +19,7 @@
 
 namespace keepstep::storage {
 
-enum class StoreOp {
+enum class FaultOp {
   kAny,
   kCreate,
   kWrite,
@@ -41,34 +41,34 @@ class FaultPlan {
  public:
   // The n-th operation of `op` from now on, 1 being the next, fails once. kAny counts operations of every
   // kind.
-  void FailNth(StoreOp op, int64_t n, absl::Status status, FaultTime time = FaultTime::kBefore);
+  void FailNth(FaultOp op, int64_t n, absl::Status status, FaultTime time = FaultTime::kBefore);
 
   // The n-th and all later ones fail.
-  void FailFrom(StoreOp op, int64_t n, absl::Status status, FaultTime time = FaultTime::kBefore);
+  void FailFrom(FaultOp op, int64_t n, absl::Status status, FaultTime time = FaultTime::kBefore);
 
   void Clear();  // faults, not counts
 
   // Operations that have arrived, failed ones included.
-  int64_t Count(StoreOp op) const;
+  int64_t Count(FaultOp op) const;
 
   struct Verdict {
     absl::Status before;  // not OK: do not call the wrapped store
     absl::Status after;   // not OK: call it, but report this
   };
-  Verdict Arrive(StoreOp op);
+  Verdict Arrive(FaultOp op);
 
  private:
   struct Fault {
-    StoreOp op;
+    FaultOp op;
     int64_t first;
     bool once;
     absl::Status status;
     FaultTime time;
   };
-  void Add(StoreOp op, int64_t n, bool once, absl::Status status, FaultTime time);
+  void Add(FaultOp op, int64_t n, bool once, absl::Status status, FaultTime time);
 
   mutable std::mutex mutex_;
-  std::map<StoreOp, int64_t> counts_ ABSL_GUARDED_BY(mutex_);
+  std::map<FaultOp, int64_t> counts_ ABSL_GUARDED_BY(mutex_);
   std::vector<Fault> faults_ ABSL_GUARDED_BY(mutex_);
 };
 

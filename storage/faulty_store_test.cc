@@ -11,19 +11,19 @@ BlobPath Path(absl::string_view text) { return BlobPath::Parse(text).value(); }
 TEST(FaultyStore, FailsTheNthOperationOnce) {
   MemoryStore memory;
   FaultyStore store(&memory);
-  store.plan().FailNth(StoreOp::kWrite, 2, absl::AbortedError("EIO"));
+  store.plan().FailNth(FaultOp::kWrite, 2, absl::AbortedError("EIO"));
   EXPECT_TRUE(PutBlob(store, Path("a"), "x").ok());
   EXPECT_EQ(PutBlob(store, Path("b"), "x").code(), absl::StatusCode::kAborted);
   EXPECT_TRUE(PutBlob(store, Path("c"), "x").ok());
-  EXPECT_EQ(store.plan().Count(StoreOp::kWrite), 3);
-  EXPECT_EQ(store.plan().Count(StoreOp::kAny), 3 + 3 + 2);
+  EXPECT_EQ(store.plan().Count(FaultOp::kWrite), 3);
+  EXPECT_EQ(store.plan().Count(FaultOp::kAny), 3 + 3 + 2);
 }
 
 TEST(FaultyStore, FailsFromAnOperationOn) {
   MemoryStore memory;
   FaultyStore store(&memory);
   ASSERT_TRUE(PutBlob(store, Path("a"), "x").ok());
-  store.plan().FailFrom(StoreOp::kAny, 2, absl::UnavailableError("gone"));
+  store.plan().FailFrom(FaultOp::kAny, 2, absl::UnavailableError("gone"));
   EXPECT_TRUE(store.List(BlobPath::Root()).ok());
   EXPECT_EQ(ReadBlob(store, Path("a")).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(store.Delete(Path("a")).code(), absl::StatusCode::kUnavailable);
@@ -35,7 +35,7 @@ TEST(FaultyStore, FailsFromAnOperationOn) {
 TEST(FaultyStore, AFaultAfterTheOperationLosesOnlyTheReply) {
   MemoryStore memory;
   FaultyStore store(&memory);
-  store.plan().FailNth(StoreOp::kPublish, 1, absl::UnavailableError("lost"), FaultTime::kAfter);
+  store.plan().FailNth(FaultOp::kPublish, 1, absl::UnavailableError("lost"), FaultTime::kAfter);
   EXPECT_EQ(store.PublishExclusive(Path("DECISION"), "x").code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(store.ReadPublished(Path("DECISION")).value(), "x");
 }
@@ -44,7 +44,7 @@ TEST(FaultyStore, AFaultAfterTheOperationLosesOnlyTheReply) {
 TEST(FaultyStore, AFailedWriteFailsFinish) {
   MemoryStore memory;
   FaultyStore store(&memory);
-  store.plan().FailNth(StoreOp::kWrite, 1, absl::AbortedError("EIO"));
+  store.plan().FailNth(FaultOp::kWrite, 1, absl::AbortedError("EIO"));
   auto writer = store.Create(Path("a"), 0).value();
   const std::byte byte{1};
   EXPECT_EQ(WriteExactly(*writer, 0, {&byte, 1}).code(), absl::StatusCode::kAborted);
