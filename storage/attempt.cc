@@ -22,7 +22,9 @@ std::optional<int64_t> ParseDigits(absl::string_view text) {
   return value;
 }
 
-std::string InEpoch(int64_t epoch, absl::string_view leaf) { return absl::StrCat(EpochDir(epoch), "/", leaf); }
+std::string InEpoch(int64_t epoch, absl::string_view leaf) {
+  return absl::StrCat(EpochDir(epoch), "/", leaf);
+}
 
 std::string InAttempt(int64_t step, absl::string_view attempt, absl::string_view leaf) {
   return absl::StrCat(AttemptDir(step, attempt), "/", leaf);
@@ -40,7 +42,8 @@ std::optional<AttemptId> ParseAttempt(absl::string_view name) {
   const absl::string_view random = name.substr(name.size() - 16);
   const absl::string_view numbers = name.substr(0, name.size() - 16);  // "<epoch>-a<counter>-"
   const size_t middle = numbers.find("-a");
-  if (middle == absl::string_view::npos || numbers.back() != '-' || middle + 3 > numbers.size()) return std::nullopt;
+  if (middle == absl::string_view::npos || numbers.back() != '-' || middle + 3 > numbers.size())
+    return std::nullopt;
   const std::optional<int64_t> epoch = ParseDigits(numbers.substr(0, middle));
   const std::optional<int64_t> counter = ParseDigits(numbers.substr(middle + 2, numbers.size() - middle - 3));
   AttemptId id;
@@ -67,9 +70,15 @@ std::optional<int64_t> ParseEpoch(absl::string_view name) {
   return epoch;
 }
 
-std::string AttemptDir(int64_t step, absl::string_view attempt) { return absl::StrCat(StepName(step), "/", attempt); }
-std::string DecisionPath(int64_t step, absl::string_view attempt) { return InAttempt(step, attempt, kDecisionName); }
-std::string DeletingPath(int64_t step, absl::string_view attempt) { return InAttempt(step, attempt, kDeletingName); }
+std::string AttemptDir(int64_t step, absl::string_view attempt) {
+  return absl::StrCat(StepName(step), "/", attempt);
+}
+std::string DecisionPath(int64_t step, absl::string_view attempt) {
+  return InAttempt(step, attempt, kDecisionName);
+}
+std::string DeletingPath(int64_t step, absl::string_view attempt) {
+  return InAttempt(step, attempt, kDeletingName);
+}
 std::string PinsPath(int64_t step) { return absl::StrCat(StepName(step), "/", kPinsDir); }
 std::string EpochDir(int64_t epoch) { return absl::StrCat(kEpochsDir, "/", epoch); }
 std::string ClaimPath(int64_t epoch) { return InEpoch(epoch, "CLAIM"); }
@@ -78,7 +87,8 @@ std::string ParentPath(int64_t epoch) { return InEpoch(epoch, "PARENT"); }
 
 std::string BlobName(reshard::Component component, int32_t rank, int32_t world_size, int32_t rewrite) {
   const std::string again = rewrite > 0 ? absl::StrCat("-r", rewrite) : std::string();
-  return absl::StrFormat("%s-%05d-of-%05d%s.safetensors", reshard::ComponentName(component), rank, world_size, again);
+  return absl::StrFormat("%s-%05d-of-%05d%s.safetensors", reshard::ComponentName(component), rank, world_size,
+                         again);
 }
 
 std::string PartName(uint32_t index) { return absl::StrCat("part-", index, ".pb"); }

@@ -3,8 +3,9 @@
 //   epochs/<E>/{CLAIM,LATEST,PARENT}    <step, 12 digits>/<attempt>/{model-…,part-…,DECISION,DELETING}
 //   <step>/pins/<id>                    <attempt> = e<epoch>-a<counter>-<16 hex>
 //
-// Invariant: a parser accepts exactly what its formatter writes (no leading zeros, no capitals), so a name has one
-// meaning and junk directories have none. All paths are valid BlobPath texts relative to the job's directory.
+// Invariant: a parser accepts exactly what its formatter writes (no leading zeros, no capitals), so a name
+// has one meaning and junk directories have none. All paths are valid BlobPath texts relative to the job's
+// directory.
 
 #ifndef KEEPSTEP_STORAGE_ATTEMPT_H_
 #define KEEPSTEP_STORAGE_ATTEMPT_H_
@@ -53,8 +54,8 @@ std::string ClaimPath(int64_t epoch);
 std::string LatestPath(int64_t epoch);
 std::string ParentPath(int64_t epoch);
 
-// Leaves in an attempt's directory: `model-00003-of-00016.safetensors` (rank from 0, as the ranks are numbered) and
-// `part-<index>.pb`. `rewrite` > 0 adds `-r<n>`: a new file for bytes whose flush failed.
+// Leaves in an attempt's directory: `model-00003-of-00016.safetensors` (rank from 0, as the ranks are
+// numbered) and `part-<index>.pb`. `rewrite` > 0 adds `-r<n>`: a new file for bytes whose flush failed.
 std::string BlobName(reshard::Component component, int32_t rank, int32_t world_size, int32_t rewrite = 0);
 std::string PartName(uint32_t index);
 std::optional<uint32_t> ParsePartName(absl::string_view name);

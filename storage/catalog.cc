@@ -1,4 +1,5 @@
-// Jobs, checkpoints, journal and rosters: small rows, each written synced. What concerns layouts is in catalog_index.cc.
+// Jobs, checkpoints, journal and rosters: small rows, each written synced. What concerns layouts is in
+// catalog_index.cc.
 
 #include "storage/catalog.h"
 
@@ -18,7 +19,8 @@ constexpr size_t kMaxJobBytes = 4096;
 
 absl::Status CheckJob(absl::string_view job) {
   if (!job.empty() && job.size() <= kMaxJobBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("a job's identity has 1 to ", kMaxJobBytes, " bytes, not ", job.size()));
+  return absl::InvalidArgumentError(
+      absl::StrCat("a job's identity has 1 to ", kMaxJobBytes, " bytes, not ", job.size()));
 }
 
 std::string JournalKey(absl::string_view job, absl::string_view attempt) {
@@ -55,12 +57,13 @@ absl::StatusOr<std::vector<std::string>> Catalog::ListJobs() {
 absl::StatusOr<std::vector<CatalogCheckpoint>> Catalog::ListCheckpoints(absl::string_view job) {
   std::vector<CatalogCheckpoint> result;
   bool damaged = false;
-  absl::Status status = db_->Scan(kCheckpoints, CheckpointsOf(job), "", [&](absl::string_view, absl::string_view value) {
-    catalog::CheckpointRow row;
-    damaged = !Parse(value, row);
-    if (!damaged) result.push_back({std::move(*row.mutable_decision()), row.layout_id()});
-    return !damaged;
-  });
+  absl::Status status =
+      db_->Scan(kCheckpoints, CheckpointsOf(job), "", [&](absl::string_view, absl::string_view value) {
+        catalog::CheckpointRow row;
+        damaged = !Parse(value, row);
+        if (!damaged) result.push_back({std::move(*row.mutable_decision()), row.layout_id()});
+        return !damaged;
+      });
   if (!status.ok()) return status;
   if (damaged) return Damaged("checkpoints");
   // Keys order attempts by name; their numbers decide.

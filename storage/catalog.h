@@ -1,13 +1,15 @@
 // Index of what is stored, and this daemon's memory of what it had in flight; RocksDB beneath.
 //
-// Never the only copy: checkpoints and layouts are rebuilt from storage (Reindex), and where they disagree the decision on storage
-// wins (Reconcile). Journal and rosters are hints that storage can do without: a lost journal leaves attempts undecided
-// until an epoch is claimed, a lost roster counts every rank as present.
+// Never the only copy: checkpoints and layouts are rebuilt from storage (Reindex), and where they disagree
+// the decision on storage wins (Reconcile). Journal and rosters are hints that storage can do without: a lost
+// journal leaves attempts undecided until an epoch is claimed, a lost roster counts every rank as present.
 //
-// Shard rows are keyed by layout and written once: blobs are packed in plan order, so offsets repeat from save to save. A layout's id
-// is its fingerprint and a digest of where its extents lie; a save that was packed otherwise (a rewritten blob) gets its own.
+// Shard rows are keyed by layout and written once: blobs are packed in plan order, so offsets repeat from
+// save to save. A layout's id is its fingerprint and a digest of where its extents lie; a save that was
+// packed otherwise (a rewritten blob) gets its own.
 //
-// Thread-safe. Calls block for the local disk. Errors: DATA_LOSS (a damaged database), RESOURCE_EXHAUSTED (disk full), UNAVAILABLE.
+// Thread-safe. Calls block for the local disk. Errors: DATA_LOSS (a damaged database), RESOURCE_EXHAUSTED
+// (disk full), UNAVAILABLE.
 
 #ifndef KEEPSTEP_STORAGE_CATALOG_H_
 #define KEEPSTEP_STORAGE_CATALOG_H_
@@ -76,8 +78,9 @@ class Catalog {
  public:
   struct Opened;
 
-  // Opens or makes the database in `directory` (made if missing). One that cannot be read is moved to `<directory>.damaged-<n>` and
-  // replaced by an empty one. UNAVAILABLE when another process has it open; other errors are the disk's.
+  // Opens or makes the database in `directory` (made if missing). One that cannot be read is moved to
+  // `<directory>.damaged-<n>` and replaced by an empty one. UNAVAILABLE when another process has it open;
+  // other errors are the disk's.
   static absl::StatusOr<Opened> Open(const std::string& directory);
 
   ~Catalog();
@@ -85,16 +88,19 @@ class Catalog {
   Catalog& operator=(const Catalog&) = delete;
 
   // ---- checkpoints ----
-  // Durable when it returns. Idempotent. REQUIRES: `decision` is a durable COMMIT, `parts` are those it lists.
-  absl::Status RecordCommit(absl::string_view job, const v1::Decision& decision, absl::Span<const v1::Part> parts);
+  // Durable when it returns. Idempotent. REQUIRES: `decision` is a durable COMMIT, `parts` are those it
+  // lists.
+  absl::Status RecordCommit(absl::string_view job, const v1::Decision& decision,
+                            absl::Span<const v1::Part> parts);
   // After its deletion; durable when it returns. Layouts that no checkpoint uses any more go too.
   absl::Status RecordGone(absl::string_view job, int64_t step, absl::string_view attempt);
   absl::StatusOr<std::vector<std::string>> ListJobs();
   // In the order of epochs, then steps, then attempts.
   absl::StatusOr<std::vector<CatalogCheckpoint>> ListCheckpoints(absl::string_view job);
-  // Shards whose tensor's name (or alias) starts with `fqn_prefix`. `limit` 1..10000; `token` empty or a page's next_token.
-  absl::StatusOr<CatalogPage> QueryPrefix(absl::string_view layout_id, absl::string_view fqn_prefix, int limit,
-                                          absl::string_view token);
+  // Shards whose tensor's name (or alias) starts with `fqn_prefix`. `limit` 1..10000; `token` empty or a
+  // page's next_token.
+  absl::StatusOr<CatalogPage> QueryPrefix(absl::string_view layout_id, absl::string_view fqn_prefix,
+                                          int limit, absl::string_view token);
 
   // ---- rebuilding ----
   // Drops the job's checkpoints and indexes storage again.
@@ -115,8 +121,10 @@ class Catalog {
   explicit Catalog(std::unique_ptr<Db> db);
 
   absl::Status DropRows(const std::vector<std::string>& keys);
-  // Records one stored checkpoint and returns its extents; nullopt for one that cannot be loaded, which is not listed.
-  absl::StatusOr<std::optional<int64_t>> Index(absl::string_view job, BlobStore& store, const v1::Decision& decision);
+  // Records one stored checkpoint and returns its extents; nullopt for one that cannot be loaded, which is
+  // not listed.
+  absl::StatusOr<std::optional<int64_t>> Index(absl::string_view job, BlobStore& store,
+                                               const v1::Decision& decision);
 
   std::unique_ptr<Db> db_;
 };

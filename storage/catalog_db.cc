@@ -1,6 +1,6 @@
-// Opening: a database that another process holds, or a full disk, is reported; one that is damaged is moved aside, because
-// the catalog can be rebuilt and a daemon that does not start saves nothing. RocksDB's default recovery would stop silently
-// at damage in its log; this one accepts a torn tail alone.
+// Opening: a database that another process holds, or a full disk, is reported; one that is damaged is moved
+// aside, because the catalog can be rebuilt and a daemon that does not start saves nothing. RocksDB's default
+// recovery would stop silently at damage in its log; this one accepts a torn tail alone.
 
 #include "storage/catalog_db.h"
 
@@ -21,7 +21,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMaxMovedAside = 1000;
-constexpr const char* kFamilyNames[kNumCatalogFamilies] = {"jobs", "checkpoints", "layouts", "layout_ids", "saves", "rosters"};
+constexpr const char* kFamilyNames[kNumCatalogFamilies] = {"jobs",       "checkpoints", "layouts",
+                                                           "layout_ids", "saves",       "rosters"};
 
 rocksdb::DBOptions DbOptions() {
   rocksdb::DBOptions options;
@@ -39,7 +40,8 @@ rocksdb::DBOptions DbOptions() {
 absl::StatusOr<std::unique_ptr<Catalog::Db>> OpenDb(const std::string& directory, bool* damaged) {
   rocksdb::ColumnFamilyOptions family_options;
   family_options.write_buffer_size = size_t{16} << 20;
-  std::vector<rocksdb::ColumnFamilyDescriptor> families = {{rocksdb::kDefaultColumnFamilyName, family_options}};
+  std::vector<rocksdb::ColumnFamilyDescriptor> families = {
+      {rocksdb::kDefaultColumnFamilyName, family_options}};
   for (const char* name : kFamilyNames) families.emplace_back(name, family_options);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
@@ -48,7 +50,9 @@ absl::StatusOr<std::unique_ptr<Catalog::Db>> OpenDb(const std::string& directory
     const bool locked = status.IsIOError() && absl::StrContains(status.ToString(), "LOCK");
     // A missing file of the database is damage; a busy, full or forbidden disk is not.
     *damaged = !locked && (!status.IsIOError() || absl::StrContains(status.ToString(), "No such file"));
-    if (locked) return absl::UnavailableError(absl::StrCat(directory, ": another process has it open: ", status.ToString()));
+    if (locked)
+      return absl::UnavailableError(
+          absl::StrCat(directory, ": another process has it open: ", status.ToString()));
     return FromRocks(status);
   }
   auto db = std::make_unique<Catalog::Db>();
@@ -67,14 +71,16 @@ absl::StatusOr<std::string> MoveAside(const std::string& directory) {
     if (!error) return target;
     return absl::UnavailableError(absl::StrCat(directory, ": cannot be moved aside: ", error.message()));
   }
-  return absl::ResourceExhaustedError(absl::StrCat(directory, ": too many damaged copies beside it: delete some"));
+  return absl::ResourceExhaustedError(
+      absl::StrCat(directory, ": too many damaged copies beside it: delete some"));
 }
 
 // Reads every row once: damage is met here rather than in the middle of a save.
 absl::Status ReadAll(const Catalog::Db& db) {
   for (int family = 0; family < kNumCatalogFamilies; ++family) {
     if (family == kLayouts) continue;  // large, and only asked for on demand
-    absl::Status status = db.Scan(static_cast<CatalogFamily>(family), "", "", [](auto, auto) { return true; });
+    absl::Status status =
+        db.Scan(static_cast<CatalogFamily>(family), "", "", [](auto, auto) { return true; });
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

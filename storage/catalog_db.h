@@ -1,11 +1,12 @@
 // The RocksDB beneath the catalog: column families, keys, opening and moving a damaged database aside.
 //
-// Keys. Texts that end a key or are scanned whole are length-prefixed (u32, big-endian); numbers are 8 bytes big-endian,
-// so that byte order is numeric order.
+// Keys. Texts that end a key or are scanned whole are length-prefixed (u32, big-endian); numbers are 8 bytes
+// big-endian, so that byte order is numeric order.
 //   jobs         job                                              → empty
 //   checkpoints  len job | epoch | step | len attempt             → CheckpointRow
 //   layouts      len layout id | fqn 0x00 | box (n, origin, shape) | part, extent → ShardRow
-//                (a name has no control characters, so names scan by prefix and one name's rows stay together)
+//                (a name has no control characters, so names scan by prefix and one name's rows stay
+//                together)
 //   layout_ids   layout id                                        → empty; written in the batch of its rows
 //   saves        len job | attempt                                → JournalRow
 //   rosters      job                                              → RosterRow
@@ -53,7 +54,7 @@ struct Catalog::Db {
 absl::Status FromRocks(const rocksdb::Status& status);
 inline rocksdb::Slice ToSlice(absl::string_view text) { return rocksdb::Slice(text.data(), text.size()); }
 
-void AppendNumber(uint64_t value, std::string& key);       // 8 bytes, big-endian
+void AppendNumber(uint64_t value, std::string& key);        // 8 bytes, big-endian
 void AppendText(absl::string_view text, std::string& key);  // length-prefixed
 
 std::string CheckpointsOf(absl::string_view job);  // prefix of a job's checkpoints

@@ -1,9 +1,11 @@
-// Layouts: where every tensor's extents lie, written once for all checkpoints that were packed alike; and making the index
-// what storage says.
+// Layouts: where every tensor's extents lie, written once for all checkpoints that were packed alike; and
+// making the index what storage says.
 //
-//   RecordCommit  1. The layout's id from its fingerprint and the places of all extents. 2. Its rows in bounded batches, unless its
-//                 id is there already. 3. The id, 4. the checkpoint's row. All synced; a crash between leaves rows that the
-//                 next commit of that layout writes again.
+// RecordCommit:
+//   1. The layout's id from its fingerprint and the places of all extents.
+//   2. Its rows, in bounded batches, then the id, unless that is there already.
+//   3. The checkpoint's row.
+// All synced; a crash between leaves rows that the next commit of that layout writes again.
 
 #include <map>
 #include <set>
@@ -50,7 +52,8 @@ std::string LayoutId(const v1::Decision& decision, absl::Span<const v1::Part> pa
     AppendPlaces(part, places);
     digests += DigestOf(absl::string_view(places)).ToBytes();
   }
-  return absl::StrCat(decision.layout(), "-", absl::BytesToHexString(DigestOf(absl::string_view(digests)).ToBytes()));
+  return absl::StrCat(decision.layout(), "-",
+                      absl::BytesToHexString(DigestOf(absl::string_view(digests)).ToBytes()));
 }
 
 std::string ShardKey(absl::string_view layout_id, absl::string_view fqn, const v1::Part& part, int extent) {
@@ -64,7 +67,8 @@ std::string ShardKey(absl::string_view layout_id, absl::string_view fqn, const v
   return key;
 }
 
-absl::Status PutShards(Catalog::Db& db, absl::string_view layout_id, const v1::Part& part, rocksdb::WriteBatch& batch) {
+absl::Status PutShards(Catalog::Db& db, absl::string_view layout_id, const v1::Part& part,
+                       rocksdb::WriteBatch& batch) {
   for (int i = 0; i < part.extents_size(); ++i) {
     const v1::Extent& extent = part.extents(i);
     const v1::StoredTensor& tensor = part.tensors(static_cast<int>(extent.tensor()));
@@ -75,7 +79,8 @@ absl::Status PutShards(Catalog::Db& db, absl::string_view layout_id, const v1::P
     row.set_blob(part.blobs(static_cast<int>(extent.blob())).name());
     row.set_offset_bytes(extent.offset_bytes());
     row.set_size_bytes(extent.size_bytes());
-    batch.Put(db.family(kLayouts), ShardKey(layout_id, tensor.meta().fqn(), part, i), row.SerializeAsString());
+    batch.Put(db.family(kLayouts), ShardKey(layout_id, tensor.meta().fqn(), part, i),
+              row.SerializeAsString());
     for (const std::string& alias : tensor.aliases()) {
       row.mutable_meta()->set_fqn(alias);
       batch.Put(db.family(kLayouts), ShardKey(layout_id, alias, part, i), row.SerializeAsString());
@@ -113,7 +118,8 @@ absl::StatusOr<std::set<std::string>> UsedLayouts(const Catalog::Db& db) {
   return used;
 }
 
-// REQUIRES: index_mutex held. Deletes the ids first: rows without an id are written again when they are needed.
+// REQUIRES: index_mutex held. Deletes the ids first: rows without an id are written again when they are
+// needed.
 absl::Status DropUnusedLayouts(Catalog::Db& db) {
   absl::StatusOr<std::set<std::string>> used = UsedLayouts(db);
   if (!used.ok()) return used.status();
@@ -132,7 +138,8 @@ absl::Status DropUnusedLayouts(Catalog::Db& db) {
   return batch.Count() == 0 ? absl::OkStatus() : db.Write(batch);
 }
 
-absl::Status Put(Catalog::Db& db, absl::string_view job, const v1::Decision& decision, absl::Span<const v1::Part> parts) {
+absl::Status Put(Catalog::Db& db, absl::string_view job, const v1::Decision& decision,
+                 absl::Span<const v1::Part> parts) {
   catalog::CheckpointRow row;
   *row.mutable_decision() = decision;
   row.set_layout_id(LayoutId(decision, parts));
@@ -147,10 +154,11 @@ absl::Status Put(Catalog::Db& db, absl::string_view job, const v1::Decision& dec
 // The keys of a job's rows: those that storage must confirm.
 absl::StatusOr<std::map<std::string, std::string>> RowsOf(const Catalog::Db& db, absl::string_view job) {
   std::map<std::string, std::string> rows;
-  absl::Status status = db.Scan(kCheckpoints, CheckpointsOf(job), "", [&](absl::string_view key, absl::string_view value) {
-    rows.emplace(std::string(key), std::string(value));
-    return true;
-  });
+  absl::Status status =
+      db.Scan(kCheckpoints, CheckpointsOf(job), "", [&](absl::string_view key, absl::string_view value) {
+        rows.emplace(std::string(key), std::string(value));
+        return true;
+      });
   if (!status.ok()) return status;
   return rows;
 }
@@ -167,7 +175,8 @@ bool SameDecision(const std::string& value, const v1::Decision& decision) {
 
 }  // namespace
 
-absl::Status Catalog::RecordCommit(absl::string_view job, const v1::Decision& decision, absl::Span<const v1::Part> parts) {
+absl::Status Catalog::RecordCommit(absl::string_view job, const v1::Decision& decision,
+                                   absl::Span<const v1::Part> parts) {
   if (job.empty() || decision.kind() != v1::Decision::COMMIT) {
     return absl::InvalidArgumentError("the catalog records commits of named jobs");
   }
@@ -189,8 +198,8 @@ absl::Status Catalog::RecordGone(absl::string_view job, int64_t step, absl::stri
   return status.ok() ? DropUnusedLayouts(*db_) : status;
 }
 
-absl::StatusOr<CatalogPage> Catalog::QueryPrefix(absl::string_view layout_id, absl::string_view fqn_prefix, int limit,
-                                                 absl::string_view token) {
+absl::StatusOr<CatalogPage> Catalog::QueryPrefix(absl::string_view layout_id, absl::string_view fqn_prefix,
+                                                 int limit, absl::string_view token) {
   if (limit < 1 || limit > kMaxPageSize) {
     return absl::InvalidArgumentError(absl::StrCat("a page has 1 to ", kMaxPageSize, " rows, not ", limit));
   }
@@ -198,23 +207,25 @@ absl::StatusOr<CatalogPage> Catalog::QueryPrefix(absl::string_view layout_id, ab
   AppendText(layout_id, prefix);
   prefix.append(fqn_prefix.data(), fqn_prefix.size());
   const std::string from = absl::HexStringToBytes(token);
-  if (absl::BytesToHexString(from) != token || (!from.empty() && from.compare(0, prefix.size(), prefix) != 0)) {
+  if (absl::BytesToHexString(from) != token ||
+      (!from.empty() && from.compare(0, prefix.size(), prefix) != 0)) {
     return absl::InvalidArgumentError("the page token is not one of this query");
   }
   CatalogPage page;
   bool damaged = false;
-  absl::Status status = db_->Scan(kLayouts, prefix, from, [&](absl::string_view key, absl::string_view value) {
-    if (static_cast<int>(page.shards.size()) == limit) {
-      page.next_token = absl::BytesToHexString(key);
-      return false;
-    }
-    catalog::ShardRow row;
-    damaged = !row.ParseFromArray(value.data(), static_cast<int>(value.size()));
-    if (damaged) return false;
-    page.shards.push_back({std::move(*row.mutable_meta()), std::move(*row.mutable_box()), row.part(), row.blob(),
-                           row.offset_bytes(), row.size_bytes()});
-    return true;
-  });
+  absl::Status status =
+      db_->Scan(kLayouts, prefix, from, [&](absl::string_view key, absl::string_view value) {
+        if (static_cast<int>(page.shards.size()) == limit) {
+          page.next_token = absl::BytesToHexString(key);
+          return false;
+        }
+        catalog::ShardRow row;
+        damaged = !row.ParseFromArray(value.data(), static_cast<int>(value.size()));
+        if (damaged) return false;
+        page.shards.push_back({std::move(*row.mutable_meta()), std::move(*row.mutable_box()), row.part(),
+                               row.blob(), row.offset_bytes(), row.size_bytes()});
+        return true;
+      });
   if (!status.ok()) return status;
   if (damaged) return absl::DataLossError("catalog: a row of layouts cannot be read");
   return page;
@@ -228,7 +239,8 @@ absl::Status Catalog::DropRows(const std::vector<std::string>& keys) {
   return status.ok() ? DropUnusedLayouts(*db_) : status;
 }
 
-absl::StatusOr<std::optional<int64_t>> Catalog::Index(absl::string_view job, BlobStore& store, const v1::Decision& decision) {
+absl::StatusOr<std::optional<int64_t>> Catalog::Index(absl::string_view job, BlobStore& store,
+                                                      const v1::Decision& decision) {
   absl::StatusOr<Manifest> manifest = LoadManifest(store, decision.step(), *ParseAttempt(decision.attempt()));
   if (absl::IsNotFound(manifest.status()) || absl::IsDataLoss(manifest.status())) return std::nullopt;
   if (!manifest.ok()) return manifest.status();

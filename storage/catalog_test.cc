@@ -109,7 +109,8 @@ TEST_F(CatalogTest, LayoutsAreWrittenOnce) {
 TEST_F(CatalogTest, QueriesPageByPrefix) {
   Commit(100, {1, 1, 1});
   const std::string layout = LayoutOf(0);
-  for (int limit : {1, 2, 3, 4, 5}) EXPECT_EQ(Names(layout, "", limit), (Strings{"b", "tied", "w", "w"})) << limit;
+  for (int limit : {1, 2, 3, 4, 5})
+    EXPECT_EQ(Names(layout, "", limit), (Strings{"b", "tied", "w", "w"})) << limit;
   EXPECT_EQ(Names(layout, "ti"), Strings{"tied"});
   EXPECT_TRUE(Names(layout, "x").empty());
   EXPECT_TRUE(Names("no such layout", "").empty());
@@ -120,9 +121,12 @@ TEST_F(CatalogTest, QueriesPageByPrefix) {
   EXPECT_EQ(page->shards[1].blob, "model-00001-of-00002.safetensors");
   EXPECT_EQ(page->shards[1].offset_bytes, 64);
   EXPECT_EQ(page->shards[1].size_bytes, 32);
-  for (int limit : {0, -1, 10001}) EXPECT_EQ(catalog_->QueryPrefix(layout, "", limit, "").status().code(), absl::StatusCode::kInvalidArgument);
+  for (int limit : {0, -1, 10001})
+    EXPECT_EQ(catalog_->QueryPrefix(layout, "", limit, "").status().code(),
+              absl::StatusCode::kInvalidArgument);
   for (const char* token : {"x", "abc", "zz", "00"}) {
-    EXPECT_EQ(catalog_->QueryPrefix(layout, "", 1, token).status().code(), absl::StatusCode::kInvalidArgument) << token;
+    EXPECT_EQ(catalog_->QueryPrefix(layout, "", 1, token).status().code(), absl::StatusCode::kInvalidArgument)
+        << token;
   }
 }
 
@@ -147,8 +151,10 @@ TEST_F(CatalogTest, TheDecisionWins) {
   CommitTestCheckpoint(store_, MakeTestCheckpoint(200, {1, 2, 1}, 2));  // a crash before the row
   TestCheckpoint aborted = MakeTestCheckpoint(300, {1, 3, 1}, 2);
   WriteTestCheckpoint(store_, aborted);
-  ASSERT_EQ(Decide(store_, CommitMachine(CommitMachine::Want::kAbort, aborted.intent(), {})).kind, CommitOutcome::Kind::kAborted);
-  ASSERT_TRUE(catalog_->RecordCommit(kJob, aborted.intent(), aborted.parts).ok());  // a row that claims a commit
+  ASSERT_EQ(Decide(store_, CommitMachine(CommitMachine::Want::kAbort, aborted.intent(), {})).kind,
+            CommitOutcome::Kind::kAborted);
+  ASSERT_TRUE(
+      catalog_->RecordCommit(kJob, aborted.intent(), aborted.parts).ok());  // a row that claims a commit
   v1::Decision gone = MakeTestCheckpoint(400, {1, 4, 1}, 2).intent();
   ASSERT_TRUE(catalog_->RecordCommit(kJob, gone, {}).ok());  // a row of nothing at all
   EXPECT_EQ(Steps(), (Int64s{100, 300, 400}));
@@ -167,7 +173,8 @@ TEST_F(CatalogTest, RebuiltFromStorageAfterDamage) {
   catalog_.reset();
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_)) {
     const std::string name = entry.path().filename();
-    if (name.rfind("MANIFEST", 0) == 0 || name == "CURRENT") std::ofstream(entry.path(), std::ios::trunc) << "junk";
+    if (name.rfind("MANIFEST", 0) == 0 || name == "CURRENT")
+      std::ofstream(entry.path(), std::ios::trunc) << "junk";
   }
   Open();
   EXPECT_TRUE(rebuilt_);
@@ -232,7 +239,8 @@ TEST_F(CatalogTest, ThreadsMayShareIt) {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 10; ++i) {
-        const TestCheckpoint checkpoint = MakeTestCheckpoint(t * 100 + i, {1, i, static_cast<uint64_t>(t)}, 1 + t % 2);
+        const TestCheckpoint checkpoint =
+            MakeTestCheckpoint(t * 100 + i, {1, i, static_cast<uint64_t>(t)}, 1 + t % 2);
         v1::Decision decision = checkpoint.intent();
         failures += !catalog_->RecordCommit(kJob, decision, checkpoint.parts).ok();
         failures += !catalog_->ListCheckpoints(kJob).ok();
@@ -243,7 +251,8 @@ TEST_F(CatalogTest, ThreadsMayShareIt) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(failures, 0);
   EXPECT_EQ(Steps().size(), 20u);
-  for (size_t i = 0; i < 20; ++i) EXPECT_FALSE(Names(LayoutOf(i), "").empty()) << "a used layout keeps its rows";
+  for (size_t i = 0; i < 20; ++i)
+    EXPECT_FALSE(Names(LayoutOf(i), "").empty()) << "a used layout keeps its rows";
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Listing and verified reading. A record is believed only at its own place: a decision or part copied to another attempt's
-// directory names another attempt and is damage.
+// Listing and verified reading. A record is believed only at its own place: a decision or part copied to
+// another attempt's directory names another attempt and is damage.
 
 #include "storage/checkpoint_reader.h"
 
@@ -45,7 +45,8 @@ absl::StatusOr<v1::Part> ReadPart(BlobStore& store, const v1::Decision& decision
   return part;
 }
 
-absl::Status AddAttempt(BlobStore& store, const BlobInfo& info, int64_t step, std::vector<AttemptInfo>& attempts) {
+absl::Status AddAttempt(BlobStore& store, const BlobInfo& info, int64_t step,
+                        std::vector<AttemptInfo>& attempts) {
   const std::optional<AttemptId> id = ParseAttempt(info.path.Leaf());
   if (!info.is_directory || !id) return absl::OkStatus();
   absl::StatusOr<std::vector<BlobInfo>> files = store.List(info.path);
@@ -77,7 +78,8 @@ absl::StatusOr<std::vector<int64_t>> ListSteps(BlobStore& store) {
 }
 
 absl::StatusOr<std::vector<AttemptInfo>> ListAttempts(BlobStore& store, int64_t step) {
-  if (step < 0 || step > kMaxStep) return absl::InvalidArgumentError(absl::StrCat("step ", step, " is out of range"));
+  if (step < 0 || step > kMaxStep)
+    return absl::InvalidArgumentError(absl::StrCat("step ", step, " is out of range"));
   absl::StatusOr<BlobPath> directory = BlobPath::Parse(StepName(step));
   if (!directory.ok()) return directory.status();
   absl::StatusOr<std::vector<BlobInfo>> entries = store.List(*directory);
@@ -92,7 +94,8 @@ absl::StatusOr<std::vector<AttemptInfo>> ListAttempts(BlobStore& store, int64_t 
 }
 
 absl::StatusOr<v1::Decision> ReadDecision(BlobStore& store, int64_t step, const AttemptId& attempt) {
-  if (step < 0 || step > kMaxStep) return absl::InvalidArgumentError(absl::StrCat("step ", step, " is out of range"));
+  if (step < 0 || step > kMaxStep)
+    return absl::InvalidArgumentError(absl::StrCat("step ", step, " is out of range"));
   const std::string path = DecisionPath(step, AttemptName(attempt));
   absl::StatusOr<std::string> bytes = ReadRecord(store, path);
   if (!bytes.ok()) return bytes.status();
@@ -120,7 +123,8 @@ absl::StatusOr<Manifest> LoadManifest(BlobStore& store, int64_t step, const Atte
   absl::StatusOr<v1::Decision> decision = ReadDecision(store, step, attempt);
   if (!decision.ok()) return decision.status();
   if (decision->kind() != v1::Decision::COMMIT) {
-    return absl::FailedPreconditionError(absl::StrCat(AttemptDir(step, AttemptName(attempt)), " is not committed"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(AttemptDir(step, AttemptName(attempt)), " is not committed"));
   }
   Manifest manifest;
   for (int i = 0; i < decision->parts_size(); ++i) {

@@ -1,9 +1,9 @@
 // What a job's directory holds, read from storage alone: steps, attempts, decisions, manifests, "latest".
 //
-// The store's root is the job's directory. Names that are none of ours are ignored. An attempt counts as a checkpoint
-// iff its DECISION is a COMMIT of that step and attempt and it has no DELETING marker. Every function blocks and is as
-// thread-safe as the store. Errors: the store's; DATA_LOSS for records that are damaged or disagree with their place;
-// FAILED_PRECONDITION for a later format.
+// The store's root is the job's directory. Names that are none of ours are ignored. An attempt counts as a
+// checkpoint iff its DECISION is a COMMIT of that step and attempt and it has no DELETING marker. Every
+// function blocks and is as thread-safe as the store. Errors: the store's; DATA_LOSS for records that are
+// damaged or disagree with their place; FAILED_PRECONDITION for a later format.
 
 #ifndef KEEPSTEP_STORAGE_CHECKPOINT_READER_H_
 #define KEEPSTEP_STORAGE_CHECKPOINT_READER_H_
@@ -36,20 +36,20 @@ absl::StatusOr<std::vector<AttemptInfo>> ListAttempts(BlobStore& store, int64_t 
 // NOT_FOUND while undecided.
 absl::StatusOr<v1::Decision> ReadDecision(BlobStore& store, int64_t step, const AttemptId& attempt);
 
-// The highest committed attempt of a step; NOT_FOUND when there is none. A damaged decision of a higher attempt is
-// DATA_LOSS: it may have been a COMMIT.
+// The highest committed attempt of a step; NOT_FOUND when there is none. A damaged decision of a higher
+// attempt is DATA_LOSS: it may have been a COMMIT.
 absl::StatusOr<v1::Decision> CommittedAttempt(BlobStore& store, int64_t step);
 
-// Every checkpoint, in the order of epochs, then steps; of one step and epoch only the highest attempt. Damaged
-// decisions are left out and counted.
+// Every checkpoint, in the order of epochs, then steps; of one step and epoch only the highest attempt.
+// Damaged decisions are left out and counted.
 struct CheckpointList {
   std::vector<v1::Decision> committed;
   int64_t damaged = 0;
 };
 absl::StatusOr<CheckpointList> ListCheckpoints(BlobStore& store);
 
-// Newest commit of the newest epoch, else what its PARENT names, else the epoch before. nullopt: nothing to load.
-// DATA_LOSS when the decision that could be the answer is damaged.
+// Newest commit of the newest epoch, else what its PARENT names, else the epoch before. nullopt: nothing to
+// load. DATA_LOSS when the decision that could be the answer is damaged.
 absl::StatusOr<std::optional<v1::Decision>> ResolveLatest(BlobStore& store);
 
 struct Manifest {
@@ -57,8 +57,8 @@ struct Manifest {
   std::vector<v1::Part> parts;  // in the order of their indices
 };
 
-// The parts that the decision lists, each verified against it. FAILED_PRECONDITION unless it is a COMMIT; NOT_FOUND when
-// it is being deleted.
+// The parts that the decision lists, each verified against it. FAILED_PRECONDITION unless it is a COMMIT;
+// NOT_FOUND when it is being deleted.
 absl::StatusOr<Manifest> LoadManifest(BlobStore& store, int64_t step, const AttemptId& attempt);
 
 // Points into the parts of its StoredContents.
@@ -68,8 +68,8 @@ struct ExtentRef {
   const v1::Extent* extent = nullptr;
 };
 
-// Every tensor of a checkpoint by name, aliases too (each with the same boxes under its own name). StoredBox::extent is an
-// index into `extents`. Move-only: the references stay valid.
+// Every tensor of a checkpoint by name, aliases too (each with the same boxes under its own name).
+// StoredBox::extent is an index into `extents`. Move-only: the references stay valid.
 struct StoredContents {
   StoredContents() = default;
   StoredContents(StoredContents&&) = default;

@@ -1,20 +1,21 @@
 // Decides an attempt: the only code that publishes a DECISION.
 //
-// Parts are published (PublishPart), never merely written: a part that can be seen is whole and flushed, so what a
-// restart finds is what a power loss would leave.
+// Parts are published (PublishPart), never merely written: a part that can be seen is whole and flushed, so
+// what a restart finds is what a power loss would leave.
 //
 // kCommit  1. SyncTree of the attempt's directory.
-//          2. List it. Read back every expected part as published; each must be whole, of this attempt and of this
-//             count, and every blob it names must be there in full.
-//          3. COMMIT = the intent that part 0 holds, with the size and digest of every part as read. Publish it.
-//          4. Anything but OK: read the slot as published. COMMIT of this attempt → committed, ABORT → aborted. Nothing
-//             there → publish again, a bounded number of times. Equality is by attempt, never by bytes.
-//             A flush that failed (no space, I/O error) is not trusted again: what may be our record, found after it, is
-//             kUncertain.
+//          2. List it. Read back every expected part as published; each must be whole, of this attempt and of
+//             this count, and every blob it names must be there in full.
+//          3. COMMIT = the intent that part 0 holds, with the size and digest of every part as read. Publish.
+//          4. Anything but OK: read the slot as published. COMMIT of this attempt → committed, ABORT → aborted.
+//             Nothing there → publish again, a bounded number of times. Equality is by attempt, never by bytes.
+//             A flush that failed (no space, I/O error) is not trusted again: what may be our record, found
+//             after it, is kUncertain.
 // kAbort   1. Publish ABORT in the same slot, settled as in 4; COMMIT found → committed, nothing is deleted.
 //          2. Only then delete what the attempt's directory holds, parts first; DECISION stays.
-// kSettle  For an attempt of an earlier daemon. 1. A decision there is final: COMMIT → committed, ABORT → reclaim.
-//          2. Else as kCommit, with the parts expected that part 0 counts; a part or blob missing or damaged → kAbort.
+// kSettle  For an attempt of an earlier daemon.
+//          1. A decision there is final: COMMIT → committed, ABORT → reclaim.
+//          2. Else as kCommit, with as many parts as part 0 counts; a part or blob missing or damaged → kAbort.
 //             A store that does not answer settles nothing.
 
 #ifndef KEEPSTEP_STORAGE_COMMIT_H_
@@ -35,35 +36,46 @@ struct CommitOutcome {
   enum class Kind : uint8_t {
     kCommitted,  // a durable COMMIT of this attempt; `decision` is it
     kAborted,    // a durable ABORT; `decision` is it; `status` says what could not be reclaimed yet, else OK
-    kUndecided,  // this machine knows of no decision; the attempt stays undecided until a kAbort or kSettle succeeds
+    kUndecided,  // this machine knows of no decision: undecided until a kAbort or kSettle succeeds
     kUncertain,  // a decision is in the slot but may not outlive a power loss, or cannot be read
   };
   Kind kind = Kind::kUndecided;
   absl::Status status;
-  std::string reason;  // DURABILITY_UNCERTAIN, DECISION_DAMAGED, PART_INVALID, STORE_FAILED; empty when status is OK
+  std::string
+      reason;  // DURABILITY_UNCERTAIN, DECISION_DAMAGED, PART_INVALID, STORE_FAILED; empty when status is OK
   v1::Decision decision;
 };
 
-// Pure: no I/O, no clock. The driver carries out each operation and passes its result to the next call. One operation is
-// out at a time. Not thread-safe; copyable, so that a simulator can fork it.
+// Pure: no I/O, no clock. The driver carries out each operation and passes its result to the next call. One
+// operation is out at a time. Not thread-safe; copyable, so that a simulator can fork it.
 class CommitMachine {
  public:
   enum class Want : uint8_t { kCommit, kAbort, kSettle };
 
   static constexpr int kMaxTries = 4;  // of one operation that failed without harm
 
-  // `intent` names step and attempt, and is the ABORT that is published if it comes to that (epoch, time, reason, message,
-  // writer; the kind is set here). A COMMIT takes all else from part 0. `part_names` are leaves, in the order of part
-  // indices; used by kCommit alone. REQUIRES: a valid step and attempt name.
+  // `intent` names step and attempt, and is the ABORT that is published if it comes to that (epoch, time,
+  // reason, message, writer; the kind is set here). A COMMIT takes all else from part 0. `part_names` are
+  // leaves, in the order of part indices; used by kCommit alone. REQUIRES: a valid step and attempt name.
   CommitMachine(Want want, v1::Decision intent, std::vector<std::string> part_names);
 
-  // `previous` is null at the first call, then the result of the operation returned last. Not to be called again after
-  // an outcome.
+  // `previous` is null at the first call, then the result of the operation returned last. Not to be called
+  // again after an outcome.
   std::variant<StoreOp, CommitOutcome> Next(const StoreResult* previous);
 
  private:
   using Step = std::variant<StoreOp, CommitOutcome>;
-  enum class State : uint8_t { kStart, kSlotRead, kSynced, kListed, kPartRead, kPublished, kReread, kReclaimList, kReclaimed };
+  enum class State : uint8_t {
+    kStart,
+    kSlotRead,
+    kSynced,
+    kListed,
+    kPartRead,
+    kPublished,
+    kReread,
+    kReclaimList,
+    kReclaimed
+  };
 
   Step OnSlotRead(const StoreResult& result);
   Step OnSynced(const StoreResult& result);
@@ -94,7 +106,7 @@ class CommitMachine {
   std::vector<std::string> part_names_;
   State state_ = State::kStart;
   StoreOp last_;
-  int tries_ = 1;          // of last_
+  int tries_ = 1;  // of last_
   int publishes_ = 0;
   bool flush_failed_ = false;
   bool publishing_commit_ = false;
@@ -110,10 +122,12 @@ class CommitMachine {
 // Drives `machine` to its outcome; blocks.
 CommitOutcome Decide(BlobStore& store, CommitMachine machine);
 
-// The operation that publishes one node's part. ALREADY_EXISTS is success only for the same bytes; PublishPart checks.
+// The operation that publishes one node's part. ALREADY_EXISTS is success only for the same bytes;
+// PublishPart checks.
 StoreOp PublishPartOp(int64_t step, const v1::Part& part);
 
-// REQUIRES: the part's blobs are finished, every rank of it sealed. ALREADY_EXISTS: another part is there. Blocks.
+// REQUIRES: the part's blobs are finished, every rank of it sealed. ALREADY_EXISTS: another part is there.
+// Blocks.
 absl::Status PublishPart(BlobStore& store, int64_t step, const v1::Part& part);
 
 }  // namespace keepstep::storage

@@ -4,8 +4,8 @@
 //   ALREADY_EXISTS   somebody's decision is in the slot: read it.
 //   NOT_FOUND        nothing there: certain, because stores list and read what was published.
 //   transient        unknown (a lost reply, an outage): look, then try again, kMaxTries in all.
-//   anything else    a write or flush failed. What a flush failed to keep is never believed again: if after it a decision
-//                    turns up that may be the one we tried to publish, it is kUncertain.
+//   anything else    a write or flush failed. What a flush failed to keep is never believed again: if after
+//                    it a decision turns up that may be the one we tried to publish, it is kUncertain.
 
 #include <utility>
 
@@ -36,15 +36,13 @@ bool IsTransient(const absl::Status& status) {
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kUnknown:
-    case absl::StatusCode::kInternal:
-      return true;
-    default:
-      return false;
+    case absl::StatusCode::kInternal: return true;
+    default: return false;
   }
 }
 
-// Every blob of `part` is in the attempt's directory in full. A blob that lost its tail would be found by its digests, but
-// only when someone loads it.
+// Every blob of `part` is in the attempt's directory in full. A blob that lost its tail would be found by its
+// digests, but only when someone loads it.
 absl::Status CheckBlobs(const v1::Part& part, const std::vector<BlobInfo>& listed) {
   absl::flat_hash_map<std::string, int64_t> sizes;
   for (const BlobInfo& info : listed) {
@@ -96,7 +94,8 @@ CommitMachine::Step CommitMachine::Next(const StoreResult* previous) {
   return StoreFailed(absl::InternalError("unreachable"));
 }
 
-// ---- gathering the parts -------------------------------------------------------------------------------------------
+// ---- gathering the parts
+// -------------------------------------------------------------------------------------------
 
 CommitMachine::Step CommitMachine::OnSlotRead(const StoreResult& result) {
   if (result.status.ok()) return Found(result);
@@ -121,15 +120,18 @@ CommitMachine::Step CommitMachine::OnListed(const StoreResult& result) {
 }
 
 CommitMachine::Step CommitMachine::ReadNextPart() {
-  return Do(State::kPartRead, MakeOp(OpKind::kReadPublished, absl::StrCat(dir_, "/", part_names_[next_part_])));
+  return Do(State::kPartRead,
+            MakeOp(OpKind::kReadPublished, absl::StrCat(dir_, "/", part_names_[next_part_])));
 }
 
 CommitMachine::Step CommitMachine::OnPartRead(const StoreResult& result) {
   const std::string& name = part_names_[next_part_];
-  if (absl::IsNotFound(result.status)) return PartsBad(absl::DataLossError(absl::StrCat(name, " is missing")));
+  if (absl::IsNotFound(result.status))
+    return PartsBad(absl::DataLossError(absl::StrCat(name, " is missing")));
   if (!result.status.ok()) return TryAgain(result.status) ? Step(last_) : StoreFailed(result.status);
   absl::StatusOr<v1::Part> part = DecodePart(result.bytes);
-  if (absl::IsFailedPrecondition(part.status())) return StoreFailed(part.status());  // later software can settle it
+  if (absl::IsFailedPrecondition(part.status()))
+    return StoreFailed(part.status());  // later software can settle it
   if (!part.ok()) return PartsBad(part.status());
   if (next_part_ == 0) {
     commit_ = part->intent();
@@ -143,7 +145,8 @@ CommitMachine::Step CommitMachine::OnPartRead(const StoreResult& result) {
       for (uint32_t i = 0; i < part->count(); ++i) part_names_.push_back(PartName(i));
     }
   }
-  if (part->attempt() != abort_.attempt() || part->index() != next_part_ || part->count() != part_names_.size()) {
+  if (part->attempt() != abort_.attempt() || part->index() != next_part_ ||
+      part->count() != part_names_.size()) {
     return PartsBad(absl::DataLossError(absl::StrCat(part_names_[next_part_], " belongs elsewhere")));
   }
   absl::Status blobs = CheckBlobs(*part, listed_);
@@ -161,7 +164,8 @@ CommitMachine::Step CommitMachine::PartsBad(absl::Status status) {
   return Done(CommitOutcome::Kind::kUndecided, std::move(status), "PART_INVALID");
 }
 
-// ---- the slot ------------------------------------------------------------------------------------------------------
+// ---- the slot
+// ------------------------------------------------------------------------------------------------------
 
 CommitMachine::Step CommitMachine::PublishCommit() {
   publishing_commit_ = true;
@@ -183,7 +187,8 @@ CommitMachine::Step CommitMachine::Publish() {
 
 CommitMachine::Step CommitMachine::OnPublished(const StoreResult& result) {
   publish_status_ = result.status;
-  flush_failed_ |= !result.status.ok() && !absl::IsAlreadyExists(result.status) && !IsTransient(result.status);
+  flush_failed_ |=
+      !result.status.ok() && !absl::IsAlreadyExists(result.status) && !IsTransient(result.status);
   if (!result.status.ok()) return ReadSlot(State::kReread);
   if (publishing_commit_) {
     CommitOutcome outcome;
@@ -203,15 +208,17 @@ CommitMachine::Step CommitMachine::OnReread(const StoreResult& result) {
   if (result.status.ok()) return Found(result);
   if (absl::IsNotFound(result.status)) {
     // No decision is there and none of ours will be: publishing again writes a new file.
-    const bool hopeless = absl::IsResourceExhausted(publish_status_) || absl::IsPermissionDenied(publish_status_);
+    const bool hopeless =
+        absl::IsResourceExhausted(publish_status_) || absl::IsPermissionDenied(publish_status_);
     if (!hopeless && publishes_ < kMaxTries) return Publish();
     return StoreFailed(publish_status_);
   }
   if (TryAgain(result.status)) return last_;
-  return Done(CommitOutcome::Kind::kUncertain,
-              absl::Status(result.status.code(), absl::StrCat("the decision may be published but cannot be read: ",
-                                                              result.status.message())),
-              "DURABILITY_UNCERTAIN");
+  return Done(
+      CommitOutcome::Kind::kUncertain,
+      absl::Status(result.status.code(), absl::StrCat("the decision may be published but cannot be read: ",
+                                                      result.status.message())),
+      "DURABILITY_UNCERTAIN");
 }
 
 CommitMachine::Step CommitMachine::Found(const StoreResult& result) {
@@ -221,10 +228,12 @@ CommitMachine::Step CommitMachine::Found(const StoreResult& result) {
     return Done(CommitOutcome::Kind::kUncertain, absl::DataLossError("the decision is of another attempt"),
                 "DECISION_DAMAGED");
   }
-  if (flush_failed_ && decision->kind() == (publishing_commit_ ? v1::Decision::COMMIT : v1::Decision::ABORT)) {
+  if (flush_failed_ &&
+      decision->kind() == (publishing_commit_ ? v1::Decision::COMMIT : v1::Decision::ABORT)) {
     return Done(CommitOutcome::Kind::kUncertain,
-                absl::AbortedError(absl::StrCat("the decision is there but a flush failed, so a power loss may take it: ",
-                                                publish_status_.message())),
+                absl::AbortedError(
+                    absl::StrCat("the decision is there but a flush failed, so a power loss may take it: ",
+                                 publish_status_.message())),
                 "DURABILITY_UNCERTAIN");
   }
   if (decision->kind() == v1::Decision::COMMIT) {
@@ -237,7 +246,8 @@ CommitMachine::Step CommitMachine::Found(const StoreResult& result) {
   return Reclaim();
 }
 
-// ---- after a durable ABORT -----------------------------------------------------------------------------------------
+// ---- after a durable ABORT
+// -----------------------------------------------------------------------------------------
 
 CommitMachine::Step CommitMachine::Reclaim() {
   aborted_.kind = CommitOutcome::Kind::kAborted;
@@ -277,9 +287,12 @@ CommitMachine::Step CommitMachine::OnReclaimed(const StoreResult& result) {
   return DeleteNext();
 }
 
-// ---- steps ---------------------------------------------------------------------------------------------------------
+// ---- steps
+// ---------------------------------------------------------------------------------------------------------
 
-bool CommitMachine::TryAgain(const absl::Status& status) { return IsTransient(status) && tries_++ < kMaxTries; }
+bool CommitMachine::TryAgain(const absl::Status& status) {
+  return IsTransient(status) && tries_++ < kMaxTries;
+}
 
 CommitMachine::Step CommitMachine::Do(State next, StoreOp op) {
   state_ = next;

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "storage/attempt.h"
 #include "storage/checkpoint_reader.h"
+#include "storage/faulty_store.h"
 #include "storage/memory_store.h"
 #include "storage/record.h"
 #include "storage/test_parts.h"
@@ -23,23 +24,28 @@ TestCheckpoint Sample() { return MakeTestCheckpoint(7, kId, 2); }
 
 CommitMachine Machine(Want want) {
   const TestCheckpoint sample = Sample();
-  return CommitMachine(want, sample.intent(), want == Want::kCommit ? sample.part_names : std::vector<std::string>());
+  return CommitMachine(want, sample.intent(),
+                       want == Want::kCommit ? sample.part_names : std::vector<std::string>());
 }
 
-BlobPath Path(const std::string& leaf) { return *BlobPath::Parse(AttemptDir(7, AttemptName(kId)) + "/" + leaf); }
+BlobPath Path(const std::string& leaf) {
+  return *BlobPath::Parse(AttemptDir(7, AttemptName(kId)) + "/" + leaf);
+}
 
 enum class Fault { kBefore, kAfter, kKill };
 
-// Drives `machine`; the n-th operation (from 1) fails before or after it took effect, or never returns (kUndecided).
-// Nothing may be deleted unless a durable ABORT is in the slot.
-CommitOutcome DriveWithFault(BlobStore& store, CommitMachine machine, int n, absl::Status status, Fault fault, int* count = nullptr) {
+// Drives `machine`; the n-th operation (from 1) fails before or after it took effect, or never returns
+// (kUndecided). Nothing may be deleted unless a durable ABORT is in the slot.
+CommitOutcome DriveWithFault(BlobStore& store, CommitMachine machine, int n, absl::Status status, Fault fault,
+                             int* count = nullptr) {
   StoreResult result;
   int operations = 0;
   auto next = machine.Next(nullptr);
   while (const StoreOp* op = std::get_if<StoreOp>(&next)) {
     if (op->kind == StoreOp::Kind::kDelete || op->kind == StoreOp::Kind::kDeleteTree) {
       absl::StatusOr<v1::Decision> decision = ReadDecision(store, 7, kId);
-      EXPECT_TRUE(decision.ok() && decision->kind() == v1::Decision::ABORT) << "deleted " << op->path << " before ABORT";
+      EXPECT_TRUE(decision.ok() && decision->kind() == v1::Decision::ABORT)
+          << "deleted " << op->path << " before ABORT";
     }
     const bool hit = ++operations == n;
     result = hit && fault != Fault::kAfter ? StoreResult() : RunStoreOp(store, *op);
@@ -70,27 +76,32 @@ TEST(Commit, PublishesTheIntentWithEveryPart) {
   EXPECT_TRUE(Whole(store));
 }
 
-// Whatever fails and wherever the daemon dies: what was reported stays true, every attempt can be decided afterwards, and
-// a commit has all of its bytes.
+// Whatever fails and wherever the daemon dies: what was reported stays true, every attempt can be decided
+// afterwards, and a commit has all of its bytes.
 TEST(Commit, EveryFaultAtEveryOperation) {
   int cases = 0;
   for (Want want : {Want::kCommit, Want::kAbort, Want::kSettle}) {
-    for (absl::StatusCode code : {absl::StatusCode::kUnavailable, absl::StatusCode::kAborted, absl::StatusCode::kResourceExhausted,
-                                  absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kPermissionDenied, absl::StatusCode::kDataLoss,
-                                  absl::StatusCode::kUnknown, absl::StatusCode::kAlreadyExists, absl::StatusCode::kNotFound}) {
+    for (absl::StatusCode code :
+         {absl::StatusCode::kUnavailable, absl::StatusCode::kAborted, absl::StatusCode::kResourceExhausted,
+          absl::StatusCode::kDeadlineExceeded, absl::StatusCode::kPermissionDenied,
+          absl::StatusCode::kDataLoss, absl::StatusCode::kUnknown, absl::StatusCode::kAlreadyExists,
+          absl::StatusCode::kNotFound}) {
       for (Fault fault : {Fault::kBefore, Fault::kAfter, Fault::kKill}) {
         for (int n = 1, count = n; n <= count; ++n) {
-          SCOPED_TRACE(testing::Message() << "want " << int(want) << " code " << int(code) << " fault " << int(fault) << " n " << n);
+          SCOPED_TRACE(testing::Message() << "want " << int(want) << " code " << int(code) << " fault "
+                                          << int(fault) << " n " << n);
           MemoryStore store;
           WriteTestCheckpoint(store, Sample());
-          const CommitOutcome first = DriveWithFault(store, Machine(want), n, absl::Status(code, "injected"), fault, &count);
+          const CommitOutcome first =
+              DriveWithFault(store, Machine(want), n, absl::Status(code, "injected"), fault, &count);
           if (fault == Fault::kKill) count = 8;
           const CommitOutcome last = DriveWithFault(store, Machine(Want::kSettle), 0, {}, Fault::kBefore);
           ASSERT_TRUE(last.kind == Kind::kCommitted || last.kind == Kind::kAborted) << last.status;
           const bool reported = first.kind == Kind::kCommitted || first.kind == Kind::kAborted;
           EXPECT_TRUE(!reported || first.kind == last.kind);
           EXPECT_EQ(Whole(store), last.kind == Kind::kCommitted);
-          EXPECT_TRUE(last.kind == Kind::kCommitted || store.List(Path(kDecisionName).Parent())->size() == 1) << "space is back";
+          EXPECT_TRUE(last.kind == Kind::kCommitted || store.List(Path(kDecisionName).Parent())->size() == 1)
+              << "space is back";
           ++cases;
         }
       }
@@ -98,6 +109,37 @@ TEST(Commit, EveryFaultAtEveryOperation) {
   }
   std::printf("%d faults, 0 lost\n", cases);
   EXPECT_GT(cases, 300);
+}
+
+// A disk that fails from some operation on, while parts are published and the attempt is decided; later it works again.
+TEST(Commit, ADiskThatFailsFromThenOn) {
+  int cases = 0;
+  for (const absl::Status& error : {absl::ResourceExhaustedError("ENOSPC"), absl::AbortedError("EIO"),
+                                    absl::UnavailableError("ESTALE"), absl::PermissionDeniedError("EROFS")}) {
+    for (FaultTime time : {FaultTime::kBefore, FaultTime::kAfter}) {
+      bool clean = false;
+      for (int64_t n = 1; !clean; ++n) {
+        ASSERT_LT(n, 100);
+        MemoryStore disk;
+        FaultyStore store(&disk);
+        const TestCheckpoint sample = Sample();
+        WriteTestBlobs(disk, sample);
+        store.plan().FailFrom(FaultOp::kAny, n, error, time);
+        clean = true;
+        for (const v1::Part& part : sample.parts) clean = clean && PublishPart(store, sample.step, part).ok();
+        const CommitOutcome first = Decide(store, Machine(clean ? Want::kCommit : Want::kAbort));
+        clean = clean && first.kind == Kind::kCommitted && first.status.ok();
+        store.plan().Clear();
+        const CommitOutcome last = Decide(store, Machine(Want::kSettle));
+        ASSERT_TRUE(last.kind == Kind::kCommitted || last.kind == Kind::kAborted) << last.status;
+        EXPECT_TRUE(first.kind != Kind::kCommitted || last.kind == Kind::kCommitted) << n;
+        EXPECT_TRUE(first.kind != Kind::kAborted || last.kind == Kind::kAborted) << n;
+        EXPECT_EQ(Whole(disk), last.kind == Kind::kCommitted) << n;
+        ++cases;
+      }
+    }
+  }
+  EXPECT_GT(cases, 50);
 }
 
 // Two daemons decide at once, switching at every point: one outcome, seen by both.
@@ -121,7 +163,8 @@ TEST(Commit, RacersAgree) {
         }
         const CommitOutcome& first = std::get<CommitOutcome>(next);
         // A committer whose parts were reclaimed under it learns that it cannot commit, and nothing else.
-        const bool agree = first.kind == b.kind || (first.kind == Kind::kUndecided && b.kind == Kind::kAborted) ||
+        const bool agree = first.kind == b.kind ||
+                           (first.kind == Kind::kUndecided && b.kind == Kind::kAborted) ||
                            (first.kind == Kind::kAborted && b.kind == Kind::kUndecided);
         EXPECT_TRUE(agree) << int(a_want) << int(b_want) << turn;
         EXPECT_EQ(Whole(store), first.kind == Kind::kCommitted);
@@ -154,13 +197,16 @@ TEST(Commit, ALostReplyIsACommit) {
 // A directory whose flush failed may look flushed at the next try and lose the name all the same.
 TEST(Commit, AFailedFlushAfterThePublishIsUncertain) {
   for (Want want : {Want::kCommit, Want::kAbort, Want::kSettle}) {
-    for (const absl::Status& error : {absl::AbortedError("fsync: EIO"), absl::ResourceExhaustedError("fsync: ENOSPC")}) {
+    for (const absl::Status& error :
+         {absl::AbortedError("fsync: EIO"), absl::ResourceExhaustedError("fsync: ENOSPC")}) {
       MemoryStore store;
       WriteTestCheckpoint(store, Sample());
-      const CommitOutcome outcome = DriveWithFault(store, Machine(want), PublishIndex(want), error, Fault::kAfter);
+      const CommitOutcome outcome =
+          DriveWithFault(store, Machine(want), PublishIndex(want), error, Fault::kAfter);
       EXPECT_EQ(outcome.kind, Kind::kUncertain);
       EXPECT_EQ(outcome.reason, "DURABILITY_UNCERTAIN");
-      EXPECT_TRUE(ReadBlob(store, Path(Sample().parts[1].blobs(0).name())).ok()) << "an uncertain ABORT deletes nothing";
+      EXPECT_TRUE(ReadBlob(store, Path(Sample().parts[1].blobs(0).name())).ok())
+          << "an uncertain ABORT deletes nothing";
     }
   }
 }
@@ -192,7 +238,8 @@ TEST(Commit, AnotherDecisionIsBelievedAfterOurFlushFailed) {
 TEST(Commit, AFlushThatFailedBeforeThePublishCommitsNothing) {
   MemoryStore store;
   WriteTestCheckpoint(store, Sample());
-  const CommitOutcome outcome = DriveWithFault(store, Machine(Want::kCommit), 1, absl::AbortedError("fsync: EIO"), Fault::kAfter);
+  const CommitOutcome outcome =
+      DriveWithFault(store, Machine(Want::kCommit), 1, absl::AbortedError("fsync: EIO"), Fault::kAfter);
   EXPECT_EQ(outcome.kind, Kind::kUndecided);
   EXPECT_FALSE(ReadBlob(store, Path(kDecisionName)).ok());
 }
@@ -212,9 +259,15 @@ TEST(Settle, DamageOrAbsenceOfAnythingAborts) {
       [&](MemoryStore& s) { ASSERT_TRUE(s.Delete(Path(sample.parts[1].blobs(0).name())).ok()); },
       [&](MemoryStore& s) { Replace(s, Path(sample.parts[1].blobs(0).name()), "short"); },
       [&](MemoryStore& s) { Replace(s, Path("part-1.pb"), part.substr(0, part.size() - 1)); },
-      [&](MemoryStore& s) { Replace(s, Path("part-1.pb"), EncodePart(MakeTestCheckpoint(7, kId, 3).parts[1])); },
-      [&](MemoryStore& s) { Replace(s, Path("part-1.pb"), EncodePart(MakeTestCheckpoint(7, {1, 2, 4}, 2).parts[1])); },
-      [&](MemoryStore& s) { Replace(s, Path("part-0.pb"), EncodePart(MakeTestCheckpoint(8, kId, 2).parts[0])); },
+      [&](MemoryStore& s) {
+        Replace(s, Path("part-1.pb"), EncodePart(MakeTestCheckpoint(7, kId, 3).parts[1]));
+      },
+      [&](MemoryStore& s) {
+        Replace(s, Path("part-1.pb"), EncodePart(MakeTestCheckpoint(7, {1, 2, 4}, 2).parts[1]));
+      },
+      [&](MemoryStore& s) {
+        Replace(s, Path("part-0.pb"), EncodePart(MakeTestCheckpoint(8, kId, 2).parts[0]));
+      },
       [&](MemoryStore& s) { Replace(s, Path("part-1.pb"), EncodePart(sample.parts[0])); },
   };
   for (size_t i = 0; i < harms.size(); ++i) {

@@ -33,7 +33,8 @@ absl::Status RemoveContents(BlobStore& store, const BlobPath& directory) {
   for (const bool parts : {true, false}) {
     for (const BlobInfo& info : *files) {
       const absl::string_view leaf = info.path.Leaf();
-      if (leaf == kDecisionName || leaf == kDeletingName || ParsePartName(leaf).has_value() != parts) continue;
+      if (leaf == kDecisionName || leaf == kDeletingName || ParsePartName(leaf).has_value() != parts)
+        continue;
       absl::Status status = Remove(store, info);
       if (!status.ok()) return status;
     }
@@ -69,7 +70,8 @@ absl::Status CheckDeletable(BlobStore& store, int64_t step, const AttemptId& att
       absl::StrCat(AttemptDir(step, AttemptName(attempt)), " was aborted: its record stays"));
 }
 
-absl::Status RemoveAttempt(BlobStore& store, int64_t step, const std::string& attempt, const BlobPath& directory) {
+absl::Status RemoveAttempt(BlobStore& store, int64_t step, const std::string& attempt,
+                           const BlobPath& directory) {
   absl::Status status = RemoveContents(store, directory);
   if (!status.ok()) return status;
   status = DeletePath(store, DecisionPath(step, attempt));
@@ -97,13 +99,15 @@ absl::StatusOr<bool> IsPinned(BlobStore& store, int64_t step) {
   return false;
 }
 
-absl::Status DeleteCheckpoint(BlobStore& store, int64_t step, const AttemptId& attempt, const v1::Marker& why) {
+absl::Status DeleteCheckpoint(BlobStore& store, int64_t step, const AttemptId& attempt,
+                              const v1::Marker& why) {
   absl::Status status = CheckStep(step);
   if (!status.ok()) return status;
   const std::string name = AttemptName(attempt);
   absl::StatusOr<BlobPath> directory = BlobPath::Parse(AttemptDir(step, name));
   absl::StatusOr<BlobPath> marker = BlobPath::Parse(DeletingPath(step, name));
-  if (!directory.ok() || !marker.ok()) return absl::InvalidArgumentError("a step and attempt that make no path");
+  if (!directory.ok() || !marker.ok())
+    return absl::InvalidArgumentError("a step and attempt that make no path");
   absl::StatusOr<std::vector<BlobInfo>> files = store.List(*directory);
   if (!files.ok()) return files.status();
   if (files->empty()) return store.Delete(*directory);
@@ -119,7 +123,8 @@ absl::Status DeleteCheckpoint(BlobStore& store, int64_t step, const AttemptId& a
   if (*pinned) {
     status = store.Delete(*marker);
     if (!status.ok()) return status;
-    return absl::FailedPreconditionError(absl::StrCat("step ", step, " is pinned: unpin it before its deletion"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("step ", step, " is pinned: unpin it before its deletion"));
   }
   return RemoveAttempt(store, step, name, *directory);
 }
@@ -127,7 +132,8 @@ absl::Status DeleteCheckpoint(BlobStore& store, int64_t step, const AttemptId& a
 absl::Status ReclaimAborted(BlobStore& store, int64_t step, const AttemptId& attempt) {
   absl::StatusOr<v1::Decision> decision = ReadDecision(store, step, attempt);
   if (absl::IsNotFound(decision.status()) || (decision.ok() && decision->kind() != v1::Decision::ABORT)) {
-    return absl::FailedPreconditionError(absl::StrCat(AttemptDir(step, AttemptName(attempt)), " was not aborted"));
+    return absl::FailedPreconditionError(
+        absl::StrCat(AttemptDir(step, AttemptName(attempt)), " was not aborted"));
   }
   if (!decision.ok()) return decision.status();
   absl::StatusOr<BlobPath> directory = BlobPath::Parse(AttemptDir(step, AttemptName(attempt)));
@@ -140,7 +146,8 @@ absl::Status PinStep(BlobStore& store, int64_t step, absl::string_view id, const
   if (!status.ok()) return status;
   absl::StatusOr<BlobPath> path = BlobPath::Parse(absl::StrCat(PinsPath(step), "/", id));
   if (!path.ok()) return path.status();
-  if (path->Parent().text() != PinsPath(step)) return absl::InvalidArgumentError("a pin's id is one path component");
+  if (path->Parent().text() != PinsPath(step))
+    return absl::InvalidArgumentError("a pin's id is one path component");
   status = store.PublishExclusive(*path, EncodeMarker(why));
   if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
   absl::StatusOr<v1::Decision> committed = CommittedAttempt(store, step);
@@ -156,7 +163,8 @@ absl::Status UnpinStep(BlobStore& store, int64_t step, absl::string_view id) {
   if (!status.ok()) return status;
   absl::StatusOr<BlobPath> path = BlobPath::Parse(absl::StrCat(PinsPath(step), "/", id));
   if (!path.ok()) return path.status();
-  if (path->Parent().text() != PinsPath(step)) return absl::InvalidArgumentError("a pin's id is one path component");
+  if (path->Parent().text() != PinsPath(step))
+    return absl::InvalidArgumentError("a pin's id is one path component");
   return store.Delete(*path);
 }
 

@@ -1,5 +1,5 @@
-// A block that lies in one span is hashed in one call; XXH3's streaming state (576 bytes to reset) is touched only for a
-// block that straddles spans, so extents of a few KiB stay cheap.
+// A block that lies in one span is hashed in one call; XXH3's streaming state (576 bytes to reset) is touched
+// only for a block that straddles spans, so extents of a few KiB stay cheap.
 
 #include "storage/digest.h"
 
@@ -31,7 +31,9 @@ struct ExtentDigester::State {
   XXH3_state_t* const xxh;
 };
 
-Digest128 DigestOf(absl::Span<const std::byte> bytes) { return Canonical(XXH3_128bits(bytes.data(), bytes.size())); }
+Digest128 DigestOf(absl::Span<const std::byte> bytes) {
+  return Canonical(XXH3_128bits(bytes.data(), bytes.size()));
+}
 
 Digest128 DigestOf(absl::string_view bytes) { return Canonical(XXH3_128bits(bytes.data(), bytes.size())); }
 
@@ -59,7 +61,8 @@ void ExtentDigester::AppendBlock(const Digest128& digest) {
 }
 
 void ExtentDigester::Update(absl::Span<const std::byte> bytes) {
-  KEEPSTEP_CHECK(static_cast<int64_t>(bytes.size()) <= extent_bytes_ - done_bytes_, "more bytes than the extent has");
+  KEEPSTEP_CHECK(static_cast<int64_t>(bytes.size()) <= extent_bytes_ - done_bytes_,
+                 "more bytes than the extent has");
   while (!bytes.empty()) {
     const int64_t remaining = BlockRemaining();
     const auto take = bytes.first(static_cast<size_t>(std::min<int64_t>(remaining, bytes.size())));
@@ -98,23 +101,24 @@ ExtentDigests DigestExtent(absl::Span<const std::byte> bytes) {
 absl::Status VerifyBlocks(absl::Span<const std::byte> bytes, int64_t offset_bytes, int64_t extent_bytes,
                           absl::string_view block_digests) {
   const auto size_bytes = static_cast<int64_t>(bytes.size());
-  if (extent_bytes < 0 || block_digests.size() != static_cast<uint64_t>(BlockCount(extent_bytes)) * kDigestBytes) {
+  if (extent_bytes < 0 ||
+      block_digests.size() != static_cast<uint64_t>(BlockCount(extent_bytes)) * kDigestBytes) {
     return absl::InvalidArgumentError(absl::StrCat("an extent of ", extent_bytes, " bytes cannot have ",
                                                    block_digests.size(), " bytes of block digests"));
   }
   if (offset_bytes < 0 || offset_bytes % kBlockBytes != 0 || offset_bytes > extent_bytes ||
       size_bytes > extent_bytes - offset_bytes ||
       (size_bytes % kBlockBytes != 0 && offset_bytes + size_bytes != extent_bytes)) {
-    return absl::InvalidArgumentError(absl::StrCat("bytes ", offset_bytes, "+", size_bytes, " of an extent of ",
-                                                   extent_bytes, " are not whole blocks"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "bytes ", offset_bytes, "+", size_bytes, " of an extent of ", extent_bytes, " are not whole blocks"));
   }
   for (int64_t done = 0; done < size_bytes; done += kBlockBytes) {
     const auto block = bytes.subspan(static_cast<size_t>(done), kBlockBytes);
     const auto index = static_cast<size_t>((offset_bytes + done) / kBlockBytes);
     const Digest128 digest = DigestOf(block);
     if (std::memcmp(digest.bytes.data(), block_digests.data() + index * kDigestBytes, kDigestBytes) != 0) {
-      return absl::DataLossError(absl::StrCat("the block at byte ", offset_bytes + done,
-                                              " of the extent differs from its digest"));
+      return absl::DataLossError(
+          absl::StrCat("the block at byte ", offset_bytes + done, " of the extent differs from its digest"));
     }
   }
   return absl::OkStatus();

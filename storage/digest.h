@@ -1,8 +1,8 @@
 // Integrity of bytes at rest: XXH3-128 of every block, and over the block digests.
 //
-// An extent is cut into blocks of kBlockBytes from its own start; the last may be shorter, and an empty extent has none.
-// Its digest is XXH3-128 over its block digests, so one pass over the bytes gives both. Digests are stored in canonical
-// (big-endian) form. They show damage, not forgery.
+// An extent is cut into blocks of kBlockBytes from its own start; the last may be shorter, and an empty
+// extent has none. Its digest is XXH3-128 over its block digests, so one pass over the bytes gives both.
+// Digests are stored in canonical (big-endian) form. They show damage, not forgery.
 
 #ifndef KEEPSTEP_STORAGE_DIGEST_H_
 #define KEEPSTEP_STORAGE_DIGEST_H_
@@ -25,7 +25,9 @@ inline constexpr size_t kDigestBytes = 16;
 struct Digest128 {
   std::array<uint8_t, kDigestBytes> bytes{};
 
-  std::string ToBytes() const { return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()); }
+  std::string ToBytes() const {
+    return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
   friend bool operator==(const Digest128&, const Digest128&) = default;
 };
 
@@ -39,8 +41,9 @@ struct ExtentDigests {
   std::string block_digests;  // kDigestBytes per block
 };
 
-// Digests of one extent whose bytes arrive in order, in spans of any size. A block that lies in one span costs one call
-// of the hash; only one that straddles spans needs (and keeps) a hash state. Not thread-safe; movable.
+// Digests of one extent whose bytes arrive in order, in spans of any size. A block that lies in one span
+// costs one call of the hash; only one that straddles spans needs (and keeps) a hash state. Not thread-safe;
+// movable.
 class ExtentDigester {
  public:
   explicit ExtentDigester(int64_t extent_bytes);
@@ -74,9 +77,9 @@ class ExtentDigester {
 // Of an extent that lies in one piece.
 ExtentDigests DigestExtent(absl::Span<const std::byte> bytes);
 
-// The bytes of an extent from `offset_bytes`, a multiple of kBlockBytes, to a multiple of it or the extent's end, against
-// its block digests. DATA_LOSS naming the first bad block by its offset in the extent; INVALID_ARGUMENT for a range that
-// is not whole blocks, or block digests that are not one per block.
+// The bytes of an extent from `offset_bytes`, a multiple of kBlockBytes, to a multiple of it or the extent's
+// end, against its block digests. DATA_LOSS naming the first bad block by its offset in the extent;
+// INVALID_ARGUMENT for a range that is not whole blocks, or block digests that are not one per block.
 absl::Status VerifyBlocks(absl::Span<const std::byte> bytes, int64_t offset_bytes, int64_t extent_bytes,
                           absl::string_view block_digests);
 

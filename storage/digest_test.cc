@@ -17,14 +17,15 @@ std::vector<std::byte> Bytes(size_t size) {
 
 // The digests of an extent are defined by its bytes alone, not by how they arrived.
 TEST(ExtentDigester, SpansDoNotMatter) {
-  for (size_t size : {size_t{0}, size_t{1}, size_t{4096}, size_t{kBlockBytes - 1}, size_t{kBlockBytes}, size_t{kBlockBytes + 1},
-                      size_t{3 * kBlockBytes + 777}}) {
+  for (size_t size : {size_t{0}, size_t{1}, size_t{4096}, size_t{kBlockBytes - 1}, size_t{kBlockBytes},
+                      size_t{kBlockBytes + 1}, size_t{3 * kBlockBytes + 777}}) {
     const std::vector<std::byte> bytes = Bytes(size);
     const ExtentDigests whole = DigestExtent(bytes);
     ASSERT_EQ(whole.block_digests.size(), BlockCount(size) * kDigestBytes);
     for (size_t span : {size_t{4096}, size_t{100003}, size_t{kBlockBytes}, size_t{2 * kBlockBytes + 5}}) {
       ExtentDigester digester(size);
-      for (size_t at = 0; at < size; at += span) digester.Update(absl::MakeConstSpan(bytes).subspan(at, span));
+      for (size_t at = 0; at < size; at += span)
+        digester.Update(absl::MakeConstSpan(bytes).subspan(at, span));
       const ExtentDigests pieces = digester.Finish();
       EXPECT_EQ(pieces.block_digests, whole.block_digests) << size << " in spans of " << span;
       EXPECT_EQ(pieces.digest, whole.digest);
@@ -55,12 +56,15 @@ TEST(VerifyBlocks, NamesTheBadBlock) {
   const ExtentDigests digests = DigestExtent(bytes);
   const auto size = static_cast<int64_t>(bytes.size());
   EXPECT_TRUE(VerifyBlocks(bytes, 0, size, digests.block_digests).ok());
-  EXPECT_TRUE(VerifyBlocks(absl::MakeConstSpan(bytes).subspan(kBlockBytes), kBlockBytes, size, digests.block_digests).ok());
+  EXPECT_TRUE(
+      VerifyBlocks(absl::MakeConstSpan(bytes).subspan(kBlockBytes), kBlockBytes, size, digests.block_digests)
+          .ok());
   bytes[kBlockBytes + 3] ^= std::byte{1};
   const absl::Status bad = VerifyBlocks(bytes, 0, size, digests.block_digests);
   EXPECT_EQ(bad.code(), absl::StatusCode::kDataLoss);
   EXPECT_NE(std::string(bad.message()).find("1048576"), std::string::npos) << bad;
-  EXPECT_TRUE(VerifyBlocks(absl::MakeConstSpan(bytes).first(kBlockBytes), 0, size, digests.block_digests).ok());
+  EXPECT_TRUE(
+      VerifyBlocks(absl::MakeConstSpan(bytes).first(kBlockBytes), 0, size, digests.block_digests).ok());
 }
 
 TEST(VerifyBlocks, RefusesPartsOfBlocks) {
@@ -68,10 +72,14 @@ TEST(VerifyBlocks, RefusesPartsOfBlocks) {
   const ExtentDigests digests = DigestExtent(bytes);
   const auto size = static_cast<int64_t>(bytes.size());
   const auto all = absl::MakeConstSpan(bytes);
-  EXPECT_EQ(VerifyBlocks(all.first(100), 0, size, digests.block_digests).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(VerifyBlocks(all.subspan(1), 1, size, digests.block_digests).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(VerifyBlocks(all, 0, size, digests.block_digests.substr(1)).code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(VerifyBlocks(all, kBlockBytes, size, digests.block_digests).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(VerifyBlocks(all.first(100), 0, size, digests.block_digests).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(VerifyBlocks(all.subspan(1), 1, size, digests.block_digests).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(VerifyBlocks(all, 0, size, digests.block_digests.substr(1)).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(VerifyBlocks(all, kBlockBytes, size, digests.block_digests).code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(ExtentDigesterDeathTest, MissingBytesAreABrokenInvariant) {

@@ -1,5 +1,5 @@
-// A part passed its record's digest, so what is wrong here was wrong when it was written, or was forged. Readers index by
-// these numbers, so each is checked once, here.
+// A part passed its record's digest, so what is wrong here was wrong when it was written, or was forged.
+// Readers index by these numbers, so each is checked once, here.
 
 #include "storage/part.h"
 
@@ -41,7 +41,8 @@ absl::Status ValidateBlobs(const v1::Part& part) {
   for (const v1::Blob& blob : part.blobs()) {
     if (!IsLeaf(blob.name())) return Bad("blob", "its name is not a file name");
     if (!names.insert(blob.name()).second) return Bad(blob.name(), "listed twice");
-    if (blob.header_bytes() < 0 || blob.size_bytes() < blob.header_bytes()) return Bad(blob.name(), "impossible size");
+    if (blob.header_bytes() < 0 || blob.size_bytes() < blob.header_bytes())
+      return Bad(blob.name(), "impossible size");
     if (blob.header_digest().size() != kDigestBytes) return Bad(blob.name(), "malformed digest");
   }
   return absl::OkStatus();
@@ -51,7 +52,8 @@ absl::Status ValidateExtent(const v1::Part& part, const v1::Extent& extent,
                             const std::vector<reshard::TensorMeta>& metas) {
   if (extent.tensor() >= metas.size()) return Bad("extent", "of a tensor that is not listed");
   const reshard::TensorMeta& meta = metas[extent.tensor()];
-  if (extent.blob() >= static_cast<uint32_t>(part.blobs_size())) return Bad(meta.fqn, "in a blob that is not listed");
+  if (extent.blob() >= static_cast<uint32_t>(part.blobs_size()))
+    return Bad(meta.fqn, "in a blob that is not listed");
   const reshard::Box box = BoxFromRecord(extent.box());
   if (!reshard::ValidateBox(box, meta.shape).ok()) return Bad(meta.fqn, "a box outside its shape");
   if (extent.size_bytes() != reshard::NumElements(box) * reshard::SizeBytes(meta.dtype)) {
@@ -89,7 +91,8 @@ absl::Status ValidateTensors(const v1::Part& part) {
 
 absl::Status ValidateExtras(const v1::Part& part) {
   for (const v1::ExtraRecord& extra : part.extras()) {
-    if (!extra.splittable() && extra.items_size() != 1) return Bad(extra.name(), "opaque state of several items");
+    if (!extra.splittable() && extra.items_size() != 1)
+      return Bad(extra.name(), "opaque state of several items");
     for (const v1::ExtraItem& item : extra.items()) {
       if (item.blob() >= static_cast<uint32_t>(part.blobs_size()) ||
           !LiesIn(part.blobs(static_cast<int>(item.blob())), item.offset_bytes(), item.size_bytes())) {

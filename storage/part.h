@@ -10,9 +10,10 @@
 
 namespace keepstep::storage {
 
-// DATA_LOSS, naming tensor or blob, unless: index < count <= kMaxParts; the attempt's name parses; blob names are
-// single components; every index is in range; boxes lie in their tensors; an extent's size is that of its box, lies
-// behind its blob's header, and has one block digest per block which together give its digest; tensors are unique.
+// DATA_LOSS, naming tensor or blob, unless: index < count <= kMaxParts; the attempt's name parses; blob names
+// are single components; every index is in range; boxes lie in their tensors; an extent's size is that of its
+// box, lies behind its blob's header, and has one block digest per block which together give its digest;
+// tensors are unique.
 absl::Status ValidatePart(const v1::Part& part);
 
 // DATA_LOSS for a name, dtype, shape or component that cannot be.

@@ -15,12 +15,15 @@ namespace {
 
 BlobPath Path(const std::string& text) { return *BlobPath::Parse(text); }
 
-void Commit(MemoryStore& store, int64_t step, AttemptId id) { CommitTestCheckpoint(store, MakeTestCheckpoint(step, id, 2)); }
+void Commit(MemoryStore& store, int64_t step, AttemptId id) {
+  CommitTestCheckpoint(store, MakeTestCheckpoint(step, id, 2));
+}
 
 void Abort(MemoryStore& store, int64_t step, AttemptId id) {
   const TestCheckpoint checkpoint = MakeTestCheckpoint(step, id, 2);
   WriteTestCheckpoint(store, checkpoint);
-  ASSERT_EQ(Decide(store, CommitMachine(CommitMachine::Want::kAbort, checkpoint.intent(), {})).kind, CommitOutcome::Kind::kAborted);
+  ASSERT_EQ(Decide(store, CommitMachine(CommitMachine::Want::kAbort, checkpoint.intent(), {})).kind,
+            CommitOutcome::Kind::kAborted);
 }
 
 void Claim(MemoryStore& store, int64_t epoch) {
@@ -119,10 +122,11 @@ TEST(Latest, DamageOfTheAnswerIsReported) {
 TEST(Manifest, SwappedReplayedAndMissingRecordsAreDataLoss) {
   const AttemptId a = {1, 1, 1}, b = {1, 2, 2};
   const std::string dir_a = AttemptDir(5, AttemptName(a)), dir_b = AttemptDir(6, AttemptName(b));
-  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{{dir_b + "/DECISION", dir_a + "/DECISION"},
-                                                                                 {dir_b + "/part-0.pb", dir_a + "/part-0.pb"},
-                                                                                 {dir_a + "/part-1.pb", dir_a + "/part-0.pb"},
-                                                                                 {"", dir_a + "/part-1.pb"}}) {
+  for (const auto& [from, to] :
+       std::vector<std::pair<std::string, std::string>>{{dir_b + "/DECISION", dir_a + "/DECISION"},
+                                                        {dir_b + "/part-0.pb", dir_a + "/part-0.pb"},
+                                                        {dir_a + "/part-1.pb", dir_a + "/part-0.pb"},
+                                                        {"", dir_a + "/part-1.pb"}}) {
     MemoryStore store;
     Commit(store, 5, a);
     Commit(store, 6, b);
@@ -131,7 +135,8 @@ TEST(Manifest, SwappedReplayedAndMissingRecordsAreDataLoss) {
     if (!from.empty()) {
       ASSERT_TRUE(store.PublishExclusive(Path(to), bytes).ok());
     }
-    EXPECT_EQ(LoadManifest(store, 5, a).status().code(), absl::StatusCode::kDataLoss) << from << " over " << to;
+    EXPECT_EQ(LoadManifest(store, 5, a).status().code(), absl::StatusCode::kDataLoss)
+        << from << " over " << to;
   }
 }
 
@@ -190,8 +195,8 @@ TEST(Delete, OnlyWhatWasCommitted) {
   EXPECT_EQ(ReadDecision(store, 200, {1, 2, 1})->kind(), v1::Decision::ABORT);
 }
 
-// A daemon that dies at any point of a deletion leaves either the whole checkpoint or nothing that readers see; the same
-// call finishes it.
+// A daemon that dies at any point of a deletion leaves either the whole checkpoint or nothing that readers
+// see; the same call finishes it.
 TEST(Delete, ACrashAtAnyPointIsFinishedLater) {
   struct Dying : public MemoryStore {
     int left = 1 << 30;

@@ -1,5 +1,5 @@
-// One frame for every record. The digest is checked before the version is believed, so that damage is never taken for
-// the future.
+// One frame for every record. The digest is checked before the version is believed, so that damage is never
+// taken for the future.
 
 #include "storage/record.h"
 
@@ -42,8 +42,9 @@ absl::Status Damaged(RecordKind kind, absl::string_view why) {
 }
 
 absl::Status TooNew(RecordKind kind, uint64_t version) {
-  return absl::FailedPreconditionError(absl::StrCat("this ", KindName(kind), " record has format version ", version,
-                                                    "; this software reads up to ", kRecordVersion, ": upgrade it"));
+  return absl::FailedPreconditionError(absl::StrCat("this ", KindName(kind), " record has format version ",
+                                                    version, "; this software reads up to ", kRecordVersion,
+                                                    ": upgrade it"));
 }
 
 template <typename Message>
@@ -86,11 +87,15 @@ std::string EncodeRecord(RecordKind kind, absl::string_view payload) {
 }
 
 absl::StatusOr<absl::string_view> DecodeRecord(RecordKind kind, absl::string_view bytes) {
-  if (bytes.size() < kRecordOverheadBytes) return Damaged(kind, absl::StrCat(bytes.size(), " bytes are too few"));
-  if (std::memcmp(bytes.data(), kMagic, sizeof kMagic) != 0) return Damaged(kind, "it does not begin with KSREC");
+  if (bytes.size() < kRecordOverheadBytes)
+    return Damaged(kind, absl::StrCat(bytes.size(), " bytes are too few"));
+  if (std::memcmp(bytes.data(), kMagic, sizeof kMagic) != 0)
+    return Damaged(kind, "it does not begin with KSREC");
   const absl::string_view framed = bytes.substr(0, bytes.size() - kDigestBytes);
-  if (DigestOf(framed).ToBytes() != bytes.substr(framed.size())) return Damaged(kind, "it differs from its digest");
-  if (ReadLittle(bytes, 6, 2) != static_cast<uint16_t>(kind)) return Damaged(kind, "it is a record of another kind");
+  if (DigestOf(framed).ToBytes() != bytes.substr(framed.size()))
+    return Damaged(kind, "it differs from its digest");
+  if (ReadLittle(bytes, 6, 2) != static_cast<uint16_t>(kind))
+    return Damaged(kind, "it is a record of another kind");
   const uint64_t payload_bytes = ReadLittle(bytes, 12, 8);
   if (payload_bytes != framed.size() - kRecordHeaderBytes || payload_bytes > INT32_MAX) {
     return Damaged(kind, absl::StrCat("its length says ", payload_bytes, " bytes of payload"));
@@ -102,7 +107,9 @@ absl::StatusOr<absl::string_view> DecodeRecord(RecordKind kind, absl::string_vie
 }
 
 std::string EncodePart(v1::Part part) { return Encode(RecordKind::kPart, std::move(part)); }
-std::string EncodeDecision(v1::Decision decision) { return Encode(RecordKind::kDecision, std::move(decision)); }
+std::string EncodeDecision(v1::Decision decision) {
+  return Encode(RecordKind::kDecision, std::move(decision));
+}
 std::string EncodeClaim(v1::Claim claim) { return Encode(RecordKind::kClaim, std::move(claim)); }
 std::string EncodeEpochStep(v1::EpochStep step) { return Encode(RecordKind::kEpochStep, std::move(step)); }
 std::string EncodeMarker(v1::Marker marker) { return Encode(RecordKind::kMarker, std::move(marker)); }
@@ -123,7 +130,9 @@ absl::StatusOr<v1::Decision> DecodeDecision(absl::string_view bytes) {
   return decision;
 }
 
-absl::StatusOr<v1::Claim> DecodeClaim(absl::string_view bytes) { return Decode<v1::Claim>(RecordKind::kClaim, bytes); }
+absl::StatusOr<v1::Claim> DecodeClaim(absl::string_view bytes) {
+  return Decode<v1::Claim>(RecordKind::kClaim, bytes);
+}
 absl::StatusOr<v1::EpochStep> DecodeEpochStep(absl::string_view bytes) {
   return Decode<v1::EpochStep>(RecordKind::kEpochStep, bytes);
 }

@@ -9,8 +9,8 @@
 //   20 + n    16  XXH3-128 of all bytes before it, canonical (big-endian)
 //
 // The frame itself never changes; only the version does. docs/formats.md has a worked example.
-// Errors of decoding: DATA_LOSS for bytes that are short, long, of another kind or damaged; FAILED_PRECONDITION,
-// naming the version, for an undamaged record of a later format.
+// Errors of decoding: DATA_LOSS for bytes that are short, long, of another kind or damaged;
+// FAILED_PRECONDITION, naming the version, for an undamaged record of a later format.
 
 #ifndef KEEPSTEP_STORAGE_RECORD_H_
 #define KEEPSTEP_STORAGE_RECORD_H_
@@ -36,8 +36,8 @@ std::string EncodeRecord(RecordKind kind, absl::string_view payload);
 // The payload, as a view into `bytes`.
 absl::StatusOr<absl::string_view> DecodeRecord(RecordKind kind, absl::string_view bytes);
 
-// Typed records. Encoding sets `format_version`, is deterministic for one version of the software, and keeps the
-// unknown fields of a message that was decoded. A decoded part has also passed ValidatePart (part.h).
+// Typed records. Encoding sets `format_version`, is deterministic for one version of the software, and keeps
+// the unknown fields of a message that was decoded. A decoded part has also passed ValidatePart (part.h).
 std::string EncodePart(v1::Part part);
 std::string EncodeDecision(v1::Decision decision);
 std::string EncodeClaim(v1::Claim claim);

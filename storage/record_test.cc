@@ -59,7 +59,9 @@ TEST(Record, EveryFlippedBitIsDataLoss) {
 TEST(Record, EveryOtherLengthIsDataLoss) {
   const std::string part = EncodePart(Sample().parts[0]);
   for (size_t size = 0; size < part.size(); ++size) {
-    ASSERT_EQ(DecodePart(absl::string_view(part).substr(0, size)).status().code(), absl::StatusCode::kDataLoss) << size;
+    ASSERT_EQ(DecodePart(absl::string_view(part).substr(0, size)).status().code(),
+              absl::StatusCode::kDataLoss)
+        << size;
   }
   EXPECT_EQ(DecodePart(part + '\0').status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(DecodePart(part + part).status().code(), absl::StatusCode::kDataLoss);
@@ -78,11 +80,16 @@ TEST(Record, LaterVersionsAreNamed) {
 }
 
 TEST(Record, SealedNonsenseIsDataLoss) {
-  EXPECT_EQ(DecodeDecision(Resealed(SampleDecision(), 8, absl::string_view("\0\0\0\0", 4))).status().code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(DecodeDecision(Resealed(SampleDecision(), 12, absl::string_view("\xff", 1))).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(DecodeDecision(Resealed(SampleDecision(), 8, absl::string_view("\0\0\0\0", 4))).status().code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_EQ(DecodeDecision(Resealed(SampleDecision(), 12, absl::string_view("\xff", 1))).status().code(),
+            absl::StatusCode::kDataLoss);
   EXPECT_EQ(DecodePart(SampleDecision()).status().code(), absl::StatusCode::kDataLoss) << "another kind";
-  EXPECT_EQ(DecodeDecision(EncodeRecord(RecordKind::kDecision, "\xff\xff\xff")).status().code(), absl::StatusCode::kDataLoss);
-  EXPECT_EQ(DecodeDecision(EncodeRecord(RecordKind::kDecision, "")).status().code(), absl::StatusCode::kDataLoss) << "decides nothing";
+  EXPECT_EQ(DecodeDecision(EncodeRecord(RecordKind::kDecision, "\xff\xff\xff")).status().code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_EQ(DecodeDecision(EncodeRecord(RecordKind::kDecision, "")).status().code(),
+            absl::StatusCode::kDataLoss)
+      << "decides nothing";
 }
 
 // A later minor version may add fields; rewriting a record must not lose them.
@@ -130,7 +137,8 @@ TEST(Record, PartsThatContradictThemselvesAreDataLoss) {
 std::string HexDump(absl::string_view bytes) {
   std::string out;
   for (size_t at = 0; at < bytes.size(); at += 16) {
-    for (char c : bytes.substr(at, 16)) absl::StrAppend(&out, absl::BytesToHexString(absl::string_view(&c, 1)), " ");
+    for (char c : bytes.substr(at, 16))
+      absl::StrAppend(&out, absl::BytesToHexString(absl::string_view(&c, 1)), " ");
     out.back() = '\n';
   }
   return out;
@@ -145,7 +153,8 @@ TEST(Record, WorkedExampleStaysTrue) {
   std::stringstream text;
   text << file.rdbuf();
   EXPECT_NE(text.str().find(HexDump(EncodeEpochStep(step))), std::string::npos)
-      << "docs/formats.md should contain\n" << HexDump(EncodeEpochStep(step));
+      << "docs/formats.md should contain\n"
+      << HexDump(EncodeEpochStep(step));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Writing headers. The JSON is put together by hand: a header may have a million entries, and its bytes must be the same
-// for the same entries.
+// Writing headers. The JSON is put together by hand: a header may have a million entries, and its bytes must
+// be the same for the same entries.
 
 #include "storage/safetensors.h"
 
@@ -16,7 +16,8 @@ namespace {
 constexpr int64_t kLengthBytes = 8;
 constexpr absl::string_view kFormatMetadata = "\"__metadata__\":{\"format\":\"keepstep/1\"";
 
-// A JSON string without its quotes. Names hold no control characters by contract, but a header must be valid whatever they hold.
+// A JSON string without its quotes. Names hold no control characters by contract, but a header must be valid
+// whatever they hold.
 void AppendJsonText(absl::string_view text, std::string& out) {
   for (char c : text) {
     if (c == '"' || c == '\\') {
@@ -57,7 +58,9 @@ void AppendEntry(const HeaderEntry& entry, std::string& out) {
   absl::StrAppend(&out, ",\"data_offsets\":[", entry.begin_bytes, ",", entry.end_bytes, "]}");
 }
 
-int64_t RoundUp(int64_t bytes) { return (bytes + kHeaderAlignment - 1) / kHeaderAlignment * kHeaderAlignment; }
+int64_t RoundUp(int64_t bytes) {
+  return (bytes + kHeaderAlignment - 1) / kHeaderAlignment * kHeaderAlignment;
+}
 
 absl::Status CheckEntries(absl::Span<const HeaderEntry> entries) {
   absl::flat_hash_set<absl::string_view> names;
@@ -71,7 +74,8 @@ absl::Status CheckEntries(absl::Span<const HeaderEntry> entries) {
     }
     const int64_t size_bytes = reshard::NumElements(entry.box) * reshard::SizeBytes(entry.dtype);
     if (entry.begin_bytes != at || entry.end_bytes != at + size_bytes) {
-      return absl::InvalidArgumentError(absl::StrCat(entry.name, ": its offsets leave a hole, overlap, or differ from its size"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(entry.name, ": its offsets leave a hole, overlap, or differ from its size"));
     }
     at = entry.end_bytes;
   }
@@ -97,7 +101,8 @@ absl::StatusOr<std::string> EncodeHeader(absl::Span<const HeaderEntry> entries, 
     return absl::InvalidArgumentError(absl::StrCat("a header of ", reserved_bytes, " bytes is not aligned"));
   }
   if (reserved_bytes > kMaxHeaderBytes || entries.size() > kMaxHeaderEntries) {
-    return absl::ResourceExhaustedError(absl::StrCat("a header of ", reserved_bytes, " bytes and ", entries.size(),
+    return absl::ResourceExhaustedError(absl::StrCat("a header of ", reserved_bytes, " bytes and ",
+                                                     entries.size(),
                                                      " entries is more than a safetensors file may have"));
   }
   absl::Status status = CheckEntries(entries);
@@ -110,7 +115,8 @@ absl::StatusOr<std::string> EncodeHeader(absl::Span<const HeaderEntry> entries, 
   json.push_back('}');
   const int64_t json_bytes = reserved_bytes - kLengthBytes;
   if (static_cast<int64_t>(json.size()) > json_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("a header of ", json.size(), " bytes does not fit into ", json_bytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a header of ", json.size(), " bytes does not fit into ", json_bytes));
   }
   std::string header;
   header.reserve(static_cast<size_t>(reserved_bytes));

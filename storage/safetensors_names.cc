@@ -1,5 +1,5 @@
-// Entry names. A tensor may be called anything printable; `#` separates the box's number, `%` escapes, and two keys of a
-// header's `__metadata__` and top level are taken.
+// Entry names. A tensor may be called anything printable; `#` separates the box's number, `%` escapes, and
+// two keys of a header's `__metadata__` and top level are taken.
 
 #include <cstdint>
 
@@ -12,7 +12,9 @@
 namespace keepstep::storage {
 namespace {
 
-void AppendEscaped(char c, std::string& out) { absl::StrAppendFormat(&out, "%%%02X", static_cast<uint8_t>(c)); }
+void AppendEscaped(char c, std::string& out) {
+  absl::StrAppendFormat(&out, "%%%02X", static_cast<uint8_t>(c));
+}
 
 std::string EscapeName(absl::string_view fqn) {
   const bool reserved = fqn == "__metadata__" || fqn == "format";

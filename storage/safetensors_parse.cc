@@ -1,5 +1,5 @@
-// Reading headers that anyone may have written: one pass with a fixed grammar and limits, then the checks that need all
-// entries. Nothing is built from the JSON but what the grammar names.
+// Reading headers that anyone may have written: one pass with a fixed grammar and limits, then the checks
+// that need all entries. Nothing is built from the JSON but what the grammar names.
 
 #include <algorithm>
 
@@ -88,7 +88,8 @@ class HeaderSax : public nlohmann::json_sax<json> {
   bool end_object() override {
     if (place_ == Place::kEntry) {
       const RawEntry& entry = entries.back();
-      if (!entry.has_dtype || !entry.has_shape || !entry.has_offsets) return Fail("dtype, shape or data_offsets is missing");
+      if (!entry.has_dtype || !entry.has_shape || !entry.has_offsets)
+        return Fail("dtype, shape or data_offsets is missing");
     }
     place_ = place_ == Place::kTop ? Place::kOutside : Place::kTop;
     return true;
@@ -155,7 +156,8 @@ absl::Status ApplyNote(const std::string& note, HeaderEntry& entry) {
   const bool stored_as_bytes = !reshard::IsSafetensorsDType(*true_dtype);
   if (stored_as_bytes) {
     reshard::Dims& shape = entry.box.shape;
-    if (entry.dtype != reshard::DType::kU8 || shape.empty() || shape.back() != reshard::SizeBytes(*true_dtype)) {
+    if (entry.dtype != reshard::DType::kU8 || shape.empty() ||
+        shape.back() != reshard::SizeBytes(*true_dtype)) {
       return Bad(entry.name, "bytes that do not hold its dtype");
     }
     shape.pop_back();
@@ -171,9 +173,11 @@ absl::StatusOr<HeaderEntry> FromRaw(RawEntry& raw) {
   HeaderEntry entry;
   entry.name = std::move(raw.name);
   absl::StatusOr<reshard::DType> dtype = reshard::ParseDType(raw.dtype);
-  if (!dtype.ok() || !reshard::IsSafetensorsDType(*dtype)) return Bad(entry.name, absl::StrCat("unknown dtype ", raw.dtype));
+  if (!dtype.ok() || !reshard::IsSafetensorsDType(*dtype))
+    return Bad(entry.name, absl::StrCat("unknown dtype ", raw.dtype));
   entry.dtype = *dtype;
-  if (raw.offsets.size() != 2 || raw.offsets[0] > raw.offsets[1]) return Bad(entry.name, "impossible data_offsets");
+  if (raw.offsets.size() != 2 || raw.offsets[0] > raw.offsets[1])
+    return Bad(entry.name, "impossible data_offsets");
   entry.begin_bytes = raw.offsets[0];
   entry.end_bytes = raw.offsets[1];
   absl::Status status = reshard::ValidateShape(raw.shape);
@@ -188,7 +192,8 @@ absl::StatusOr<HeaderEntry> FromRaw(RawEntry& raw) {
 }
 
 // Finds each entry's note; every note has its entry.
-absl::Status ApplyNotes(const std::vector<std::pair<std::string, std::string>>& metadata, std::vector<HeaderEntry>& entries) {
+absl::Status ApplyNotes(const std::vector<std::pair<std::string, std::string>>& metadata,
+                        std::vector<HeaderEntry>& entries) {
   absl::flat_hash_map<absl::string_view, const std::string*> notes;
   for (const auto& [key, value] : metadata) {
     if (key != "format" && !notes.emplace(key, &value).second) return Bad(key, "listed twice");
@@ -199,7 +204,8 @@ absl::Status ApplyNotes(const std::vector<std::pair<std::string, std::string>>& 
     if (note == notes.end()) return Bad(entry.name, "it has no metadata");
     absl::Status status = ApplyNote(*note->second, entry);
     if (!status.ok()) return status;
-    if (!reshard::ValidateBox(entry.box, entry.global_shape).ok()) return Bad(entry.name, "a box outside its shape");
+    if (!reshard::ValidateBox(entry.box, entry.global_shape).ok())
+      return Bad(entry.name, "a box outside its shape");
   }
   return absl::OkStatus();
 }
@@ -222,18 +228,19 @@ absl::Status CheckDataCovered(std::vector<HeaderEntry>& entries, int64_t data_by
 }
 
 bool IsKeepstep(const HeaderSax& sax) {
-  return std::any_of(sax.metadata.begin(), sax.metadata.end(), [](const auto& pair) {
-    return pair.first == "format" && pair.second == "keepstep/1";
-  });
+  return std::any_of(sax.metadata.begin(), sax.metadata.end(),
+                     [](const auto& pair) { return pair.first == "format" && pair.second == "keepstep/1"; });
 }
 
 }  // namespace
 
 absl::StatusOr<int64_t> HeaderSize(absl::string_view prefix, int64_t file_bytes) {
-  if (prefix.size() < kLengthBytes || file_bytes < kLengthBytes) return Bad("file", "too short to be safetensors");
+  if (prefix.size() < kLengthBytes || file_bytes < kLengthBytes)
+    return Bad("file", "too short to be safetensors");
   uint64_t json_bytes = 0;
   for (int i = 0; i < kLengthBytes; ++i) json_bytes |= uint64_t{static_cast<uint8_t>(prefix[i])} << (8 * i);
-  if (json_bytes > static_cast<uint64_t>(kMaxHeaderBytes) || json_bytes > static_cast<uint64_t>(file_bytes - kLengthBytes)) {
+  if (json_bytes > static_cast<uint64_t>(kMaxHeaderBytes) ||
+      json_bytes > static_cast<uint64_t>(file_bytes - kLengthBytes)) {
     return Bad("length", absl::StrCat(json_bytes, " bytes are beyond the limit or the file"));
   }
   return kLengthBytes + static_cast<int64_t>(json_bytes);
@@ -243,7 +250,8 @@ absl::StatusOr<ParsedHeader> ParseHeader(absl::string_view bytes, int64_t file_b
   absl::StatusOr<int64_t> header_bytes = HeaderSize(bytes, file_bytes);
   if (!header_bytes.ok()) return header_bytes.status();
   if (static_cast<int64_t>(bytes.size()) < *header_bytes) return Bad("file", "the header is cut short");
-  const absl::string_view text = bytes.substr(kLengthBytes, static_cast<size_t>(*header_bytes - kLengthBytes));
+  const absl::string_view text =
+      bytes.substr(kLengthBytes, static_cast<size_t>(*header_bytes - kLengthBytes));
   if (text.empty() || text.front() != '{') return Bad("length", "no JSON object follows");
   HeaderSax sax;
   if (!json::sax_parse(text.begin(), text.end(), &sax)) return Bad("JSON", sax.error);

@@ -11,7 +11,8 @@ namespace {
 using reshard::Box;
 using reshard::DType;
 
-HeaderEntry Entry(absl::string_view fqn, uint32_t k, DType dtype, Box box, reshard::Dims global, int64_t& at) {
+HeaderEntry Entry(absl::string_view fqn, uint32_t k, DType dtype, Box box, reshard::Dims global,
+                  int64_t& at) {
   HeaderEntry entry;
   entry.name = EntryName(fqn, k);
   entry.dtype = dtype;
@@ -78,23 +79,30 @@ TEST(Safetensors, UpperBoundHolds) {
   for (int count : {0, 1, 27, 500}) {
     int64_t at = 0;
     std::vector<HeaderEntry> entries;
-    for (int i = 0; i < count; ++i) entries.push_back(Entry(absl::StrCat("layer.\"", i), 0, DType::kF64, {{i}, {1}}, {1000}, at));
+    for (int i = 0; i < count; ++i)
+      entries.push_back(Entry(absl::StrCat("layer.\"", i), 0, DType::kF64, {{i}, {1}}, {1000}, at));
     EXPECT_TRUE(EncodeHeader(entries, HeaderUpperBound(entries)).ok()) << count;
   }
   int64_t data_bytes = 0;
   std::vector<HeaderEntry> entries = SampleEntries(data_bytes);
-  for (int i = 0; i < 60; ++i) entries.push_back(Entry(absl::StrCat("t", i), 0, DType::kF32, {{0}, {2}}, {2}, data_bytes));
-  EXPECT_EQ(EncodeHeader(entries, HeaderUpperBound(entries) - kHeaderAlignment).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(EncodeHeader(entries, kHeaderAlignment * 30000).status().code(), absl::StatusCode::kResourceExhausted);
+  for (int i = 0; i < 60; ++i)
+    entries.push_back(Entry(absl::StrCat("t", i), 0, DType::kF32, {{0}, {2}}, {2}, data_bytes));
+  EXPECT_EQ(EncodeHeader(entries, HeaderUpperBound(entries) - kHeaderAlignment).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EncodeHeader(entries, kHeaderAlignment * 30000).status().code(),
+            absl::StatusCode::kResourceExhausted);
 }
 
 TEST(Safetensors, RefusesToWriteWhatItWouldNotRead) {
   int64_t data_bytes = 0;
   const std::vector<HeaderEntry> good = SampleEntries(data_bytes);
   const int64_t bound = HeaderUpperBound(good);
-  for (auto spoil : {+[](std::vector<HeaderEntry>& e) { e[1].begin_bytes += 1; }, +[](std::vector<HeaderEntry>& e) { e[1].name = e[0].name; },
-                     +[](std::vector<HeaderEntry>& e) { e[0].end_bytes += 4; }, +[](std::vector<HeaderEntry>& e) { e[0].box.origin[0] = 3; },
-                     +[](std::vector<HeaderEntry>& e) { e[0].name = "a#b#c"; }, +[](std::vector<HeaderEntry>& e) { e.erase(e.begin()); }}) {
+  for (auto spoil : {+[](std::vector<HeaderEntry>& e) { e[1].begin_bytes += 1; },
+                     +[](std::vector<HeaderEntry>& e) { e[1].name = e[0].name; },
+                     +[](std::vector<HeaderEntry>& e) { e[0].end_bytes += 4; },
+                     +[](std::vector<HeaderEntry>& e) { e[0].box.origin[0] = 3; },
+                     +[](std::vector<HeaderEntry>& e) { e[0].name = "a#b#c"; },
+                     +[](std::vector<HeaderEntry>& e) { e.erase(e.begin()); }}) {
     std::vector<HeaderEntry> entries = good;
     spoil(entries);
     EXPECT_EQ(EncodeHeader(entries, bound).status().code(), absl::StatusCode::kInvalidArgument);
@@ -118,25 +126,46 @@ TEST(Safetensors, ReadsWhatOthersPublish) {
 
 TEST(Safetensors, RefusesMalformedFiles) {
   const std::string a = R"("a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
-  for (const std::string& json : std::vector<std::string>{
-           "", "[]", " {}", "{", "{" + a, "{" + a + "}x", "{" + a + "," + a + "}", "{\"a\":1}", "{\"a\":[]}",
-           R"({"a":{"dtype":"F32","shape":[1]}})", R"({"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}})",
-           R"({"a":{"dtype":"C128","shape":[1],"data_offsets":[0,4]}})", R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})",
-           R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", R"({"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}})",
-           R"({"a":{"dtype":"F32","shape":[[1]],"data_offsets":[0,4]}})", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})",
-           R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}})", R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
-           R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}})", R"({"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
-           R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}})",
-           R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]}})",
-           R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})",
-           R"({"__metadata__":{"k":1},)" + a + "}", R"({"__metadata__":{},"__metadata__":{},)" + a + "}",
-           R"({"__metadata__":{"format":"keepstep/1"},)" + a + "}",
-           R"({"__metadata__":{"format":"keepstep/1","a":"{}"},)" + a + "}",
-           R"({"__metadata__":{"format":"keepstep/1","a":"[[[[[["},)" + a + "}",
-           R"({"__metadata__":{"format":"keepstep/1","a":"{\"shape\":[1],\"origin\":[1],\"dtype\":\"F32\"}"},)" + a + "}",
-           R"({"__metadata__":{"format":"keepstep/1","a":"{\"shape\":[1],\"origin\":[0],\"dtype\":\"I32\"}"},)" + a + "}",
-           R"({"__metadata__":{"format":"keepstep/1","b":"{\"shape\":[1],\"origin\":[0],\"dtype\":\"F32\"}"},)" + a + "}",
-           "{\"a\":" + std::string(100000, '[') + "}", "{\"a\":" + std::string(100000, '{') + "}", "{" + a + ",\"\xff\":{}}"}) {
+  for (
+      const std::string& json : std::vector<std::string>{
+          "",
+          "[]",
+          " {}",
+          "{",
+          "{" + a,
+          "{" + a + "}x",
+          "{" + a + "," + a + "}",
+          "{\"a\":1}",
+          "{\"a\":[]}",
+          R"({"a":{"dtype":"F32","shape":[1]}})",
+          R"({"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"C128","shape":[1],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"F32","shape":[[1]],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})",
+          R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,8]}})",
+          R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
+          R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}})",
+          R"({"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,4]}})",
+          R"({"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}})",
+          R"({"__metadata__":{"k":1},)" + a + "}",
+          R"({"__metadata__":{},"__metadata__":{},)" + a + "}",
+          R"({"__metadata__":{"format":"keepstep/1"},)" + a + "}",
+          R"({"__metadata__":{"format":"keepstep/1","a":"{}"},)" + a + "}",
+          R"({"__metadata__":{"format":"keepstep/1","a":"[[[[[["},)" + a + "}",
+          R"({"__metadata__":{"format":"keepstep/1","a":"{\"shape\":[1],\"origin\":[1],\"dtype\":\"F32\"}"},)" +
+              a + "}",
+          R"({"__metadata__":{"format":"keepstep/1","a":"{\"shape\":[1],\"origin\":[0],\"dtype\":\"I32\"}"},)" +
+              a + "}",
+          R"({"__metadata__":{"format":"keepstep/1","b":"{\"shape\":[1],\"origin\":[0],\"dtype\":\"F32\"}"},)" +
+              a + "}",
+          "{\"a\":" + std::string(100000, '[') + "}",
+          "{\"a\":" + std::string(100000, '{') + "}",
+          "{" + a + ",\"\xff\":{}}"}) {
     EXPECT_EQ(ParseStatus(json, 4).code(), absl::StatusCode::kDataLoss) << json.substr(0, 200);
   }
   EXPECT_TRUE(ParseStatus("{" + a + "}", 4).ok());
@@ -144,14 +173,17 @@ TEST(Safetensors, RefusesMalformedFiles) {
   EXPECT_EQ(ParseStatus("{" + a + "}", 3).code(), absl::StatusCode::kDataLoss) << "a file cut short";
 }
 
-// A header is covered by its own digest; but parsing one that was not checked must be safe, and every cut is an error.
+// A header is covered by its own digest; but parsing one that was not checked must be safe, and every cut is
+// an error.
 TEST(Safetensors, TruncationAndBitFlipsAreSafe) {
   int64_t data_bytes = 0;
   const std::vector<HeaderEntry> entries = SampleEntries(data_bytes);
   const std::string header = *EncodeHeader(entries, HeaderUpperBound(entries));
   const auto file_bytes = static_cast<int64_t>(header.size()) + data_bytes;
   for (size_t size = 0; size < header.size(); ++size) {
-    EXPECT_EQ(ParseHeader(absl::string_view(header).substr(0, size), file_bytes).status().code(), absl::StatusCode::kDataLoss) << size;
+    EXPECT_EQ(ParseHeader(absl::string_view(header).substr(0, size), file_bytes).status().code(),
+              absl::StatusCode::kDataLoss)
+        << size;
   }
   const size_t end = header.find_last_not_of(' ') + 1;
   int accepted = 0;
@@ -162,7 +194,8 @@ TEST(Safetensors, TruncationAndBitFlipsAreSafe) {
     EXPECT_TRUE(parsed.ok() || absl::IsDataLoss(parsed.status())) << bit;
     accepted += parsed.ok();
   }
-  EXPECT_LT(accepted, static_cast<int>(8 * end) / 2) << "names and origins alone may change without contradiction";
+  EXPECT_LT(accepted, static_cast<int>(8 * end) / 2)
+      << "names and origins alone may change without contradiction";
 }
 
 TEST(EntryName, GoesBothWays) {
@@ -175,7 +208,8 @@ TEST(EntryName, GoesBothWays) {
     }
   }
   EXPECT_EQ(EntryName("__metadata__", 2), "%5F_metadata__#2");
-  for (const char* name : {"", "#1", "a#", "a#0", "a#01", "a#-1", "a%", "a%2", "a%zz", "a%41", "__metadata__", "format"}) {
+  for (const char* name :
+       {"", "#1", "a#", "a#0", "a#01", "a#-1", "a%", "a%2", "a%zz", "a%41", "__metadata__", "format"}) {
     EXPECT_FALSE(ParseEntryName(name).has_value()) << name;
   }
 }

@@ -1,5 +1,5 @@
-// One operation on a BlobStore as a value, so that a pure machine can ask for it and a driver or a simulator can
-// carry it out.
+// One operation on a BlobStore as a value, so that a pure machine can ask for it and a driver or a simulator
+// can carry it out.
 //
 // Paths are texts of BlobPath, relative to the job's directory; "" is that directory.
 
@@ -24,7 +24,7 @@ struct StoreOp {
     kSyncTree,
     kDelete,
     kDeleteTree,
-    kPut,            // `bytes`; durable after a kSyncTree of its directory
+    kPut,  // `bytes`; durable after a kSyncTree of its directory
   };
   Kind kind = Kind::kList;
   std::string path;
@@ -37,8 +37,8 @@ struct StoreResult {
   std::vector<BlobInfo> blobs;
 };
 
-// Carries out `op`; blocks as the store does. Errors are in the result: the store's own, or INVALID_ARGUMENT for a
-// path that is none. Thread-safe as the store is.
+// Carries out `op`; blocks as the store does. Errors are in the result: the store's own, or INVALID_ARGUMENT
+// for a path that is none. Thread-safe as the store is.
 StoreResult RunStoreOp(BlobStore& store, const StoreOp& op);
 
 }  // namespace keepstep::storage

@@ -1,4 +1,5 @@
-// From parts to tensors: joins what the nodes wrote about the same tensor and refuses what does not fit together.
+// From parts to tensors: joins what the nodes wrote about the same tensor and refuses what does not fit
+// together.
 
 #include <utility>
 
@@ -29,7 +30,8 @@ absl::StatusOr<reshard::StoredTensor*> Join(StoredContents& contents, const resh
 
 absl::Status AddPart(StoredContents& contents, uint32_t part_index) {
   const v1::Part& part = contents.parts[part_index];
-  std::vector<std::vector<reshard::StoredTensor*>> names;  // of each tensor of the part: itself, then its aliases
+  std::vector<std::vector<reshard::StoredTensor*>>
+      names;  // of each tensor of the part: itself, then its aliases
   names.reserve(part.tensors_size());
   for (const v1::StoredTensor& stored : part.tensors()) {
     absl::StatusOr<reshard::TensorMeta> meta = TensorMetaFromRecord(stored.meta());

@@ -20,10 +20,11 @@ BlobPath Path(const std::string& text) {
   return *path;
 }
 
-void AddExtent(v1::Part& part, uint32_t tensor, const std::string& blob, int64_t offset_bytes, int64_t size_bytes,
-               const v1::Box& box) {
+void AddExtent(v1::Part& part, uint32_t tensor, const std::string& blob, int64_t offset_bytes,
+               int64_t size_bytes, const v1::Box& box) {
   const std::string bytes = blob.substr(offset_bytes, size_bytes);
-  ExtentDigests digests = DigestExtent(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()));
+  ExtentDigests digests =
+      DigestExtent(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()));
   v1::Extent* extent = part.add_extents();
   extent->set_tensor(tensor);
   *extent->mutable_box() = box;
@@ -104,7 +105,8 @@ TestCheckpoint MakeTestCheckpoint(int64_t step, const AttemptId& attempt, int no
 
 void WriteTestBlobs(BlobStore& store, const TestCheckpoint& checkpoint) {
   for (size_t i = 0; i < checkpoint.parts.size(); ++i) {
-    const std::string path = AttemptDir(checkpoint.step, checkpoint.attempt) + "/" + checkpoint.parts[i].blobs(0).name();
+    const std::string path =
+        AttemptDir(checkpoint.step, checkpoint.attempt) + "/" + checkpoint.parts[i].blobs(0).name();
     KEEPSTEP_CHECK(PutBlob(store, Path(path), checkpoint.blobs[i]).ok(), "test blobs can be written");
   }
 }

@@ -1,4 +1,5 @@
-// Small true checkpoints for tests: blobs with their bytes, parts that describe them, an intent to commit them.
+// Small true checkpoints for tests: blobs with their bytes, parts that describe them, an intent to commit
+// them.
 
 #ifndef KEEPSTEP_STORAGE_TEST_PARTS_H_
 #define KEEPSTEP_STORAGE_TEST_PARTS_H_
@@ -23,8 +24,8 @@ struct TestCheckpoint {
   v1::Decision intent() const { return parts[0].intent(); }
 };
 
-// `nodes` parts, each with one F32 blob that holds its rows of the tensor `w` (2 x nodes rows of 4) and, in part 0, a bias
-// `b` with the alias `tied`. Contents depend on step and part.
+// `nodes` parts, each with one F32 blob that holds its rows of the tensor `w` (2 x nodes rows of 4) and, in
+// part 0, a bias `b` with the alias `tied`. Contents depend on step and part.
 TestCheckpoint MakeTestCheckpoint(int64_t step, const AttemptId& attempt, int nodes);
 
 // Blobs, then parts; aborts on failure.
