@@ -12,6 +12,7 @@
 //      by window: daemon → Copy {out or in, entries}; client's copy thread → CopyDone with the same id.
 //      client → Notify when it has changed its page (a verdict). Lost notifies are harmless: the daemon also looks
 //      at the page on its own timer.
+//      client → Goodbye before it closes for good: the daemon does not wait for the session to resume.
 //
 // All memory that a side maps is sealed against shrinking, so that neither can end the other with SIGBUS.
 
@@ -32,7 +33,7 @@ inline constexpr char kGrpcSocketName[] = "keepstep.sock";
 inline constexpr char kHandoffSocketName[] = "keepstep-handoff.sock";
 inline constexpr char kTokenMetadataKey[] = "keepstep-token";  // value: 32 lower-case hex digits
 
-enum class FrameKind : uint16_t { kHello = 1, kWelcome = 2, kRefused = 3, kCopy = 4, kCopyDone = 5, kNotify = 6 };
+enum class FrameKind : uint16_t { kHello = 1, kWelcome = 2, kRefused = 3, kCopy = 4, kCopyDone = 5, kNotify = 6, kGoodbye = 7 };
 
 // How the daemon reaches a client's host memory.
 enum class Transfer : uint8_t { kAuto = 0, kPull = 1, kWindow = 2 };
@@ -92,6 +93,10 @@ struct CopyDone {
 
 struct Notify {
   FrameHeader header{.kind = FrameKind::kNotify};
+};
+
+struct Goodbye {
+  FrameHeader header{.kind = FrameKind::kGoodbye};
 };
 
 inline constexpr size_t kMaxFrameBytes = sizeof(Copy) + kMaxCopyEntries * sizeof(CopyEntry);

@@ -1,0 +1,48 @@
+// The memory that is registered: the only memory that the copy thread touches.
+
+#ifndef KEEPSTEP_CLIENT_BUFFER_TABLE_H_
+#define KEEPSTEP_CLIENT_BUFFER_TABLE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <vector>
+
+namespace keepstep::client {
+
+struct MemoryRange {
+  uint64_t address = 0;
+  uint64_t size_bytes = 0;
+};
+
+// Thread-safe.
+class BufferTable {
+ public:
+  void Replace(const std::vector<MemoryRange>& ranges);
+
+  // Whether [address, address + size_bytes) lies inside one registered buffer.
+  bool Contains(uint64_t address, uint64_t size_bytes) const;
+
+  // While any exists, buffers may be written: a load is under way.
+  class LoadScope {
+   public:
+    explicit LoadScope(BufferTable* table) : table_(table) { ++table_->loads_; }
+    ~LoadScope() { --table_->loads_; }
+    LoadScope(const LoadScope&) = delete;
+    LoadScope& operator=(const LoadScope&) = delete;
+
+   private:
+    BufferTable* table_;
+  };
+  bool MayWrite() const { return loads_ > 0; }
+
+ private:
+  mutable std::mutex mu_;
+  std::map<uint64_t, uint64_t> longest_;  // guarded by mu_; address → the largest size registered there
+  std::atomic<int> loads_{0};
+};
+
+}  // namespace keepstep::client
+
+#endif  // KEEPSTEP_CLIENT_BUFFER_TABLE_H_

@@ -1,0 +1,200 @@
+// The C ABI: checks arguments, refuses forked children, converts, calls.
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "client/address.h"
+#include "client/c_convert.h"
+#include "client/c_shards.h"
+#include "client/client.h"
+#include "client/extras.h"
+#include "client/failure.h"
+#include "client/keepstep.h"
+#include "client/version.h"
+
+using keepstep::client::Adopt;
+using keepstep::client::After;
+using keepstep::client::MakeError;
+using keepstep::client::ToError;
+
+struct ks_client {
+  std::unique_ptr<keepstep::client::Client> client;
+};
+
+namespace {
+
+namespace v1 = keepstep::v1;
+using keepstep::client::Client;
+using keepstep::client::Limits;
+
+ks_code Invalid(absl::string_view message, ks_error* error) {
+  return ToError(MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", message), error);
+}
+
+// Whether `client` may be used in this process; else fills `error`.
+ks_code Check(const ks_client* client, ks_error* error) {
+  if (client == nullptr) return Invalid("client is NULL", error);
+  if (!client->client->Forked()) return KS_OK;
+  return ToError(MakeError(absl::StatusCode::kFailedPrecondition, "FORKED",
+                           "this process is a fork of the one that opened the client: open another one here"), error);
+}
+
+int64_t OrDefault(int64_t timeout_ms, int64_t default_ms) { return timeout_ms == 0 ? default_ms : timeout_ms; }
+
+// malloc'd, for ks_free; NULL when there is no memory.
+template <typename Value>
+Value* Duplicate(const void* bytes, size_t size_bytes) {
+  void* copy = std::malloc(size_bytes == 0 ? 1 : size_bytes);
+  if (copy != nullptr && size_bytes > 0) std::memcpy(copy, bytes, size_bytes);
+  return static_cast<Value*>(copy);
+}
+
+ks_code NoMemory(ks_error* error) {
+  return ToError(MakeError(absl::StatusCode::kResourceExhausted, "NO_MEMORY", "no memory for the answer"), error);
+}
+
+}  // namespace
+
+extern "C" {
+
+uint32_t ks_abi_version(void) { return KS_ABI_VERSION; }
+const char* ks_version(void) { return keepstep::client::kVersion; }
+
+const char* ks_default_address(void) {
+  static const std::string* const address = new std::string(keepstep::client::DefaultAddress());
+  return address->c_str();
+}
+
+ks_code ks_open(const ks_open_options* options, ks_client** client, ks_error* error) {
+  if (client == nullptr) return Invalid("client is NULL", error);
+  *client = nullptr;
+  ks_open_options adopted;
+  if (!Adopt(options, &adopted)) return Invalid("options is NULL or its struct_bytes is not set", error);
+  auto spec = keepstep::client::ToSpec(adopted);
+  if (!spec.ok()) return ToError(spec.status(), error);
+  const int64_t timeout_ms = OrDefault(adopted.timeout_ms, spec->limits.open_ms);
+  auto opened = Client::Open(*std::move(spec), After(timeout_ms));
+  if (!opened.ok()) return ToError(opened.status(), error);
+  *client = new ks_client{*std::move(opened)};
+  return ToError(absl::OkStatus(), error);
+}
+
+void ks_close(ks_client* client) {
+  if (client == nullptr) return;
+  if (client->client->Forked()) {
+    client->client->Abandon();
+    (void)client->client.release();
+  }
+  delete client;
+}
+
+ks_code ks_get_info(ks_client* client, ks_info* info, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (info == nullptr) return Invalid("info is NULL", error);
+  const keepstep::client::SessionInfo now = client->client->session().info();
+  *info = ks_info{.epoch = now.epoch, .transfer = static_cast<ks_transfer>(now.transfer)};
+  keepstep::client::CopyText(now.daemon_version, info->daemon_version, sizeof(info->daemon_version));
+  keepstep::client::CopyText(now.job, info->job, sizeof(info->job));
+  info->connected = now.connected;
+  return ToError(absl::OkStatus(), error);
+}
+
+ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (shards == nullptr && count > 0) return Invalid("shards is NULL", error);
+  auto declared = keepstep::client::DeclareShards(shards, count);
+  if (!declared.ok()) return ToError(declared.status(), error);
+  auto shared = std::make_shared<const keepstep::client::Declared>(*std::move(declared));
+  return ToError(client->client->saves().Register(std::move(shared), After(Limits().register_ms)), error);
+}
+
+ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options, uint64_t* number, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (number == nullptr) return Invalid("number is NULL", error);
+  *number = 0;
+  ks_save_options adopted{};
+  if (options != nullptr && !Adopt(options, &adopted)) return Invalid("options' struct_bytes is not set", error);
+  auto request = keepstep::client::ToSave(step, adopted);
+  if (!request.ok()) return ToError(request.status(), error);
+  const int64_t timeout_ms = OrDefault(adopted.timeout_ms, Limits().save_ms);
+  return ToError(client->client->saves().Save(*std::move(request), After(timeout_ms), number), error);
+}
+
+ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeout_ms, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  return ToError(client->client->gate().Wait(group, After(timeout_ms)), error);
+}
+
+int32_t ks_gate_open(ks_client* client, uint32_t group) {
+  return Check(client, nullptr) == KS_OK && client->client->gate().IsOpen(group);
+}
+
+ks_code ks_wait(ks_client* client, uint64_t number, ks_state state, int64_t timeout_ms, ks_save_status* status,
+                ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (status == nullptr) return Invalid("status is NULL", error);
+  *status = ks_save_status{};
+  if (state < KS_ACCEPTED || state > KS_COMMITTED) return Invalid("state is none that a save waits for", error);
+  v1::SaveStatus found;
+  const absl::Status waited = client->client->saves().Wait(number, static_cast<v1::SaveState>(state), After(timeout_ms), &found);
+  keepstep::client::ToStatus(found, client->client->saves().CallSeconds(number), status);
+  return ToError(waited, error);
+}
+
+int32_t ks_should_save(ks_client* client, int64_t step, int64_t every) {
+  return Check(client, nullptr) == KS_OK && client->client->ShouldSave(step, every);
+}
+
+ks_code ks_load(ks_client* client, const ks_load_options* options, ks_load_report* report, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (report == nullptr) return Invalid("report is NULL", error);
+  *report = ks_load_report{};
+  ks_load_options adopted;
+  if (!Adopt(options, &adopted)) return Invalid("options is NULL or its struct_bytes is not set", error);
+  auto request = keepstep::client::ToLoad(adopted);
+  if (!request.ok()) return ToError(request.status(), error);
+  const auto on_progress = [&](const v1::LoadProgress& progress) {
+    if (adopted.progress != nullptr) adopted.progress(adopted.progress_context, progress.bytes_done(), progress.bytes_total());
+  };
+  auto loaded = client->client->Load(*std::move(request), After(OrDefault(adopted.timeout_ms, -1)), on_progress);
+  if (!loaded.ok()) return ToError(loaded.status(), error);
+  return ToError(keepstep::client::ToReport(*loaded, report), error);
+}
+
+ks_code ks_get_extras(ks_client* client, int32_t latest, int64_t step, int32_t rank, uint8_t** bytes, size_t* size,
+                      ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (bytes == nullptr || size == nullptr) return Invalid("bytes or size is NULL", error);
+  *bytes = nullptr;
+  *size = 0;
+  v1::GetExtraRequest request;
+  request.set_latest(latest != 0);
+  request.set_step(step);
+  request.set_rank(rank);
+  auto response = client->client->GetExtras(request, After(Limits().open_ms));
+  if (!response.ok()) return ToError(response.status(), error);
+  const std::string record = keepstep::client::EncodeExtras(*response);
+  *bytes = Duplicate<uint8_t>(record.data(), record.size());
+  if (*bytes == nullptr) return NoMemory(error);
+  *size = record.size();
+  return ToError(absl::OkStatus(), error);
+}
+
+ks_code ks_steps(ks_client* client, int64_t** steps, size_t* count, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (steps == nullptr || count == nullptr) return Invalid("steps or count is NULL", error);
+  *steps = nullptr;
+  *count = 0;
+  auto found = client->client->Steps(After(Limits().open_ms));
+  if (!found.ok()) return ToError(found.status(), error);
+  *steps = Duplicate<int64_t>(found->data(), found->size() * sizeof(int64_t));
+  if (*steps == nullptr) return NoMemory(error);
+  *count = found->size();
+  return ToError(absl::OkStatus(), error);
+}
+
+void ks_free(void* memory) { std::free(memory); }
+
+}  // extern "C"

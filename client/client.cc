@@ -1,0 +1,41 @@
+#include "client/client.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+namespace keepstep::client {
+
+Client::Client(const Limits& limits) : owner_(getpid()), limits_(limits), gate_(&ledger_, limits) {}
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline deadline) {
+  std::unique_ptr<Client> client(new Client(spec.limits));
+  auto session = Session::Start(std::move(spec), &client->ledger_, &client->buffers_, deadline);
+  if (!session.ok()) return session.status();
+  client->session_ = *std::move(session);
+  client->watchdog_ = std::make_unique<Watchdog>(&client->ledger_, client->limits_);
+  client->sealer_ = std::make_unique<Sealer>(&client->ledger_, client->limits_);
+  client->saves_ = std::make_unique<Saves>(client->session_.get(), &client->ledger_, &client->gate_,
+                                           client->sealer_.get(), client->limits_);
+  return client;
+}
+
+// The last seals go out before the goodbye; the session's end frees every call that still waits for it.
+Client::~Client() {
+  sealer_.reset();
+  if (session_ != nullptr) session_->Close();
+  saves_.reset();
+  session_.reset();
+}
+
+bool Client::ShouldSave(int64_t step, int64_t every) {
+  // Stored before `save_at` is read: the daemon raises save_at above every step that it has seen stored.
+  session_->StoreStep(step);
+  const std::shared_ptr<SessionPages> pages = ledger_.pages();
+  const bool due = every > 0 && step > 0 && step % every == 0;
+  return due || (step >= 0 && pages->daemon().save_at.load() == step);
+}
+
+bool Client::Forked() const { return getpid() != owner_; }
+
+}  // namespace keepstep::client

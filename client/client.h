@@ -1,0 +1,68 @@
+// One client: the parts that a ks_client is made of, in the order in which they depend on each other.
+
+#ifndef KEEPSTEP_CLIENT_CLIENT_H_
+#define KEEPSTEP_CLIENT_CLIENT_H_
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/buffer_table.h"
+#include "client/gate.h"
+#include "client/save_ledger.h"
+#include "client/saves.h"
+#include "client/sealer.h"
+#include "client/session.h"
+#include "client/watchdog.h"
+
+namespace keepstep::client {
+
+// Thread-safe, but for destruction.
+class Client {
+ public:
+  static absl::StatusOr<std::unique_ptr<Client>> Open(SessionSpec spec, Deadline deadline);
+  ~Client();  // seals what can be sealed, ends the session
+
+  Session& session() { return *session_; }
+  Saves& saves() { return *saves_; }
+  Gate& gate() { return gate_; }
+
+  // The same answer on every rank: `step` is a positive multiple of `every`, or the step that the job was asked for.
+  bool ShouldSave(int64_t step, int64_t every);
+
+  // Fills the registered buffers once every gate is open, trying again over lost connections. `request` lacks the
+  // generation. `on_progress` is called on this thread.
+  absl::StatusOr<v1::LoadReport> Load(v1::LoadRequest request, Deadline deadline,
+                                      const std::function<void(const v1::LoadProgress&)>& on_progress);
+
+  absl::StatusOr<v1::GetExtraResponse> GetExtras(const v1::GetExtraRequest& request, Deadline deadline);
+
+  // Committed steps of the session's job, newest last.
+  absl::StatusOr<std::vector<int64_t>> Steps(Deadline deadline);
+
+  // Whether the calling process is a fork of the one that opened the client: nothing but Abandon may be called there.
+  bool Forked() const;
+  // In the fork: lets go of the parent's connection. Threads and locks do not survive a fork, so the rest is left alone.
+  void Abandon() { session_->AbandonInChild(); }
+
+ private:
+  explicit Client(const Limits& limits);
+
+  const pid_t owner_;
+  const Limits limits_;
+  BufferTable buffers_;
+  SaveLedger ledger_;
+  Gate gate_;
+  std::unique_ptr<Watchdog> watchdog_;
+  std::unique_ptr<Sealer> sealer_;
+  std::unique_ptr<Session> session_;
+  std::unique_ptr<Saves> saves_;
+};
+
+}  // namespace keepstep::client
+
+#endif  // KEEPSTEP_CLIENT_CLIENT_H_

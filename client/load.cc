@@ -1,0 +1,70 @@
+// Loading, and looking at what can be loaded. All of it is idempotent, so a lost connection means another try.
+
+#include <algorithm>
+#include <optional>
+
+#include "client/client.h"
+#include "client/failure.h"
+#include "proto/checkpoints.pb.h"
+
+namespace keepstep::client {
+namespace {
+
+// Calls `attempt` with a connected channel until it ends with something else than a lost connection.
+template <typename Attempt>
+absl::Status OverReconnects(Session* session, const Limits& limits, Deadline deadline, const Attempt& attempt) {
+  StopFlag never;
+  while (true) {
+    auto channel = session->AwaitConnected(deadline);
+    if (!channel.ok()) return channel.status();
+    const absl::Status status = attempt(channel->get());
+    if (status.ok() || !OutcomeUnknown(status) || absl::IsDeadlineExceeded(status) || Expired(deadline)) return status;
+    never.Wait(RemainingMs(deadline, limits.backoff_first_ms));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<v1::LoadReport> Client::Load(v1::LoadRequest request, Deadline deadline,
+                                            const std::function<void(const v1::LoadProgress&)>& on_progress) {
+  if (absl::Status status = gate_.WaitAll(deadline); !status.ok()) return status;
+  BufferTable::LoadScope writable(&buffers_);
+  std::optional<v1::LoadReport> report;
+  const absl::Status status = OverReconnects(session_.get(), limits_, deadline, [&](Channel* channel) {
+    report.reset();
+    request.set_generation(session_->generation());
+    return channel->Load(request, deadline, [&](const v1::LoadEvent& event) {
+      if (event.has_report()) report = event.report();
+      if (event.has_progress() && on_progress) on_progress(event.progress());
+    });
+  });
+  if (!status.ok()) return status;
+  if (!report.has_value()) {
+    return MakeError(absl::StatusCode::kInternal, "NO_REPORT", "the daemon ended the load without a report", "load");
+  }
+  return *std::move(report);
+}
+
+absl::StatusOr<v1::GetExtraResponse> Client::GetExtras(const v1::GetExtraRequest& request, Deadline deadline) {
+  v1::GetExtraResponse response;
+  const absl::Status status = OverReconnects(session_.get(), limits_, deadline, [&](Channel* channel) {
+    return channel->GetExtra(request, deadline, &response);
+  });
+  if (!status.ok()) return status;
+  return response;
+}
+
+absl::StatusOr<std::vector<int64_t>> Client::Steps(Deadline deadline) {
+  v1::ListResponse response;
+  const absl::Status status = OverReconnects(session_.get(), limits_, deadline, [&](Channel* channel) {
+    return channel->List(v1::ListRequest(), deadline, &response);
+  });
+  if (!status.ok()) return status;
+  std::vector<int64_t> steps;
+  for (const v1::JobInfo& job : response.jobs()) {
+    for (const v1::CheckpointInfo& checkpoint : job.checkpoints()) steps.push_back(checkpoint.decision().step());
+  }
+  return steps;
+}
+
+}  // namespace keepstep::client

@@ -1,0 +1,41 @@
+// Samples of registered tensors, that catch an update which ignored the gate.
+//
+// Up to 64 bytes of each of up to 1,024 tensors a group are kept when a save is issued and compared when the group is
+// released. A tensor that any whole update touches differs in them; a single changed element may escape.
+
+#ifndef KEEPSTEP_CLIENT_SAMPLES_H_
+#define KEEPSTEP_CLIENT_SAMPLES_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace keepstep::client {
+
+inline constexpr int kSampleBytes = 64;
+inline constexpr size_t kMaxSampledTensors = 1024;
+
+// A contiguous piece of a tensor in this process.
+struct SampledRun {
+  std::string fqn;
+  const std::byte* data = nullptr;
+  int64_t size_bytes = 0;
+};
+
+// What to sample, by group: every group that holds anything is a key, if only of an empty list.
+using SamplePlan = std::map<uint32_t, std::vector<SampledRun>>;
+
+// Keeps kMaxSampledTensors of each group, evenly spread.
+void LimitPlan(SamplePlan* plan);
+
+// The bytes of one group's samples. The memory must be mapped.
+std::vector<std::byte> TakeSamples(const std::vector<SampledRun>& runs);
+
+// The name of the first tensor whose sample differs from `before`; empty: none does.
+std::string FindChanged(const std::vector<SampledRun>& runs, const std::vector<std::byte>& before);
+
+}  // namespace keepstep::client
+
+#endif  // KEEPSTEP_CLIENT_SAMPLES_H_

@@ -1,0 +1,104 @@
+// What this client knows of its saves: the private count, the verdicts, what was released, compared and sealed.
+//
+// Every change of a verdict happens here, under one lock, so that each changes once:
+//   OPEN → SEALED    when the daemon has answered, every group of the save is released, and its samples compare
+//   OPEN → POISONED  when a sample differs, or when the watchdog gives up: before any gate opens on its own
+// A gate of group g is open when, for every save that holds g: the save is over, or the watchdog has opened it, or the
+// daemon has answered and released g and the samples of g have been compared.
+//
+// cleared[g] ≤ issued; forced_open ≤ issued. All methods are thread-safe; none blocks on the daemon.
+
+#ifndef KEEPSTEP_CLIENT_SAVE_LEDGER_H_
+#define KEEPSTEP_CLIENT_SAVE_LEDGER_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/samples.h"
+#include "client/session_pages.h"
+#include "proto/sessions.pb.h"
+
+namespace keepstep::client {
+
+bool IsFinal(v1::SaveState state);
+
+class SaveLedger {
+ public:
+  SaveLedger();
+  ~SaveLedger();
+
+  // A connection's pages, from now on. Verdicts move to the new client page; if the old daemon has ended, saves whose
+  // verdict is open are poisoned first.
+  void Install(std::shared_ptr<SessionPages> pages);
+  std::shared_ptr<SessionPages> pages() const;
+
+  // Takes samples, raises the count and opens the verdict. From here on the gate of every group in `plan` is closed.
+  // RESOURCE_EXHAUSTED: the page has no slot, because a save kSaveSlots earlier is still in flight.
+  absl::StatusOr<uint64_t> Issue(int64_t step, std::shared_ptr<const SamplePlan> plan);
+  uint64_t issued() const { return issued_.load(); }
+
+  // The daemon's word on a save: its answer to Save, a verdict, what Wait returned.
+  void Apply(const v1::SaveStatus& status);
+  // The save is over: the daemon refused it, or does not know it.
+  void Fail(uint64_t number, const absl::Status& cause);
+  // After a session resumed: what the daemon accounts for, and whether it is another process than before.
+  void Resumed(const v1::Opened& opened, bool restarted);
+
+  // The last known status; absent for a number never issued or long forgotten.
+  std::optional<v1::SaveStatus> Status(uint64_t number) const;
+  // The daemon has answered, or the save is over without an answer.
+  bool Answered(uint64_t number) const;
+  // Every group of the save was released and compared, or the save is over.
+  bool Compared(uint64_t number) const;
+  // What the daemon's page says, without an RPC; unspecified when it says nothing of this save.
+  v1::SaveState PageState(uint64_t number) const;
+  proto::Verdict VerdictOf(uint64_t number) const;
+
+  // Whether `group` may change now; compares what has been released and not compared. group < kMaxGroups.
+  bool TryClear(uint32_t group);
+  // The same for all groups of all saves; seals what can be sealed. False while anything is closed.
+  bool Advance();
+  // A save is open and unsealed: there is something to wait for.
+  bool Unsealed() const;
+
+  // The watchdog: poisons every open verdict, then opens every gate up to the current count.
+  void PoisonAndOpen(const absl::Status& cause);
+  // The daemon owes this client a copy now, rather than the client waiting for earlier saves to be decided.
+  bool OwesCopy() const;
+
+ private:
+  struct Record;
+  using Records = std::map<uint64_t, std::unique_ptr<Record>>;
+
+  bool Released(const Record& record, uint32_t group) const;
+  bool ClearGroup(Record* record, uint32_t group);
+  bool ClearAll(Record* record);
+  void ReadState(Record* record);
+  void Seal(Record* record);
+  void Finish(Record* record);
+  void FailRecord(Record* record, const absl::Status& cause);
+  void SetVerdict(Record* record, proto::Verdict verdict);
+  Record* Find(uint64_t number) const;
+  void Forget();
+
+  mutable std::mutex mu_;
+  std::shared_ptr<SessionPages> pages_;  // guarded by mu_
+  Records records_;                      // guarded by mu_; by number, the newest kept
+  uint64_t forced_open_ = 0;             // guarded by mu_
+  std::atomic<uint64_t> issued_{0};      // raised under mu_
+  std::array<std::atomic<uint64_t>, proto::kMaxGroups> cleared_{};  // raised under mu_
+};
+
+}  // namespace keepstep::client
+
+#endif  // KEEPSTEP_CLIENT_SAVE_LEDGER_H_

@@ -1,0 +1,184 @@
+#include "client/saves.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/failure.h"
+#include "client/thread.h"
+
+namespace keepstep::client {
+namespace {
+
+constexpr size_t kCallSecondsKept = 256;
+
+absl::Status UnknownSave(uint64_t number) {
+  return MakeError(absl::StatusCode::kNotFound, "NO_SUCH_SAVE",
+                   absl::StrCat("save ", number, " was never issued by this client, or long ago"));
+}
+
+absl::Status OutcomeOf(const v1::SaveStatus& status) {
+  return status.state() == v1::FAILED && status.has_failure() ? FromFailure(status.failure()) : absl::OkStatus();
+}
+
+}  // namespace
+
+Saves::Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, const Limits& limits)
+    : session_(session), ledger_(ledger), gate_(gate), sealer_(sealer), limits_(limits) {
+  retrier_ = StartThread("ks-retry", [this] { Retry(); });
+}
+
+Saves::~Saves() {
+  stop_.Set();
+  {
+    std::lock_guard lock(mu_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  retrier_.join();
+}
+
+absl::Status Saves::Register(std::shared_ptr<const Declared> declared, Deadline deadline) {
+  std::lock_guard lock(register_mu_);
+  if (absl::Status status = gate_->WaitAll(deadline); !status.ok()) return status;
+  return session_->Register(std::move(declared), deadline);
+}
+
+absl::Status Saves::Save(v1::SaveRequest request, Deadline deadline, uint64_t* number) {
+  const auto begin = std::chrono::steady_clock::now();
+  // A save that cannot reach the daemon is not issued: nothing of it would be left to settle.
+  if (auto channel = session_->AwaitConnected(deadline); !channel.ok()) return channel.status();
+  {
+    std::lock_guard lock(register_mu_);
+    const std::shared_ptr<const Declared> declared = session_->declared();
+    if (declared == nullptr) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "NOTHING_REGISTERED", "register tensors before saving them");
+    }
+    std::shared_ptr<const SamplePlan> plan(declared, &declared->samples);
+    auto issued = ledger_->Issue(request.step(), std::move(plan));
+    if (!issued.ok()) return issued.status();
+    *number = *issued;
+  }
+  sealer_->Wake();
+  request.set_number(*number);
+  const absl::Status status = SendUntilAnswered(request, deadline);
+  StoreCallSeconds(*number, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  if (BlameOf(status).reason == "OUTCOME_UNKNOWN") RetryLater(std::move(request));
+  return status;
+}
+
+absl::Status Saves::SendUntilAnswered(v1::SaveRequest request, Deadline deadline) {
+  while (true) {
+    auto channel = session_->AwaitConnected(deadline);
+    if (ledger_->Answered(request.number())) {
+      return OutcomeOf(ledger_->Status(request.number()).value_or(v1::SaveStatus()));
+    }
+    if (channel.ok()) {
+      request.set_generation(session_->generation());
+      v1::SaveResponse response;
+      const absl::Status status =
+          (*channel)->Save(request, std::min(deadline, After(limits_.rpc_ms)), &response);
+      if (status.ok()) {
+        Conclude(request, response);
+        return status;
+      }
+      if (!OutcomeUnknown(status)) {
+        ledger_->Fail(request.number(), status);
+        return status;
+      }
+    }
+    if (Expired(deadline) || stop_.Wait(RemainingMs(deadline, limits_.backoff_first_ms))) {
+      return MakeError(absl::StatusCode::kDeadlineExceeded, "OUTCOME_UNKNOWN",
+                       "the daemon has not answered; the gate stays shut until it does", "open");
+    }
+  }
+}
+
+void Saves::Conclude(const v1::SaveRequest& request, const v1::SaveResponse& response) {
+  v1::SaveStatus status = response.status();
+  status.set_number(request.number());
+  ledger_->Apply(status);
+  for (const v1::SaveStatus& verdict : response.verdicts()) ledger_->Apply(verdict);
+}
+
+absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline, v1::SaveStatus* status) {
+  // With no time at all the page alone answers, so that polling costs no RPC until there is something to fetch.
+  constexpr int64_t kFetchMs = 1'000;
+  while (true) {
+    const auto known = ledger_->Status(number);
+    if (!known.has_value()) return UnknownSave(number);
+    *status = *known;
+    if (IsFinal(known->state())) return absl::OkStatus();
+    if (known->state() >= state) return gate_->WaitSave(number, deadline);
+    const bool reached = ledger_->PageState(number) >= state;
+    if (Expired(deadline) && !reached) {
+      return MakeError(absl::StatusCode::kDeadlineExceeded, "NOT_YET",
+                       absl::StrCat("save ", number, " has not got that far; it goes on"));
+    }
+    const absl::Status asked = Ask(number, state, reached ? std::max(deadline, After(kFetchMs)) : deadline);
+    if (asked.ok()) continue;
+    if (const auto now = ledger_->Status(number); now.has_value() && IsFinal(now->state())) continue;
+    const bool not_there_yet = absl::IsNotFound(asked) && !ledger_->Answered(number);
+    if (!not_there_yet && !OutcomeUnknown(asked) && !absl::IsDeadlineExceeded(asked)) return asked;
+    if (reached && Expired(deadline)) return asked;
+    if (stop_.Wait(RemainingMs(deadline, limits_.backoff_first_ms))) return absl::CancelledError("the client is closing");
+  }
+}
+
+// One question to the daemon. What it does not know after all is lost.
+absl::Status Saves::Ask(uint64_t number, v1::SaveState state, Deadline deadline) {
+  auto channel = session_->AwaitConnected(deadline);
+  if (!channel.ok()) return channel.status();
+  v1::WaitRequest request;
+  request.set_number(number);
+  request.set_state(state);
+  v1::SaveStatus status;
+  const absl::Status asked = (*channel)->Wait(request, std::min(deadline, After(limits_.rpc_ms)), &status);
+  if (asked.ok()) {
+    status.set_number(number);
+    ledger_->Apply(status);
+  } else if (absl::IsNotFound(asked) && ledger_->Answered(number)) {
+    ledger_->Fail(number, MakeError(absl::StatusCode::kAborted, "LOST_IN_RESTART",
+                                    "the daemon restarted and does not know the save", "commit"));
+  }
+  return asked;
+}
+
+void Saves::RetryLater(v1::SaveRequest request) {
+  std::lock_guard lock(mu_);
+  if (unknown_.size() == proto::kSaveSlots) {
+    // The oldest has given its slot in the page away: it can only be over by now.
+    unknown_.pop_front();
+  }
+  unknown_.push_back(std::move(request));
+  wake_.notify_all();
+}
+
+void Saves::Retry() {
+  while (true) {
+    v1::SaveRequest request;
+    {
+      std::unique_lock lock(mu_);
+      wake_.wait(lock, [&] { return stopping_ || !unknown_.empty(); });
+      if (stopping_) return;
+      request = std::move(unknown_.front());
+      unknown_.pop_front();
+    }
+    const absl::Status status = SendUntilAnswered(request, After(limits_.rpc_ms));
+    if (BlameOf(status).reason == "OUTCOME_UNKNOWN") RetryLater(std::move(request));
+  }
+}
+
+void Saves::StoreCallSeconds(uint64_t number, double seconds) {
+  std::lock_guard lock(mu_);
+  call_seconds_[number] = seconds;
+  if (call_seconds_.size() > kCallSecondsKept) call_seconds_.erase(call_seconds_.begin());
+}
+
+double Saves::CallSeconds(uint64_t number) const {
+  std::lock_guard lock(mu_);
+  auto found = call_seconds_.find(number);
+  return found == call_seconds_.end() ? 0 : found->second;
+}
+
+}  // namespace keepstep::client
