@@ -103,10 +103,15 @@ class Client:
         """Frees the client once no call uses it. Idempotent."""
         with self._idle:
             pointer, self._pointer = self._pointer, None
-            if os.getpid() == self._pid:
+            if not self.forked:
                 self._idle.wait_for(lambda: self._users == 0)
         if pointer is not None:
             self._library.ks_close(pointer)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one that opened the client: then nothing of it works here."""
+        return os.getpid() != self._pid
 
     @property
     def closed(self) -> bool:
@@ -142,7 +147,7 @@ class Client:
     def save(
         self, step: int, *, on_busy: str, extras: Mapping[str, bytes], metrics: Mapping[str, float], tags: Sequence[str]
     ) -> int:
-        """The save's number, once the daemon has accepted or skipped it."""
+        """The save's number, once the daemon has answered; also when it has not, and may have taken the save."""
         packed = (_ffi.Extra * max(1, len(extras)))()
         keep: list[Any] = []
         for target, (name, data) in zip(packed, extras.items(), strict=False):
@@ -161,7 +166,11 @@ class Client:
             tag_count=len(tags),
         )
         number = c.c_uint64()
-        self._call("ks_save", step, c.byref(options), c.byref(number))
+        try:
+            self._call("ks_save", step, c.byref(options), c.byref(number))
+        except KeepstepError as error:
+            if error.reason != "OUTCOME_UNKNOWN":
+                raise
         return number.value
 
     def before_update(self, group: int, timeout: float | None = None) -> None:
@@ -172,6 +181,20 @@ class Client:
         """Until the save reached `state` or is over; None waits without limit. SaveTimeout: neither happened."""
         status = _ffi.SaveStatus()
         self._sliced(timeout, lambda slice_ms: self._call("ks_wait", number, state, slice_ms, c.byref(status)))
+        return _to_status(status)
+
+    def poll(self, number: int) -> SaveStatus:
+        """What is known of a save now. Looks at shared memory first; asks the daemon when that says that it went on."""
+        status = _ffi.SaveStatus()
+        for state in (_ffi.COMMITTED, _ffi.PERSISTED, _ffi.SNAPSHOTTED, _ffi.ACCEPTED):
+            try:
+                self._call("ks_wait", number, state, 0, c.byref(status))
+                break
+            except KeepstepError as error:
+                if error.code != "DEADLINE_EXCEEDED":
+                    raise
+                if status.state >= state:
+                    break
         return _to_status(status)
 
     def _sliced(self, timeout: float | None, call: Callable[[int], None]) -> None:

@@ -26,6 +26,7 @@ from keepstep.handle import SaveHandle
 
 _log = logging.getLogger("keepstep")
 _WATCH_SECONDS = 0.2
+_TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})  # the next save may work
 
 
 class Checkpointer:
@@ -154,21 +155,31 @@ class Checkpointer:
 
         Raises:
             SaveFailed: an earlier save failed, and `on_error` and `max_failures` say to raise.
-            KeepstepError: this save was refused: INVALID_ARGUMENT, ALREADY_EXISTS (a step of this epoch).
+            KeepstepError: this save was refused: INVALID_ARGUMENT, ALREADY_EXISTS (a step of this epoch), ABORTED (a
+                new run of the job has taken over). A daemon that cannot be reached is a failed save instead.
         """
         self._require_registration()
         packed = {name: extras.encode(extra.read()) for name, extra in self._extras.items()}
         begin = time.monotonic()
-        number = self._client.save(step, on_busy=self._on_busy, extras=packed, metrics=metrics or {}, tags=tags)
-        call_seconds = time.monotonic() - begin
-        status = self._client.wait(number, _ffi.ACCEPTED, None)
-        handle = SaveHandle(self._client, step, status, call_seconds)
+        status = self._issue(step, packed, metrics or {}, tags)
+        handle = SaveHandle(self._client, step, status, time.monotonic() - begin)
         self._watch(handle)
         if status.state not in ("SKIPPED", "SUPERSEDED"):
             self._settle_before(handle)
         if not self._gated:
             self.before_update()
         return handle
+
+    def _issue(
+        self, step: int, packed: Mapping[str, bytes], metrics: Mapping[str, float], tags: Sequence[str]
+    ) -> SaveStatus:
+        try:
+            number = self._client.save(step, on_busy=self._on_busy, extras=packed, metrics=metrics, tags=tags)
+        except KeepstepError as error:
+            if error.code not in _TRANSIENT or error.reason == "EXTRAS_TOO_LARGE":
+                raise
+            return SaveStatus(number=0, step=step, state="FAILED", error=error)
+        return self._client.poll(number)
 
     def before_update(self, group: int | None = None) -> None:
         """Returns when tensors of `group` (default: of every group) may change; at once when nothing is in flight."""
@@ -245,6 +256,9 @@ class Checkpointer:
         if self._client.closed:
             return
         atexit.unregister(self._at_exit)
+        if self._client.forked:
+            self._client.close()
+            return
         try:
             self.wait(timeout)
         except SaveTimeout:
@@ -361,6 +375,3 @@ def _close_at_exit(checkpointer: Checkpointer) -> Any:
 
     atexit.register(close)
     return close
-
-
-__all__ = ["Checkpointer", "SaveStatus"]

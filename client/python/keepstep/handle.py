@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from keepstep import _ffi
 from keepstep._client import Client, SaveStatus
-from keepstep.errors import KeepstepError, SaveFailed, SaveTimeout
+from keepstep.errors import KeepstepError, SaveFailed
 
 _log = logging.getLogger("keepstep")
 
@@ -90,9 +90,7 @@ class SaveHandle:
     def _poll(self) -> None:
         if not self._status.over and not self._client.closed:
             try:
-                self._wait(_ffi.ACCEPTED, 0.0)
-            except SaveTimeout:
-                pass
+                self._status = self._client.poll(self._status.number)
             except KeepstepError as error:
                 if error.reason != "CLOSED":
                     raise

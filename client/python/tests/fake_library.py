@@ -19,6 +19,7 @@ class FakeLibrary:
         self.updates: list[int] = []
         self.first_state = _ffi.ACCEPTED
         self.closed = False
+        self.unreachable = False
         self.loaded_step: int | None = None
         self.kept: list[object] = []
 
@@ -44,6 +45,8 @@ class FakeLibrary:
         return 0
 
     def ks_save(self, client: object, step: int, options: object, number: object, error: object) -> int:
+        if self.unreachable:
+            return 14
         told = options._obj  # type: ignore[attr-defined]
         for index in range(told.extra_count):
             extra = told.extras[index]
@@ -66,6 +69,7 @@ class FakeLibrary:
 
         with self.lock:
             if not self.lock.wait_for(reached, timeout_ms / 1000):
+                status._obj.state = self.states[number]  # type: ignore[attr-defined]
                 return _ffi.DEADLINE_EXCEEDED
             told = status._obj  # type: ignore[attr-defined]
             told.number, told.step, told.state = number, self.steps_saved[number], self.states[number]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections.abc import Iterator
@@ -95,6 +94,19 @@ def test_a_skipped_save_is_over_and_no_failure(library: FakeLibrary) -> None:
     with pytest.raises(keepstep.SaveFailed) as caught:
         handle.result()
     assert caught.value.state == "SKIPPED"
+    checkpointer.close()
+
+
+# A daemon that restarts must not end the training run at the next save.
+def test_an_unreachable_daemon_is_a_failed_save(library: FakeLibrary) -> None:
+    checkpointer = opened(library, max_failures=2)
+    library.unreachable = True
+    handle = checkpointer.save(1)
+    assert handle.done() and isinstance(handle.exception(), keepstep.SaveFailed)
+    library.unreachable = False
+    good = checkpointer.save(2)
+    library.settle(1, "COMMITTED")
+    assert good.result() == 2
     checkpointer.close()
 
 
