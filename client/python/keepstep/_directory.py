@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from keepstep import _records
-from keepstep.errors import CheckpointNotFound, DataLoss
+from keepstep.errors import CheckpointNotFound, DataLoss, KeepstepError
 
 _ATTEMPT = re.compile(r"e(0|[1-9][0-9]*)-a(0|[1-9][0-9]*)-([0-9a-f]{16})")
 _STEP = re.compile(r"[0-9]{12}")
@@ -19,44 +19,58 @@ _EPOCH = re.compile(r"0|[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
-class Committed:
-    """A decided, readable attempt; `order` sorts by epoch, step, attempt."""
+class Attempt:
+    """A decided attempt that is not being deleted. `damage`: why its decision, maybe a commit, cannot be read."""
 
-    order: tuple[int, int, int, int]
+    order: tuple[int, int, int, int]  # epoch, step, counter, random: later attempts are greater
     path: str
-    decision: _records.Decision
+    decision: _records.Decision | None
+    damage: KeepstepError | None = None
+
+    def readable(self) -> tuple[str, _records.Decision]:
+        """Path and decision; raises the damage."""
+        if self.decision is None:
+            assert self.damage is not None
+            raise self.damage
+        return self.path, self.decision
 
 
-def committed(directory: str) -> list[Committed]:
-    """Every checkpoint, oldest first. DataLoss: a decision is damaged, so that what is committed is not known."""
+def committed(directory: str) -> list[tuple[str, _records.Decision]]:
+    """Path and decision of every checkpoint, oldest first; those that cannot be read are left out."""
+    return [(entry.path, entry.decision) for entry in _attempts(directory) if entry.decision is not None]
+
+
+def choose(directory: str, step: int | None) -> tuple[str, _records.Decision]:
+    """The highest committed attempt of `step`, or the latest checkpoint.
+
+    CheckpointNotFound says what there is. DataLoss: the attempt that may be the answer is damaged.
+    """
+    if not os.path.isdir(directory):
+        raise _not_found(f"{directory} is no directory; name the directory that was given to Checkpointer.")
+    entries = _attempts(directory)
+    if step is None:
+        chosen = _latest(directory, entries)
+    else:
+        matching = [entry for entry in entries if entry.order[1] == step]
+        chosen = matching[-1] if matching else None
+    if chosen is None:
+        steps = sorted({entry.order[1] for entry in entries})
+        wanted = "no committed checkpoint" if step is None else f"no committed step {step}"
+        raise _not_found(f"{directory} holds {wanted}; committed are: {', '.join(map(str, steps[-10:])) or 'none'}.")
+    return chosen.readable()
+
+
+def _attempts(directory: str) -> list[Attempt]:
     found = []
     for step_name in _names(directory, _STEP):
         for attempt in _names(os.path.join(directory, step_name), _ATTEMPT):
-            path = os.path.join(directory, step_name, attempt)
-            entry = _read(path, int(step_name), attempt)
+            entry = _read(os.path.join(directory, step_name, attempt), int(step_name), attempt)
             if entry is not None:
                 found.append(entry)
     return sorted(found, key=lambda entry: entry.order)
 
 
-def choose(directory: str, step: int | None) -> Committed:
-    """The highest committed attempt of `step`, or the latest checkpoint. CheckpointNotFound says what there is."""
-    if not os.path.isdir(directory):
-        raise _not_found(f"{directory} is no directory; name the directory that was given to Checkpointer.")
-    entries = committed(directory)
-    if step is None:
-        chosen = _latest(directory, entries)
-    else:
-        matching = [entry for entry in entries if entry.decision.step == step]
-        chosen = matching[-1] if matching else None
-    if chosen is None:
-        steps = sorted({entry.decision.step for entry in entries})
-        wanted = "no committed checkpoint" if step is None else f"no committed step {step}"
-        raise _not_found(f"{directory} holds {wanted}; committed are: {', '.join(map(str, steps[-10:])) or 'none'}.")
-    return chosen
-
-
-def _latest(directory: str, entries: list[Committed]) -> Committed | None:
+def _latest(directory: str, entries: list[Attempt]) -> Attempt | None:
     newest = {entry.order[0]: entry for entry in entries}
     claimed = {int(name) for name in _names(os.path.join(directory, "epochs"), _EPOCH)}
     for epoch in sorted(claimed | set(newest), reverse=True):
@@ -70,24 +84,25 @@ def _latest(directory: str, entries: list[Committed]) -> Committed | None:
         if parent is None:
             return None
         for entry in entries:
-            if (entry.decision.step, entry.decision.attempt) == parent:
+            if (entry.order[1], os.path.basename(entry.path)) == parent:
                 return entry
     return None
 
 
-def _read(path: str, step: int, attempt: str) -> Committed | None:
+def _read(path: str, step: int, attempt: str) -> Attempt | None:
     data = _bytes(os.path.join(path, "DECISION"))
     if data is None or os.path.exists(os.path.join(path, "DELETING")):
         return None
-    decision = _records.decode_decision(data, os.path.join(path, "DECISION"))
-    if not decision.commit:
-        return None
-    if (decision.step, decision.attempt) != (step, attempt):
-        raise DataLoss(f"{path}/DECISION is of another attempt: {decision.step}/{decision.attempt}", blob="DECISION")
     match = _ATTEMPT.fullmatch(attempt)
     assert match is not None
-    epoch, counter, _ = match.groups()
-    return Committed((int(epoch), step, int(counter), int(match.group(3), 16)), path, decision)
+    order = (int(match.group(1)), step, int(match.group(2)), int(match.group(3), 16))
+    try:
+        decision = _records.decode_decision(data, os.path.join(path, "DECISION"))
+        if (decision.step, decision.attempt) != (step, attempt):
+            raise DataLoss(f"{path}/DECISION is of another attempt, {decision.attempt}", blob="DECISION")
+    except KeepstepError as damage:
+        return Attempt(order, path, None, damage)
+    return Attempt(order, path, decision) if decision.commit else None
 
 
 def _names(directory: str, pattern: re.Pattern[str]) -> list[str]:

@@ -63,10 +63,10 @@ class Message:
         return value if isinstance(value, bytes) else b""
 
     def string(self, number: int) -> str:
-        return self.raw(number).decode()
+        return self.raw(number).decode("utf-8", "replace")
 
     def strings(self, number: int) -> tuple[str, ...]:
-        return tuple(value.decode() for value in self._fields.get(number, []) if isinstance(value, bytes))
+        return tuple(value.decode("utf-8", "replace") for value in self._fields.get(number, []) if isinstance(value, bytes))
 
     def message(self, number: int) -> Message:
         return Message(self.raw(number))

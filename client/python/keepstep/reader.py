@@ -42,15 +42,14 @@ class CheckpointInfo:
 
 
 def list_checkpoints(directory: str | os.PathLike[str]) -> list[CheckpointInfo]:
-    """Every committed checkpoint in the order of epochs, newest last."""
-    return [_info(entry) for entry in _directory.committed(os.fspath(directory))]
+    """Every committed checkpoint in the order of epochs, newest last; damaged decisions are left out."""
+    return [_info(path, decision) for path, decision in _directory.committed(os.fspath(directory))]
 
 
-def _info(entry: _directory.Committed) -> CheckpointInfo:
-    told = entry.decision
+def _info(path: str, told: _records.Decision) -> CheckpointInfo:
     return CheckpointInfo(
         told.step, told.epoch, told.attempt, told.time_unix_ms, told.world_size, told.tensor_bytes, told.tensor_count,
-        told.metrics, told.tags, entry.path,
+        told.metrics, told.tags, path,
     )  # fmt: skip
 
 
@@ -64,13 +63,13 @@ class Reader:
 
     def __init__(self, directory: str | os.PathLike[str], step: int | None = None, *, verify: bool = True) -> None:
         self.directory = os.fspath(directory)
-        entry = _directory.choose(self.directory, step)
-        self.info = _info(entry)
+        path, decision = _directory.choose(self.directory, step)
+        self.info = _info(path, decision)
         self._verify = verify and _records.digest128 is not None
         self._tensors: dict[str, StoredTensor] = {}
         self._extras: list[_records.ExtraRecord] = []
-        for reference in entry.decision.parts:
-            self._add(_read_part(entry.path, reference, self._verify))
+        for reference in decision.parts:
+            self._add(_read_part(path, reference, self._verify))
 
     @property
     def step(self) -> int:

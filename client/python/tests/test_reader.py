@@ -139,6 +139,17 @@ def test_every_flipped_bit_and_truncation_of_a_record_is_caught(tmp_path: Path, 
             keepstep.open(tmp_path)
 
 
+# Damage to one step must not hide the others, nor let an older one pass for the latest.
+def test_a_damaged_decision_hides_only_itself(tmp_path: Path) -> None:
+    commit(tmp_path, 1)
+    damaged = commit(tmp_path, 2)
+    (damaged.path / "DECISION").write_bytes(b"KSREC")
+    assert keepstep.open(tmp_path, 1).steps() == [1]
+    for step in (None, 2):
+        with pytest.raises(keepstep.DataLoss):
+            keepstep.open(tmp_path, step)
+
+
 def test_a_later_format_is_refused_by_name(tmp_path: Path) -> None:
     attempt = commit(tmp_path, 1)
     body = _records.unframe(_records.DECISION, (attempt.path / "DECISION").read_bytes(), "DECISION")
