@@ -15,12 +15,12 @@ struct Address {
   std::string handoff_path;  // beside it
 };
 
-// `unix:///path/keepstep.sock`, `unix:/path` or an absolute path. INVALID_ARGUMENT for anything else: buffers cannot be
-// handed over by TCP.
+// `unix:///path/keepstep.sock`, `unix:/path` or an absolute path. INVALID_ARGUMENT for anything else: buffers
+// cannot be handed over by TCP.
 absl::StatusOr<Address> ParseAddress(absl::string_view text);
 
-// $KEEPSTEP_ADDR, else $XDG_RUNTIME_DIR/keepstep/keepstep.sock, else /run/keepstep/keepstep.sock: the first that exists,
-// else the last that could.
+// $KEEPSTEP_ADDR, else $XDG_RUNTIME_DIR/keepstep/keepstep.sock, else /run/keepstep/keepstep.sock: the first
+// that exists, else the last that could.
 std::string DefaultAddress();
 
 }  // namespace keepstep::client

@@ -38,10 +38,13 @@ ks_code Check(const ks_client* client, ks_error* error) {
   if (client == nullptr) return Invalid("client is NULL", error);
   if (!client->client->Forked()) return KS_OK;
   return ToError(MakeError(absl::StatusCode::kFailedPrecondition, "FORKED",
-                           "this process is a fork of the one that opened the client: open another one here"), error);
+                           "this process is a fork of the one that opened the client: open another one here"),
+                 error);
 }
 
-int64_t OrDefault(int64_t timeout_ms, int64_t default_ms) { return timeout_ms == 0 ? default_ms : timeout_ms; }
+int64_t OrDefault(int64_t timeout_ms, int64_t default_ms) {
+  return timeout_ms == 0 ? default_ms : timeout_ms;
+}
 
 // malloc'd, for ks_free; NULL when there is no memory.
 template <typename Value>
@@ -52,7 +55,8 @@ Value* Duplicate(const void* bytes, size_t size_bytes) {
 }
 
 ks_code NoMemory(ks_error* error) {
-  return ToError(MakeError(absl::StatusCode::kResourceExhausted, "NO_MEMORY", "no memory for the answer"), error);
+  return ToError(MakeError(absl::StatusCode::kResourceExhausted, "NO_MEMORY", "no memory for the answer"),
+                 error);
 }
 
 }  // namespace
@@ -110,12 +114,14 @@ ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_
   return ToError(client->client->saves().Register(std::move(shared), After(Limits().register_ms)), error);
 }
 
-ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options, uint64_t* number, ks_error* error) {
+ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options, uint64_t* number,
+                ks_error* error) {
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
   if (number == nullptr) return Invalid("number is NULL", error);
   *number = 0;
   ks_save_options adopted{};
-  if (options != nullptr && !Adopt(options, &adopted)) return Invalid("options' struct_bytes is not set", error);
+  if (options != nullptr && !Adopt(options, &adopted))
+    return Invalid("options' struct_bytes is not set", error);
   auto request = keepstep::client::ToSave(step, adopted);
   if (!request.ok()) return ToError(request.status(), error);
   const int64_t timeout_ms = OrDefault(adopted.timeout_ms, Limits().save_ms);
@@ -131,14 +137,16 @@ int32_t ks_gate_open(ks_client* client, uint32_t group) {
   return Check(client, nullptr) == KS_OK && client->client->gate().IsOpen(group);
 }
 
-ks_code ks_wait(ks_client* client, uint64_t number, ks_state state, int64_t timeout_ms, ks_save_status* status,
-                ks_error* error) {
+ks_code ks_wait(ks_client* client, uint64_t number, ks_state state, int64_t timeout_ms,
+                ks_save_status* status, ks_error* error) {
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
   if (status == nullptr) return Invalid("status is NULL", error);
   *status = ks_save_status{};
-  if (state < KS_ACCEPTED || state > KS_COMMITTED) return Invalid("state is none that a save waits for", error);
+  if (state < KS_ACCEPTED || state > KS_COMMITTED)
+    return Invalid("state is none that a save waits for", error);
   v1::SaveStatus found;
-  const absl::Status waited = client->client->saves().Wait(number, static_cast<v1::SaveState>(state), After(timeout_ms), &found);
+  const absl::Status waited =
+      client->client->saves().Wait(number, static_cast<v1::SaveState>(state), After(timeout_ms), &found);
   keepstep::client::ToStatus(found, client->client->saves().CallSeconds(number), status);
   return ToError(waited, error);
 }
@@ -156,15 +164,17 @@ ks_code ks_load(ks_client* client, const ks_load_options* options, ks_load_repor
   auto request = keepstep::client::ToLoad(adopted);
   if (!request.ok()) return ToError(request.status(), error);
   const auto on_progress = [&](const v1::LoadProgress& progress) {
-    if (adopted.progress != nullptr) adopted.progress(adopted.progress_context, progress.bytes_done(), progress.bytes_total());
+    if (adopted.progress != nullptr)
+      adopted.progress(adopted.progress_context, progress.bytes_done(), progress.bytes_total());
   };
-  auto loaded = client->client->Load(*std::move(request), After(OrDefault(adopted.timeout_ms, -1)), on_progress);
+  auto loaded =
+      client->client->Load(*std::move(request), After(OrDefault(adopted.timeout_ms, -1)), on_progress);
   if (!loaded.ok()) return ToError(loaded.status(), error);
   return ToError(keepstep::client::ToReport(*loaded, report), error);
 }
 
-ks_code ks_get_extras(ks_client* client, int32_t latest, int64_t step, int32_t rank, uint8_t** bytes, size_t* size,
-                      ks_error* error) {
+ks_code ks_get_extras(ks_client* client, int32_t latest, int64_t step, int32_t rank, uint8_t** bytes,
+                      size_t* size, ks_error* error) {
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
   if (bytes == nullptr || size == nullptr) return Invalid("bytes or size is NULL", error);
   *bytes = nullptr;

@@ -36,7 +36,8 @@ absl::StatusOr<proto::Transfer> ToTransfer(ks_transfer transfer) {
 }
 
 absl::Status FillMesh(const ks_open_options& options, v1::Mesh* mesh) {
-  if (options.mesh_sizes == nullptr || options.mesh_dims > kMaxDims) return Invalid("a mesh needs sizes, at most 64");
+  if (options.mesh_sizes == nullptr || options.mesh_dims > kMaxDims)
+    return Invalid("a mesh needs sizes, at most 64");
   for (size_t i = 0; i < options.mesh_dims; ++i) {
     if (options.mesh_names[i] == nullptr) return Invalid("a mesh dimension needs a name");
     mesh->add_names(options.mesh_names[i]);
@@ -60,10 +61,12 @@ absl::Status AddExtra(const ks_extra& extra, v1::SaveRequest* request) {
   out->set_splittable(extra.splittable != 0);
   size_t total_bytes = request->ByteSizeLong();
   for (size_t i = 0; i < extra.item_count; ++i) {
-    if (extra.items[i] == nullptr && extra.item_bytes[i] > 0) return Invalid(absl::StrCat("extra ", extra.name, " has an item that is NULL"));
+    if (extra.items[i] == nullptr && extra.item_bytes[i] > 0)
+      return Invalid(absl::StrCat("extra ", extra.name, " has an item that is NULL"));
     if (extra.item_bytes[i] > kMaxExtraBytes - std::min(total_bytes, kMaxExtraBytes)) {
-      return MakeError(absl::StatusCode::kResourceExhausted, "EXTRAS_TOO_LARGE",
-                       absl::StrCat("extras exceed 1 MiB at ", extra.name, ": register large state as tensors"));
+      return MakeError(
+          absl::StatusCode::kResourceExhausted, "EXTRAS_TOO_LARGE",
+          absl::StrCat("extras exceed 1 MiB at ", extra.name, ": register large state as tensors"));
     }
     out->add_items(extra.items[i], extra.item_bytes[i]);
     total_bytes += extra.item_bytes[i];
@@ -85,7 +88,8 @@ template <typename Repeated>
 absl::Status JoinNames(const Repeated& names, char** out) {
   const std::string joined = absl::StrJoin(names, "\n");
   *out = static_cast<char*>(std::malloc(joined.size() + 1));
-  if (*out == nullptr) return MakeError(absl::StatusCode::kResourceExhausted, "NO_MEMORY", "no memory for names");
+  if (*out == nullptr)
+    return MakeError(absl::StatusCode::kResourceExhausted, "NO_MEMORY", "no memory for names");
   CopyText(joined, *out, joined.size() + 1);
   return absl::OkStatus();
 }
@@ -111,7 +115,8 @@ ks_code ToError(const absl::Status& status, ks_error* error) {
 }
 
 absl::StatusOr<SessionSpec> ToSpec(const ks_open_options& options) {
-  if (options.directory == nullptr || *options.directory == '\0') return Invalid("a client needs a directory");
+  if (options.directory == nullptr || *options.directory == '\0')
+    return Invalid("a client needs a directory");
   SessionSpec spec;
   auto address = ParseAddress(options.address == nullptr ? DefaultAddress() : options.address);
   if (!address.ok()) return address.status();
@@ -122,7 +127,8 @@ absl::StatusOr<SessionSpec> ToSpec(const ks_open_options& options) {
   std::error_code ignored;
   const auto absolute = std::filesystem::absolute(options.directory, ignored).lexically_normal();
   spec.directory = absolute.empty() ? options.directory : absolute.string();
-  if (options.mode != KS_TRAIN && options.mode != KS_READ) return Invalid("mode is neither KS_TRAIN nor KS_READ");
+  if (options.mode != KS_TRAIN && options.mode != KS_READ)
+    return Invalid("mode is neither KS_TRAIN nor KS_READ");
   spec.open.set_mode(options.mode == KS_READ ? v1::OpenRequest::READ : v1::OpenRequest::TRAIN);
   spec.open.set_rank(options.rank);
   spec.open.set_world_size(options.world_size);
@@ -139,18 +145,22 @@ absl::StatusOr<SessionSpec> ToSpec(const ks_open_options& options) {
 absl::StatusOr<v1::SaveRequest> ToSave(int64_t step, const ks_save_options& options) {
   v1::SaveRequest request;
   request.set_step(step);
-  if (options.on_busy < KS_WAIT || options.on_busy > KS_SUPERSEDE) return Invalid("on_busy is none of KS_WAIT, KS_SKIP, KS_SUPERSEDE");
+  if (options.on_busy < KS_WAIT || options.on_busy > KS_SUPERSEDE)
+    return Invalid("on_busy is none of KS_WAIT, KS_SKIP, KS_SUPERSEDE");
   request.set_on_busy(static_cast<v1::BusyPolicy>(options.on_busy));
   if (options.extra_count > 0 && options.extras == nullptr) return Invalid("extras is NULL");
   for (size_t i = 0; i < options.extra_count; ++i) {
     if (absl::Status status = AddExtra(options.extras[i], &request); !status.ok()) return status;
   }
-  if (options.metric_count > 0 && (options.metric_names == nullptr || options.metric_values == nullptr)) return Invalid("metrics are NULL");
+  if (options.metric_count > 0 && (options.metric_names == nullptr || options.metric_values == nullptr))
+    return Invalid("metrics are NULL");
   for (size_t i = 0; i < options.metric_count; ++i) {
     if (options.metric_names[i] == nullptr) return Invalid("a metric needs a name");
     (*request.mutable_metrics())[options.metric_names[i]] = options.metric_values[i];
   }
-  if (absl::Status status = AddTexts(options.tags, options.tag_count, "tags", request.mutable_tags()); !status.ok()) return status;
+  if (absl::Status status = AddTexts(options.tags, options.tag_count, "tags", request.mutable_tags());
+      !status.ok())
+    return status;
   return request;
 }
 
@@ -164,9 +174,11 @@ absl::StatusOr<v1::LoadRequest> ToLoad(const ks_load_options& options) {
   if (!status.ok()) return status;
   status = AddTexts(options.exclude, options.exclude_count, "exclude", request.mutable_exclude());
   if (!status.ok()) return status;
-  if (options.rename_count > 0 && (options.rename_from == nullptr || options.rename_to == nullptr)) return Invalid("rename is NULL");
+  if (options.rename_count > 0 && (options.rename_from == nullptr || options.rename_to == nullptr))
+    return Invalid("rename is NULL");
   for (size_t i = 0; i < options.rename_count; ++i) {
-    if (options.rename_from[i] == nullptr || options.rename_to[i] == nullptr) return Invalid("rename holds NULL");
+    if (options.rename_from[i] == nullptr || options.rename_to[i] == nullptr)
+      return Invalid("rename holds NULL");
     (*request.mutable_rename())[options.rename_from[i]] = options.rename_to[i];
   }
   return request;

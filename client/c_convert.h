@@ -30,13 +30,14 @@ absl::Status ToReport(const v1::LoadReport& report, ks_load_report* out);
 // Copies as much as fits and always ends with NUL.
 void CopyText(const std::string& text, char* into, size_t size_bytes);
 
-// A copy of the caller's struct as this library knows it: fields that an older caller's lacks are zero, fields that a
-// newer caller's has beyond it are not read. False: NULL, or `struct_bytes` was not set.
+// A copy of the caller's struct as this library knows it: fields that an older caller's lacks are zero,
+// fields that a newer caller's has beyond it are not read. False: NULL, or `struct_bytes` was not set.
 template <typename Options>
 bool Adopt(const Options* given, Options* out) {
   constexpr uint32_t kMaxStructBytes = 4096;
   *out = Options{};
-  if (given == nullptr || given->struct_bytes < sizeof(uint32_t) || given->struct_bytes > kMaxStructBytes) return false;
+  if (given == nullptr || given->struct_bytes < sizeof(uint32_t) || given->struct_bytes > kMaxStructBytes)
+    return false;
   std::memcpy(out, given, std::min<size_t>(given->struct_bytes, sizeof(Options)));
   return true;
 }

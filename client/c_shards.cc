@@ -17,7 +17,8 @@ constexpr size_t kMaxShards = size_t{1} << 22;
 
 absl::Status Bad(const ks_shard& shard, absl::string_view what) {
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_SHARD",
-                   absl::StrCat(shard.fqn == nullptr ? "a shard without a name" : shard.fqn, ": ", what), "register");
+                   absl::StrCat(shard.fqn == nullptr ? "a shard without a name" : shard.fqn, ": ", what),
+                   "register");
 }
 
 template <typename Repeated>
@@ -34,13 +35,15 @@ absl::Status CheckShard(const ks_shard& shard) {
   if (shard.data_bytes < 0) return Bad(shard, "has a negative size");
   if (shard.data == nullptr && shard.data_bytes > 0) return Bad(shard, "has no data");
   if (shard.group >= proto::kMaxGroups) return Bad(shard, "has a group above 255");
-  if (shard.replica_count > 0 && shard.replica_ranks == nullptr) return Bad(shard, "has replicas without ranks");
+  if (shard.replica_count > 0 && shard.replica_ranks == nullptr)
+    return Bad(shard, "has replicas without ranks");
   switch (shard.where) {
     case KS_BOXES:
       if (shard.boxes == nullptr && shard.box_count > 0) return Bad(shard, "has boxes that are NULL");
       for (size_t i = 0; i < shard.box_count; ++i) {
         const ks_box& box = shard.boxes[i];
-        if (shard.ndim > 0 && (box.origin == nullptr || box.shape == nullptr)) return Bad(shard, "has a box without origin or shape");
+        if (shard.ndim > 0 && (box.origin == nullptr || box.shape == nullptr))
+          return Bad(shard, "has a box without origin or shape");
       }
       return absl::OkStatus();
     case KS_FLAT:
@@ -49,7 +52,8 @@ absl::Status CheckShard(const ks_shard& shard) {
       }
       return absl::OkStatus();
     case KS_PLACED:
-      if (shard.placement_count > 0 && shard.placements == nullptr) return Bad(shard, "has placements that are NULL");
+      if (shard.placement_count > 0 && shard.placements == nullptr)
+        return Bad(shard, "has placements that are NULL");
       return absl::OkStatus();
   }
   return Bad(shard, "lies nowhere: `where` is none of KS_BOXES, KS_FLAT, KS_PLACED");
@@ -115,7 +119,8 @@ Span BoxSpan(const ks_box& box, size_t ndim, int64_t item_bytes) {
   Span span{.offset_bytes = box.offset_bytes, .size_bytes = item_bytes};
   for (size_t dim = ndim; dim-- > 0;) {
     if (box.shape[dim] <= 0) return Span();
-    const bool dense = box.strides_bytes == nullptr || box.strides_bytes[dim] == span.size_bytes || box.shape[dim] == 1;
+    const bool dense =
+        box.strides_bytes == nullptr || box.strides_bytes[dim] == span.size_bytes || box.shape[dim] == 1;
     if (!dense) break;
     if (__builtin_mul_overflow(span.size_bytes, box.shape[dim], &span.size_bytes)) return Span();
   }
@@ -139,7 +144,8 @@ Span SampledSpan(const ks_shard& shard, int64_t item_bytes) {
       return {.offset_bytes = 0, .size_bytes = size_bytes};
     }
     case KS_PLACED:
-      return {.offset_bytes = 0, .size_bytes = shard.local_strides_bytes == nullptr ? shard.data_bytes : item_bytes};
+      return {.offset_bytes = 0,
+              .size_bytes = shard.local_strides_bytes == nullptr ? shard.data_bytes : item_bytes};
   }
   return Span();
 }

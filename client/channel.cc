@@ -29,7 +29,8 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& socket_path) {
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kReconnectFirstMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kReconnectLastMs);
-  return grpc::CreateCustomChannel(absl::StrCat("unix:", socket_path), grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(absl::StrCat("unix:", socket_path), grpc::InsecureChannelCredentials(),
+                                   arguments);
 }
 
 }  // namespace
@@ -88,7 +89,8 @@ absl::Status Channel::Open(const v1::OpenRequest& request,
   return FromGrpc(stream->Finish());
 }
 
-absl::Status Channel::Register(const v1::RegisterRequest& request, Deadline deadline, v1::RegisterResponse* response) {
+absl::Status Channel::Register(const v1::RegisterRequest& request, Deadline deadline,
+                               v1::RegisterResponse* response) {
   Call call(rep_.get(), deadline);
   return FromGrpc(rep_->sessions->Register(call.context(), request, response));
 }

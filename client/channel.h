@@ -31,21 +31,24 @@ class WaitRequest;
 
 namespace keepstep::client {
 
-// Thread-safe. Every call blocks until answered, its deadline, or Cancel. Errors are the daemon's, with its reason
-// (client/failure.h), or gRPC's own, which have none.
+// Thread-safe. Every call blocks until answered, its deadline, or Cancel. Errors are the daemon's, with its
+// reason (client/failure.h), or gRPC's own, which have none.
 class Channel {
  public:
   Channel(const std::string& socket_path, const std::string& token_hex);
   ~Channel();  // after every call has returned
 
   // Runs until the daemon or Cancel ends the stream; `on_event` is called on this thread.
-  absl::Status Open(const v1::OpenRequest& request, const std::function<void(const v1::SessionEvent&)>& on_event);
-  absl::Status Register(const v1::RegisterRequest& request, Deadline deadline, v1::RegisterResponse* response);
+  absl::Status Open(const v1::OpenRequest& request,
+                    const std::function<void(const v1::SessionEvent&)>& on_event);
+  absl::Status Register(const v1::RegisterRequest& request, Deadline deadline,
+                        v1::RegisterResponse* response);
   absl::Status Save(const v1::SaveRequest& request, Deadline deadline, v1::SaveResponse* response);
   absl::Status Wait(const v1::WaitRequest& request, Deadline deadline, v1::SaveStatus* status);
   absl::Status Load(const v1::LoadRequest& request, Deadline deadline,
                     const std::function<void(const v1::LoadEvent&)>& on_event);
-  absl::Status GetExtra(const v1::GetExtraRequest& request, Deadline deadline, v1::GetExtraResponse* response);
+  absl::Status GetExtra(const v1::GetExtraRequest& request, Deadline deadline,
+                        v1::GetExtraResponse* response);
   absl::Status List(const v1::ListRequest& request, Deadline deadline, v1::ListResponse* response);
 
   // Ends every call under way, and every later one, with CANCELLED.

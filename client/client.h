@@ -31,11 +31,12 @@ class Client {
   Saves& saves() { return *saves_; }
   Gate& gate() { return gate_; }
 
-  // The same answer on every rank: `step` is a positive multiple of `every`, or the step that the job was asked for.
+  // The same answer on every rank: `step` is a positive multiple of `every`, or the step that the job was
+  // asked for.
   bool ShouldSave(int64_t step, int64_t every);
 
-  // Fills the registered buffers once every gate is open, trying again over lost connections. `request` lacks the
-  // generation. `on_progress` is called on this thread.
+  // Fills the registered buffers once every gate is open, trying again over lost connections. `request` lacks
+  // the generation. `on_progress` is called on this thread.
   absl::StatusOr<v1::LoadReport> Load(v1::LoadRequest request, Deadline deadline,
                                       const std::function<void(const v1::LoadProgress&)>& on_progress);
 
@@ -44,9 +45,11 @@ class Client {
   // Committed steps of the session's job, newest last.
   absl::StatusOr<std::vector<int64_t>> Steps(Deadline deadline);
 
-  // Whether the calling process is a fork of the one that opened the client: nothing but Abandon may be called there.
+  // Whether the calling process is a fork of the one that opened the client: nothing but Abandon may be
+  // called there.
   bool Forked() const;
-  // In the fork: lets go of the parent's connection. Threads and locks do not survive a fork, so the rest is left alone.
+  // In the fork: lets go of the parent's connection. Threads and locks do not survive a fork, so the rest is
+  // left alone.
   void Abandon() { session_->AbandonInChild(); }
 
  private:

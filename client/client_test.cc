@@ -100,7 +100,8 @@ TEST_F(ClientTest, HandshakeByPullPointsAtTheNonce) {
   StartDaemon();
   ASSERT_TRUE(Open().ok());
   const proto::Hello hello = daemon_->hello();
-  EXPECT_EQ(std::memcmp(reinterpret_cast<const void*>(hello.nonce_address), hello.nonce, proto::kNonceBytes), 0);
+  EXPECT_EQ(std::memcmp(reinterpret_cast<const void*>(hello.nonce_address), hello.nonce, proto::kNonceBytes),
+            0);
   EXPECT_EQ(hello.has_directory, 1);
   EXPECT_EQ(client_->session().info().transfer, proto::Transfer::kPull);
   EXPECT_EQ(client_->session().info().epoch, 7);
@@ -174,16 +175,18 @@ TEST_F(ClientTest, ResumesWithTheSameNonceEpochAndRegistration) {
   std::mutex mu;
   std::vector<v1::OpenRequest> opens;
   std::vector<v1::RegisterRequest> registrations;
-  StartDaemon({.on_open = [&](const v1::OpenRequest& request) {
-                 std::lock_guard lock(mu);
-                 opens.push_back(request);
-                 return FakeAnswer{};
-               },
-               .on_register = [&](const v1::RegisterRequest& request) {
-                 std::lock_guard lock(mu);
-                 registrations.push_back(request);
-                 return FakeAnswer{};
-               }});
+  StartDaemon({.on_open =
+                   [&](const v1::OpenRequest& request) {
+                     std::lock_guard lock(mu);
+                     opens.push_back(request);
+                     return FakeAnswer{};
+                   },
+               .on_register =
+                   [&](const v1::RegisterRequest& request) {
+                     std::lock_guard lock(mu);
+                     registrations.push_back(request);
+                     return FakeAnswer{};
+                   }});
   OpenAndRegister();
   uint64_t number = 0;
   ASSERT_TRUE(Save(&number).ok());
@@ -258,7 +261,8 @@ TEST_F(ClientTest, LoadReportsAndTriesAgain) {
   v1::LoadRequest request;
   request.set_step(42);
   int64_t bytes_done = 0;
-  auto report = client_->Load(request, After(kLongMs), [&](const v1::LoadProgress& p) { bytes_done = p.bytes_done(); });
+  auto report =
+      client_->Load(request, After(kLongMs), [&](const v1::LoadProgress& p) { bytes_done = p.bytes_done(); });
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->step(), 42);
   EXPECT_EQ(bytes_done, 1);
@@ -285,7 +289,9 @@ TEST_F(ClientTest, ClosingSaysGoodbye) {
 
 // A daemon that hangs does not hold a save's call beyond its time, nor the trainer beyond the watchdog's.
 TEST_F(ClientTest, SilentDaemonCostsTheCallItsTimeoutAndThenTheWatchdogOpens) {
-  StartDaemon({.on_save = [&](const v1::SaveRequest&, v1::SaveResponse*) { return FakeAnswer{kUnavailable, ""}; }});
+  StartDaemon({.on_save = [&](const v1::SaveRequest&, v1::SaveResponse*) {
+    return FakeAnswer{kUnavailable, ""};
+  }});
   SessionSpec spec = Spec();
   spec.limits.heartbeat_ms = 100;
   client_ = Client::Open(spec, After(kLongMs)).value();
@@ -299,7 +305,8 @@ TEST_F(ClientTest, SilentDaemonCostsTheCallItsTimeoutAndThenTheWatchdogOpens) {
 
 TEST(SplitRegistration, ChunksSayThatMoreFollows) {
   Declared declared;
-  for (int i = 0; i < 100; ++i) declared.shards.emplace_back().mutable_meta()->set_fqn("tensor-" + std::to_string(i));
+  for (int i = 0; i < 100; ++i)
+    declared.shards.emplace_back().mutable_meta()->set_fqn("tensor-" + std::to_string(i));
   const auto requests = SplitRegistration(declared, 5, 500);
   ASSERT_GT(requests.size(), 2u);
   int shards = 0;

@@ -56,7 +56,8 @@ void RunCopy(const CopyRequest& request, std::byte* window, int threads) {
   for (uint64_t i = 1; i < shares; ++i) {
     const uint64_t begin = total_bytes / shares * i;
     const uint64_t end = i + 1 == shares ? total_bytes : total_bytes / shares * (i + 1);
-    helpers.push_back(StartThread("ks-copy", [&request, begin, end, window] { CopyShare(request, begin, end, window); }));
+    helpers.push_back(
+        StartThread("ks-copy", [&request, begin, end, window] { CopyShare(request, begin, end, window); }));
   }
   CopyShare(request, 0, shares == 1 ? total_bytes : total_bytes / shares, window);
   for (std::thread& helper : helpers) helper.join();

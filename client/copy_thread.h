@@ -1,7 +1,8 @@
 // The window path: copies between registered buffers and the shared window, as the daemon asks.
 //
-// The daemon is not trusted with this process's memory: an entry outside the registered buffers or the window gets
-// EFAULT, and one that would write while no load is under way EACCES; then nothing of that request is copied.
+// The daemon is not trusted with this process's memory: an entry outside the registered buffers or the window
+// gets EFAULT, and one that would write while no load is under way EACCES; then nothing of that request is
+// copied.
 
 #ifndef KEEPSTEP_CLIENT_COPY_THREAD_H_
 #define KEEPSTEP_CLIENT_COPY_THREAD_H_
@@ -22,8 +23,9 @@ void RunCopy(const CopyRequest& request, std::byte* window, int threads);
 
 class CopyThread {
  public:
-  CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers, int threads);  // `buffers` outlives it
-  ~CopyThread();  // shuts the connection down and joins; a request under way is finished first
+  CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers,
+             int threads);  // `buffers` outlives it
+  ~CopyThread();            // shuts the connection down and joins; a request under way is finished first
 
  private:
   void Run();

@@ -1,4 +1,5 @@
-// The record that ks_get_extras returns: what the daemon answered, flat, for callers without Protocol Buffers.
+// The record that ks_get_extras returns: what the daemon answered, flat, for callers without Protocol
+// Buffers.
 //
 // Little-endian, packed, in this order; `string` is a u32 length and that many bytes.
 //

@@ -16,8 +16,14 @@ TEST(EncodeExtras, MatchesTheDocumentedExample) {
   extra->set_rank(2);
   extra->add_items("\xab");
   constexpr char kExample[] =
-      "\7\0\0\0\0\0\0\0" "\1\0\0\0" "\3\0\0\0rng" "\2\0\0\0" "\0\0\0\0" "\0"
-      "\1\0\0\0" "\1\0\0\0\0\0\0\0\xab";
+      "\7\0\0\0\0\0\0\0"
+      "\1\0\0\0"
+      "\3\0\0\0rng"
+      "\2\0\0\0"
+      "\0\0\0\0"
+      "\0"
+      "\1\0\0\0"
+      "\1\0\0\0\0\0\0\0\xab";
   const std::string expected(kExample, sizeof(kExample) - 1);
   EXPECT_EQ(expected.size(), 41u);
   EXPECT_EQ(EncodeExtras(response), expected);

@@ -37,7 +37,8 @@ Blame BlameOf(const absl::Status& status) {
 }
 
 absl::Status FromFailure(const v1::Failure& failure) {
-  const auto code = failure.code() == 0 ? absl::StatusCode::kUnknown : static_cast<absl::StatusCode>(failure.code());
+  const auto code =
+      failure.code() == 0 ? absl::StatusCode::kUnknown : static_cast<absl::StatusCode>(failure.code());
   return MakeError(code, failure.reason(), failure.message(), failure.stage(), failure.rank());
 }
 

@@ -1,5 +1,5 @@
-// Errors inside the client: an absl::Status that also carries what a program matches (reason), where it happened
-// (stage) and who is to blame (rank).
+// Errors inside the client: an absl::Status that also carries what a program matches (reason), where it
+// happened (stage) and who is to blame (rank).
 
 #ifndef KEEPSTEP_CLIENT_FAILURE_H_
 #define KEEPSTEP_CLIENT_FAILURE_H_
@@ -30,8 +30,8 @@ Blame BlameOf(const absl::Status& status);
 absl::Status FromFailure(const v1::Failure& failure);
 v1::Failure ToFailure(const absl::Status& status);
 
-// The daemon may or may not have acted on the call: it did not answer, or the answer is that this session is unknown
-// to it (a daemon that has restarted), which a resumed session settles.
+// The daemon may or may not have acted on the call: it did not answer, or the answer is that this session is
+// unknown to it (a daemon that has restarted), which a resumed session settles.
 bool OutcomeUnknown(const absl::Status& status);
 
 }  // namespace keepstep::client

@@ -86,17 +86,20 @@ class FakeDaemon::Service final : public v1::Sessions::Service {
     while (!daemon_->stopping_ && !context->IsCancelled()) daemon_->arrived_.wait_for(lock, kLook);
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "stopped");
   }
-  grpc::Status Register(grpc::ServerContext*, const v1::RegisterRequest* request, v1::RegisterResponse*) override {
+  grpc::Status Register(grpc::ServerContext*, const v1::RegisterRequest* request,
+                        v1::RegisterResponse*) override {
     return daemon_->script_.on_register ? ToGrpc(daemon_->script_.on_register(*request)) : grpc::Status::OK;
   }
-  grpc::Status Save(grpc::ServerContext*, const v1::SaveRequest* request, v1::SaveResponse* response) override {
+  grpc::Status Save(grpc::ServerContext*, const v1::SaveRequest* request,
+                    v1::SaveResponse* response) override {
     response->mutable_status()->set_number(request->number());
     response->mutable_status()->set_step(request->step());
     response->mutable_status()->set_state(v1::ACCEPTED);
     return daemon_->script_.on_save ? ToGrpc(daemon_->script_.on_save(*request, response)) : grpc::Status::OK;
   }
   grpc::Status Wait(grpc::ServerContext*, const v1::WaitRequest* request, v1::SaveStatus* status) override {
-    if (!daemon_->script_.on_wait) return ToGrpc({.code = grpc::StatusCode::NOT_FOUND, .reason = "NO_SUCH_SAVE"});
+    if (!daemon_->script_.on_wait)
+      return ToGrpc({.code = grpc::StatusCode::NOT_FOUND, .reason = "NO_SUCH_SAVE"});
     return ToGrpc(daemon_->script_.on_wait(*request, status));
   }
   grpc::Status Load(grpc::ServerContext*, const v1::LoadRequest* request,
@@ -143,7 +146,8 @@ void FakeDaemon::Start() {
   if (listen(listener_.get(), 8) != 0) Die("listen");
   server_ = std::make_unique<Server>(this);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort("unix:" + directory_ + "/" + proto::kGrpcSocketName, grpc::InsecureServerCredentials());
+  builder.AddListeningPort("unix:" + directory_ + "/" + proto::kGrpcSocketName,
+                           grpc::InsecureServerCredentials());
   builder.RegisterService(&server_->service);
   server_->grpc = builder.BuildAndStart();
   if (server_->grpc == nullptr) Die("grpc");
@@ -206,7 +210,8 @@ bool FakeDaemon::Welcome(int fd) {
   const size_t fd_bytes = (by_window ? 3 : 2) * sizeof(int);
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(fds))] = {};
   iovec part{.iov_base = &welcome, .iov_len = sizeof(welcome)};
-  msghdr message{.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(fd_bytes)};
+  msghdr message{
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(fd_bytes)};
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;

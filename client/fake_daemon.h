@@ -1,6 +1,8 @@
-// A daemon for the client's tests: a real handoff socket and gRPC server in a temporary directory, with scripted answers.
+// A daemon for the client's tests: a real handoff socket and gRPC server in a temporary directory, with
+// scripted answers.
 //
-// It keeps no checkpoint and checks nothing. One session at a time: the newest handshake's pages and socket are current.
+// It keeps no checkpoint and checks nothing. One session at a time: the newest handshake's pages and socket
+// are current.
 
 #ifndef KEEPSTEP_CLIENT_FAKE_DAEMON_H_
 #define KEEPSTEP_CLIENT_FAKE_DAEMON_H_
@@ -65,7 +67,8 @@ class FakeDaemon {
   void SetState(uint64_t number, v1::SaveState state);
   void SendCopy(const proto::Copy& head, const std::vector<proto::CopyEntry>& entries);
 
-  // Blocks until a frame of `kind` arrives; other frames before it are dropped. Empty: the connection ended first.
+  // Blocks until a frame of `kind` arrives; other frames before it are dropped. Empty: the connection ended
+  // first.
   std::vector<std::byte> AwaitFrame(proto::FrameKind kind);
 
  private:
@@ -84,10 +87,10 @@ class FakeDaemon {
 
   std::mutex mu_;
   std::condition_variable arrived_;
-  std::shared_ptr<Shared> session_;             // guarded by mu_
-  std::deque<std::vector<std::byte>> frames_;   // guarded by mu_
-  bool stopping_ = false;                       // guarded by mu_
-  bool ended_ = false;                          // guarded by mu_; the current session's connection
+  std::shared_ptr<Shared> session_;            // guarded by mu_
+  std::deque<std::vector<std::byte>> frames_;  // guarded by mu_
+  bool stopping_ = false;                      // guarded by mu_
+  bool ended_ = false;                         // guarded by mu_; the current session's connection
 };
 
 }  // namespace keepstep::client

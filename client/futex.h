@@ -8,7 +8,8 @@
 
 namespace keepstep::client {
 
-// Blocks while `word` is `seen`, at most `timeout_ms`; may return early. The memory may be mapped to read only.
+// Blocks while `word` is `seen`, at most `timeout_ms`; may return early. The memory may be mapped to read
+// only.
 void FutexWait(const std::atomic<uint32_t>& word, uint32_t seen, int64_t timeout_ms);
 
 // Wakes every waiter of this process and of others.

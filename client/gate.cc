@@ -6,8 +6,8 @@
 
 namespace keepstep::client {
 
-// The word is read before the condition, so that a change between the two ends the wait at once. The watchdog and the
-// session change the condition without the word; the slice bounds what that costs.
+// The word is read before the condition, so that a change between the two ends the wait at once. The watchdog
+// and the session change the condition without the word; the slice bounds what that costs.
 template <typename Clear>
 absl::Status Gate::WaitUntil(const Clear& clear, Deadline deadline) {
   while (true) {
@@ -15,10 +15,11 @@ absl::Status Gate::WaitUntil(const Clear& clear, Deadline deadline) {
     const uint32_t seen = pages == nullptr ? 0 : pages->daemon().changes.load();
     if (clear()) return absl::OkStatus();
     if (Expired(deadline)) {
-      return MakeError(absl::StatusCode::kDeadlineExceeded, "GATE_CLOSED", "the daemon is still copying these tensors",
-                       "copy");
+      return MakeError(absl::StatusCode::kDeadlineExceeded, "GATE_CLOSED",
+                       "the daemon is still copying these tensors", "copy");
     }
-    if (pages != nullptr) FutexWait(pages->daemon().changes, seen, RemainingMs(deadline, limits_.futex_slice_ms));
+    if (pages != nullptr)
+      FutexWait(pages->daemon().changes, seen, RemainingMs(deadline, limits_.futex_slice_ms));
   }
 }
 

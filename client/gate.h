@@ -17,8 +17,8 @@ class Gate {
  public:
   Gate(SaveLedger* ledger, const Limits& limits) : ledger_(ledger), limits_(limits) {}
 
-  // Returns when tensors of `group` may change. Without a save in flight: one comparison. DEADLINE_EXCEEDED: it is still
-  // closed. INVALID_ARGUMENT: no such group.
+  // Returns when tensors of `group` may change. Without a save in flight: one comparison. DEADLINE_EXCEEDED:
+  // it is still closed. INVALID_ARGUMENT: no such group.
   absl::Status Wait(uint32_t group, Deadline deadline);
 
   // Returns when every registered tensor may change.

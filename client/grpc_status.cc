@@ -13,9 +13,11 @@ absl::Status FromGrpc(const grpc::Status& status) {
   if (details.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& detail : details.details()) {
       google::rpc::ErrorInfo info;
-      if (!detail.Is<google::rpc::ErrorInfo>() || !detail.UnpackTo(&info) || info.domain() != "keepstep") continue;
+      if (!detail.Is<google::rpc::ErrorInfo>() || !detail.UnpackTo(&info) || info.domain() != "keepstep")
+        continue;
       blame.reason = info.reason();
-      if (auto stage = info.metadata().find("stage"); stage != info.metadata().end()) blame.stage = stage->second;
+      if (auto stage = info.metadata().find("stage"); stage != info.metadata().end())
+        blame.stage = stage->second;
       auto rank = info.metadata().find("rank");
       if (rank == info.metadata().end() || !absl::SimpleAtoi(rank->second, &blame.rank)) blame.rank = -1;
     }

@@ -1,4 +1,5 @@
-// gRPC's status with the reason, stage and rank that the daemon packs into its details, as the client's own error.
+// gRPC's status with the reason, stage and rank that the daemon packs into its details, as the client's own
+// error.
 
 #ifndef KEEPSTEP_CLIENT_GRPC_STATUS_H_
 #define KEEPSTEP_CLIENT_GRPC_STATUS_H_

@@ -24,7 +24,8 @@ bool HasKind(const std::vector<std::byte>& frame, proto::FrameKind kind, size_t 
   proto::FrameHeader header;
   if (frame.size() < size_bytes || frame.size() < sizeof(header)) return false;
   std::memcpy(&header, frame.data(), sizeof(header));
-  return header.magic == proto::kHandoffMagic && header.version == proto::kHandoffVersion && header.kind == kind;
+  return header.magic == proto::kHandoffMagic && header.version == proto::kHandoffVersion &&
+         header.kind == kind;
 }
 
 absl::Status BadHandoff(absl::string_view what) {
@@ -34,7 +35,8 @@ absl::Status BadHandoff(absl::string_view what) {
 absl::StatusOr<UniqueFd> ConnectSocket(const std::string& path) {
   UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   if (!fd.valid()) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "NO_SOCKET", absl::StrCat("socket: ", strerror(errno)), "open");
+    return MakeError(absl::StatusCode::kResourceExhausted, "NO_SOCKET",
+                     absl::StrCat("socket: ", strerror(errno)), "open");
   }
   sockaddr_un address{.sun_family = AF_UNIX};
   std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
@@ -44,7 +46,8 @@ absl::StatusOr<UniqueFd> ConnectSocket(const std::string& path) {
                      absl::StrCat("may not connect to ", path, ": join the socket's group"), "open");
   }
   return MakeError(absl::StatusCode::kUnavailable, "NO_DAEMON",
-                   absl::StrCat("no daemon listens at ", path, " (", strerror(errno), "): start keepstepd"), "open");
+                   absl::StrCat("no daemon listens at ", path, " (", strerror(errno), "): start keepstepd"),
+                   "open");
 }
 
 std::vector<UniqueFd> TakeDescriptors(msghdr* message) {
@@ -66,7 +69,8 @@ std::vector<std::byte> Receive(int socket, std::vector<UniqueFd>* fds) {
   std::vector<std::byte> frame(proto::kMaxFrameBytes);
   alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))] = {};
   iovec part{.iov_base = frame.data(), .iov_len = frame.size()};
-  msghdr message{.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+  msghdr message{
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
   ssize_t got = 0;
   do {
     got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
@@ -82,7 +86,8 @@ short EndEvents(const UniqueFd& pidfd) { return pidfd.valid() ? POLLIN : POLLRDH
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<HandoffClient>> HandoffClient::Connect(const HandoffSpec& spec, Deadline deadline) {
+absl::StatusOr<std::shared_ptr<HandoffClient>> HandoffClient::Connect(const HandoffSpec& spec,
+                                                                      Deadline deadline) {
   auto connected = ConnectSocket(spec.socket_path);
   if (!connected.ok()) return connected.status();
   std::shared_ptr<HandoffClient> client(new HandoffClient());
@@ -122,8 +127,10 @@ absl::Status HandoffClient::SendHello(const HandoffSpec& spec) {
     header->cmsg_len = CMSG_LEN(sizeof(int));
     std::memcpy(CMSG_DATA(header), &spec.directory_fd, sizeof(int));
   }
-  if (sendmsg(socket_.get(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(sizeof(hello))) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kUnavailable, "", absl::StrCat("handing over to the daemon: ", strerror(errno)), "open");
+  if (sendmsg(socket_.get(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(sizeof(hello)))
+    return absl::OkStatus();
+  return MakeError(absl::StatusCode::kUnavailable, "",
+                   absl::StrCat("handing over to the daemon: ", strerror(errno)), "open");
 }
 
 absl::Status HandoffClient::ReadWelcome(Deadline deadline) {
@@ -133,10 +140,12 @@ absl::Status HandoffClient::ReadWelcome(Deadline deadline) {
   do {
     ready = poll(&wait, 1, static_cast<int>(RemainingMs(deadline, kMostMs)));
   } while (ready < 0 && errno == EINTR);
-  if (ready <= 0) return MakeError(absl::StatusCode::kUnavailable, "", "the daemon does not answer the handshake", "open");
+  if (ready <= 0)
+    return MakeError(absl::StatusCode::kUnavailable, "", "the daemon does not answer the handshake", "open");
   std::vector<UniqueFd> fds;
   const std::vector<std::byte> frame = Receive(socket_.get(), &fds);
-  if (frame.empty()) return MakeError(absl::StatusCode::kUnavailable, "", "the daemon hung up at the handshake", "open");
+  if (frame.empty())
+    return MakeError(absl::StatusCode::kUnavailable, "", "the daemon hung up at the handshake", "open");
   if (HasKind(frame, proto::FrameKind::kRefused, sizeof(proto::Refused))) {
     proto::Refused refused;
     std::memcpy(&refused, frame.data(), sizeof(refused));
@@ -146,7 +155,8 @@ absl::Status HandoffClient::ReadWelcome(Deadline deadline) {
     return MakeError(code, refused.reason, refused.message, "open");
   }
   if (!HasKind(frame, proto::FrameKind::kWelcome, sizeof(proto::Welcome))) {
-    return BadHandoff("the daemon's handshake is of another version: install the client and the daemon together");
+    return BadHandoff(
+        "the daemon's handshake is of another version: install the client and the daemon together");
   }
   proto::Welcome welcome;
   std::memcpy(&welcome, frame.data(), sizeof(welcome));
@@ -205,10 +215,12 @@ absl::StatusOr<CopyRequest> HandoffClient::ReadCopy() {
   const std::vector<std::byte> frame = Receive(socket_.get(), nullptr);
   if (frame.empty()) return absl::UnavailableError("the handoff connection has ended");
   CopyRequest request;
-  if (!HasKind(frame, proto::FrameKind::kCopy, sizeof(proto::Copy))) return absl::InvalidArgumentError("not a copy");
+  if (!HasKind(frame, proto::FrameKind::kCopy, sizeof(proto::Copy)))
+    return absl::InvalidArgumentError("not a copy");
   std::memcpy(&request.head, frame.data(), sizeof(request.head));
   const size_t entry_bytes = frame.size() - sizeof(proto::Copy);
-  if (request.head.count > proto::kMaxCopyEntries || entry_bytes != request.head.count * sizeof(proto::CopyEntry)) {
+  if (request.head.count > proto::kMaxCopyEntries ||
+      entry_bytes != request.head.count * sizeof(proto::CopyEntry)) {
     return absl::InvalidArgumentError("a copy whose size is not that of its entries");
   }
   request.entries.resize(request.head.count);

@@ -20,8 +20,8 @@ namespace keepstep::client {
 
 struct HandoffSpec {
   std::string socket_path;
-  std::string directory;     // as the caller named it
-  int directory_fd = -1;     // borrowed during Connect; -1: none
+  std::string directory;           // as the caller named it
+  int directory_fd = -1;           // borrowed during Connect; -1: none
   const uint8_t* nonce = nullptr;  // proto::kNonceBytes that stay where they are while the session lives
   proto::Transfer want = proto::Transfer::kAuto;
 };
@@ -51,8 +51,8 @@ struct CopyRequest {
 // Thread-safe, but ReadCopy has one caller at a time.
 class HandoffClient final : public SessionPages {
  public:
-  // Connects and shakes hands. UNAVAILABLE: nobody listens (reason NO_DAEMON) or no answer in time; what the daemon
-  // refuses comes back with its code and reason; FAILED_PRECONDITION: what it handed over is unusable.
+  // Connects and shakes hands. UNAVAILABLE: nobody listens (reason NO_DAEMON) or no answer in time; what the
+  // daemon refuses comes back with its code and reason; FAILED_PRECONDITION: what it handed over is unusable.
   static absl::StatusOr<std::shared_ptr<HandoffClient>> Connect(const HandoffSpec& spec, Deadline deadline);
 
   const proto::DaemonPage& daemon() const override;
@@ -68,7 +68,8 @@ class HandoffClient final : public SessionPages {
   int32_t daemon_pid() const { return daemon_pid_; }
   int socket_fd() const { return socket_.get(); }
 
-  // Blocks for the daemon's next copy request. UNAVAILABLE: the connection has ended. INVALID_ARGUMENT: a frame that is none.
+  // Blocks for the daemon's next copy request. UNAVAILABLE: the connection has ended. INVALID_ARGUMENT: a
+  // frame that is none.
   absl::StatusOr<CopyRequest> ReadCopy();
   void SendCopyDone(uint64_t id, int error);
 

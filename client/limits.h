@@ -8,7 +8,8 @@
 namespace keepstep::client {
 
 struct Limits {
-  // The watchdog opens the gate, and fails the saves it holds, after this long without the daemon's heartbeat …
+  // The watchdog opens the gate, and fails the saves it holds, after this long without the daemon's heartbeat
+  // …
   int64_t heartbeat_ms = 10'000;
   // … or while the daemon owes a copy and makes no progress.
   int64_t progress_ms = 300'000;

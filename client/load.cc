@@ -1,4 +1,5 @@
-// Loading, and looking at what can be loaded. All of it is idempotent, so a lost connection means another try.
+// Loading, and looking at what can be loaded. All of it is idempotent, so a lost connection means another
+// try.
 
 #include <algorithm>
 #include <optional>
@@ -12,13 +13,15 @@ namespace {
 
 // Calls `attempt` with a connected channel until it ends with something else than a lost connection.
 template <typename Attempt>
-absl::Status OverReconnects(Session* session, const Limits& limits, Deadline deadline, const Attempt& attempt) {
+absl::Status OverReconnects(Session* session, const Limits& limits, Deadline deadline,
+                            const Attempt& attempt) {
   StopFlag never;
   while (true) {
     auto channel = session->AwaitConnected(deadline);
     if (!channel.ok()) return channel.status();
     const absl::Status status = attempt(channel->get());
-    if (status.ok() || !OutcomeUnknown(status) || absl::IsDeadlineExceeded(status) || Expired(deadline)) return status;
+    if (status.ok() || !OutcomeUnknown(status) || absl::IsDeadlineExceeded(status) || Expired(deadline))
+      return status;
     never.Wait(RemainingMs(deadline, limits.backoff_first_ms));
   }
 }
@@ -40,12 +43,14 @@ absl::StatusOr<v1::LoadReport> Client::Load(v1::LoadRequest request, Deadline de
   });
   if (!status.ok()) return status;
   if (!report.has_value()) {
-    return MakeError(absl::StatusCode::kInternal, "NO_REPORT", "the daemon ended the load without a report", "load");
+    return MakeError(absl::StatusCode::kInternal, "NO_REPORT", "the daemon ended the load without a report",
+                     "load");
   }
   return *std::move(report);
 }
 
-absl::StatusOr<v1::GetExtraResponse> Client::GetExtras(const v1::GetExtraRequest& request, Deadline deadline) {
+absl::StatusOr<v1::GetExtraResponse> Client::GetExtras(const v1::GetExtraRequest& request,
+                                                       Deadline deadline) {
   v1::GetExtraResponse response;
   const absl::Status status = OverReconnects(session_.get(), limits_, deadline, [&](Channel* channel) {
     return channel->GetExtra(request, deadline, &response);
@@ -62,7 +67,8 @@ absl::StatusOr<std::vector<int64_t>> Client::Steps(Deadline deadline) {
   if (!status.ok()) return status;
   std::vector<int64_t> steps;
   for (const v1::JobInfo& job : response.jobs()) {
-    for (const v1::CheckpointInfo& checkpoint : job.checkpoints()) steps.push_back(checkpoint.decision().step());
+    for (const v1::CheckpointInfo& checkpoint : job.checkpoints())
+      steps.push_back(checkpoint.decision().step());
   }
   return steps;
 }

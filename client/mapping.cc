@@ -16,14 +16,17 @@ namespace keepstep::client {
 absl::StatusOr<Mapping> Mapping::Map(int fd, int64_t size_bytes, bool writable) {
   struct stat info {};
   const int seals = fcntl(fd, F_GET_SEALS);
-  if (fstat(fd, &info) != 0 || info.st_size < size_bytes || size_bytes <= 0 || seals < 0 || !(seals & F_SEAL_SHRINK)) {
+  if (fstat(fd, &info) != 0 || info.st_size < size_bytes || size_bytes <= 0 || seals < 0 ||
+      !(seals & F_SEAL_SHRINK)) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "BAD_HANDOFF",
-                     "the daemon handed over memory that is too small or not sealed against shrinking", "open");
+                     "the daemon handed over memory that is too small or not sealed against shrinking",
+                     "open");
   }
   void* data = mmap(nullptr, size_bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
   if (data == MAP_FAILED) {
     return MakeError(absl::StatusCode::kResourceExhausted, "NO_MEMORY",
-                     absl::StrCat("mapping ", size_bytes, " bytes shared with the daemon: ", strerror(errno)), "open");
+                     absl::StrCat("mapping ", size_bytes, " bytes shared with the daemon: ", strerror(errno)),
+                     "open");
   }
   Mapping mapping;
   mapping.data_ = static_cast<std::byte*>(data);

@@ -16,7 +16,8 @@ std::vector<MemoryRange> Declared::Ranges() const {
   return ranges;
 }
 
-std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, uint64_t generation, size_t limit_bytes) {
+std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, uint64_t generation,
+                                                   size_t limit_bytes) {
   std::vector<v1::RegisterRequest> requests;
   size_t room = 0;
   const auto fit = [&](size_t size_bytes) {
@@ -38,7 +39,8 @@ std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, uin
   return requests;
 }
 
-absl::Status SendRegistration(const Declared& declared, uint64_t generation, Channel* channel, Deadline deadline) {
+absl::Status SendRegistration(const Declared& declared, uint64_t generation, Channel* channel,
+                              Deadline deadline) {
   for (const v1::RegisterRequest& request : SplitRegistration(declared, generation, kMaxRequestBytes)) {
     v1::RegisterResponse response;
     const absl::Status status = channel->Register(request, deadline, &response);

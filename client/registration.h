@@ -24,10 +24,12 @@ struct Declared {
 };
 
 // The messages that declare all of `declared` as `generation`, each at most `limit_bytes`, at least one.
-std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, uint64_t generation, size_t limit_bytes);
+std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, uint64_t generation,
+                                                   size_t limit_bytes);
 
 // Sends them in order. The daemon takes a generation as a whole or not at all.
-absl::Status SendRegistration(const Declared& declared, uint64_t generation, Channel* channel, Deadline deadline);
+absl::Status SendRegistration(const Declared& declared, uint64_t generation, Channel* channel,
+                              Deadline deadline);
 
 }  // namespace keepstep::client
 

@@ -1,5 +1,5 @@
-// A run is sampled as eight pieces of eight bytes spread over its whole length, or whole when it is no longer than a
-// sample: sparse updates (embedding rows) leave most of a tensor as it was.
+// A run is sampled as eight pieces of eight bytes spread over its whole length, or whole when it is no longer
+// than a sample: sparse updates (embedding rows) leave most of a tensor as it was.
 
 #include "client/samples.h"
 
@@ -31,7 +31,8 @@ void LimitPlan(SamplePlan* plan) {
   for (auto& [group, runs] : *plan) {
     if (runs.size() <= kMaxSampledTensors) continue;
     std::vector<SampledRun> kept;
-    for (size_t i = 0; i < kMaxSampledTensors; ++i) kept.push_back(runs[i * runs.size() / kMaxSampledTensors]);
+    for (size_t i = 0; i < kMaxSampledTensors; ++i)
+      kept.push_back(runs[i * runs.size() / kMaxSampledTensors]);
     runs = std::move(kept);
   }
 }

@@ -1,7 +1,8 @@
 // Samples of registered tensors, that catch an update which ignored the gate.
 //
-// Up to 64 bytes of each of up to 1,024 tensors a group are kept when a save is issued and compared when the group is
-// released. A tensor that any whole update touches differs in them; a single changed element may escape.
+// Up to 64 bytes of each of up to 1,024 tensors a group are kept when a save is issued and compared when the
+// group is released. A tensor that any whole update touches differs in them; a single changed element may
+// escape.
 
 #ifndef KEEPSTEP_CLIENT_SAMPLES_H_
 #define KEEPSTEP_CLIENT_SAMPLES_H_

@@ -21,8 +21,8 @@ uint64_t Slot(uint64_t number, Verdict verdict) { return PackSlot(number, static
 }  // namespace
 
 bool IsFinal(v1::SaveState state) {
-  return state == v1::COMMITTED || state == v1::SKIPPED || state == v1::SUPERSEDED || state == v1::CANCELLED ||
-         state == v1::FAILED;
+  return state == v1::COMMITTED || state == v1::SKIPPED || state == v1::SUPERSEDED ||
+         state == v1::CANCELLED || state == v1::FAILED;
 }
 
 // over: no copy of this save's can matter any more. over ⇐ IsFinal(status.state).
@@ -42,7 +42,8 @@ SaveLedger::~SaveLedger() = default;
 void SaveLedger::Install(std::shared_ptr<SessionPages> pages) {
   std::shared_ptr<SessionPages> old = this->pages();
   if (old != nullptr && old->DaemonGone()) {
-    PoisonAndOpen(MakeError(absl::StatusCode::kAborted, "DAEMON_LOST", "the daemon ended during the save", "seal"));
+    PoisonAndOpen(
+        MakeError(absl::StatusCode::kAborted, "DAEMON_LOST", "the daemon ended during the save", "seal"));
   }
   std::lock_guard lock(mu_);
   pages_ = std::move(pages);
@@ -66,8 +67,9 @@ absl::StatusOr<uint64_t> SaveLedger::Issue(int64_t step, std::shared_ptr<const S
   const uint64_t number = issued_ + 1;
   const Record* holder = number > proto::kSaveSlots ? Find(number - proto::kSaveSlots) : nullptr;
   if (holder != nullptr && !holder->over && holder->verdict == Verdict::kOpen) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_SAVES",
-                     absl::StrCat("save ", holder->number, " is still being copied: wait for it, or save less often"));
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, "TOO_MANY_SAVES",
+        absl::StrCat("save ", holder->number, " is still being copied: wait for it, or save less often"));
   }
   record->number = number;
   record->status.set_number(number);
@@ -107,8 +109,8 @@ void SaveLedger::Resumed(const v1::Opened& opened, bool restarted) {
   std::lock_guard lock(mu_);
   for (auto& [number, record] : records_) {
     if (record->over || listed.contains(number)) continue;
-    // The daemon counts an unanswered save as issued and over, so it is never sent again. A sealed one may have been
-    // committed: Wait asks.
+    // The daemon counts an unanswered save as issued and over, so it is never sent again. A sealed one may
+    // have been committed: Wait asks.
     const bool sealed = record->answered && record->verdict == Verdict::kSealed;
     if (!record->answered || (restarted && !sealed)) FailRecord(record.get(), lost);
   }
@@ -136,7 +138,8 @@ bool SaveLedger::Compared(uint64_t number) const {
 v1::SaveState SaveLedger::PageState(uint64_t number) const {
   std::lock_guard lock(mu_);
   const uint64_t slot = pages_->daemon().states[number % proto::kSaveSlots].load();
-  if (proto::SlotNumber(slot) != number || !v1::SaveState_IsValid(proto::SlotValue(slot))) return v1::SAVE_STATE_UNSPECIFIED;
+  if (proto::SlotNumber(slot) != number || !v1::SaveState_IsValid(proto::SlotValue(slot)))
+    return v1::SAVE_STATE_UNSPECIFIED;
   return static_cast<v1::SaveState>(proto::SlotValue(slot));
 }
 
@@ -190,7 +193,8 @@ bool SaveLedger::OwesCopy() const {
   int undecided = 0;
   for (const auto& [number, record] : records_) {
     if (record->over) continue;
-    if (!record->samples.empty() && record->verdict == Verdict::kOpen && undecided < kMaxInFlight) return true;
+    if (!record->samples.empty() && record->verdict == Verdict::kOpen && undecided < kMaxInFlight)
+      return true;
     ++undecided;
   }
   return false;
@@ -208,9 +212,12 @@ bool SaveLedger::ClearGroup(Record* record, uint32_t group) {
   if (record->verdict == Verdict::kOpen && !record->over) {
     const std::string changed = FindChanged(record->plan->at(group), samples->second);
     if (!changed.empty()) {
-      FailRecord(record, MakeError(absl::StatusCode::kAborted, "UPDATED_DURING_SAVE",
-                                   absl::StrCat(changed, " changed while it was being saved: call before_update before "
-                                                "every update of registered tensors"), "copy"));
+      FailRecord(record,
+                 MakeError(absl::StatusCode::kAborted, "UPDATED_DURING_SAVE",
+                           absl::StrCat(changed,
+                                        " changed while it was being saved: call before_update before "
+                                        "every update of registered tensors"),
+                           "copy"));
     }
   }
   record->samples.erase(group);
@@ -251,16 +258,16 @@ void SaveLedger::FailRecord(Record* record, const absl::Status& cause) {
   Finish(record);
   record->status.set_state(v1::FAILED);
   *record->status.mutable_failure() = ToFailure(cause);
-  std::fprintf(stderr, "keepstep: the save of step %lld failed: %s\n", static_cast<long long>(record->status.step()),
-               std::string(cause.message()).c_str());
+  std::fprintf(stderr, "keepstep: the save of step %lld failed: %s\n",
+               static_cast<long long>(record->status.step()), std::string(cause.message()).c_str());
 }
 
 void SaveLedger::SetVerdict(Record* record, Verdict verdict) {
   record->verdict = verdict;
   if (pages_ == nullptr) return;
   uint64_t open = Slot(record->number, Verdict::kOpen);
-  pages_->client().verdicts[record->number % proto::kSaveSlots].compare_exchange_strong(open,
-                                                                                        Slot(record->number, verdict));
+  pages_->client().verdicts[record->number % proto::kSaveSlots].compare_exchange_strong(
+      open, Slot(record->number, verdict));
 }
 
 SaveLedger::Record* SaveLedger::Find(uint64_t number) const {

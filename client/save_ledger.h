@@ -1,10 +1,12 @@
-// What this client knows of its saves: the private count, the verdicts, what was released, compared and sealed.
+// What this client knows of its saves: the private count, the verdicts, what was released, compared and
+// sealed.
 //
 // Every change of a verdict happens here, under one lock, so that each changes once:
 //   OPEN → SEALED    when the daemon has answered, every group of the save is released, and its samples compare
-//   OPEN → POISONED  when a sample differs, or when the watchdog gives up: before any gate opens on its own
-// A gate of group g is open when, for every save that holds g: the save is over, or the watchdog has opened it, or the
-// daemon has answered and released g and the samples of g have been compared.
+//   OPEN → POISONED  when a sample differs, when the save is refused or lost, or when the watchdog gives up:
+//                    before any gate opens on its own
+// A gate of group g is open when, for every save that holds g: the save is over, or the watchdog has opened
+// it, or the daemon has answered and released g and the samples of g have been compared.
 //
 // cleared[g] ≤ issued; forced_open ≤ issued. All methods are thread-safe; none blocks on the daemon.
 
@@ -37,13 +39,13 @@ class SaveLedger {
   SaveLedger();
   ~SaveLedger();
 
-  // A connection's pages, from now on. Verdicts move to the new client page; if the old daemon has ended, saves whose
-  // verdict is open are poisoned first.
+  // A connection's pages, from now on. Verdicts move to the new client page; if the old daemon has ended,
+  // saves whose verdict is open are poisoned first.
   void Install(std::shared_ptr<SessionPages> pages);
   std::shared_ptr<SessionPages> pages() const;
 
-  // Takes samples, raises the count and opens the verdict. From here on the gate of every group in `plan` is closed.
-  // RESOURCE_EXHAUSTED: the page has no slot, because a save kSaveSlots earlier is still in flight.
+  // Takes samples, raises the count and opens the verdict. From here on the gate of every group in `plan` is
+  // closed. RESOURCE_EXHAUSTED: the page has no slot, because a save kSaveSlots earlier is still in flight.
   absl::StatusOr<uint64_t> Issue(int64_t step, std::shared_ptr<const SamplePlan> plan);
   uint64_t issued() const { return issued_.load(); }
 

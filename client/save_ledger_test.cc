@@ -148,8 +148,8 @@ TEST_F(SaveLedgerTest, DeadDaemonsSavesArePoisonedBeforeTheNewPageShowsThem) {
   EXPECT_EQ(ledger_.Status(number)->failure().reason(), "DAEMON_LOST");
 }
 
-// The new page starts released up to the client's count: a save that is sent again after that would be copied with its
-// gate open.
+// The new page starts released up to the client's count: a save that is sent again after that would be copied
+// with its gate open.
 TEST_F(SaveLedgerTest, UnansweredSaveFailsWhenTheSessionResumes) {
   const uint64_t number = Issue();
   ledger_.Resumed(v1::Opened(), /*restarted=*/false);

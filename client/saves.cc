@@ -18,7 +18,8 @@ absl::Status UnknownSave(uint64_t number) {
 }
 
 absl::Status OutcomeOf(const v1::SaveStatus& status) {
-  return status.state() == v1::FAILED && status.has_failure() ? FromFailure(status.failure()) : absl::OkStatus();
+  return status.state() == v1::FAILED && status.has_failure() ? FromFailure(status.failure())
+                                                              : absl::OkStatus();
 }
 
 }  // namespace
@@ -52,7 +53,8 @@ absl::Status Saves::Save(v1::SaveRequest request, Deadline deadline, uint64_t* n
     std::lock_guard lock(register_mu_);
     const std::shared_ptr<const Declared> declared = session_->declared();
     if (declared == nullptr) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, "NOTHING_REGISTERED", "register tensors before saving them");
+      return MakeError(absl::StatusCode::kFailedPrecondition, "NOTHING_REGISTERED",
+                       "register tensors before saving them");
     }
     std::shared_ptr<const SamplePlan> plan(declared, &declared->samples);
     auto issued = ledger_->Issue(request.step(), std::move(plan));
@@ -102,7 +104,8 @@ void Saves::Conclude(const v1::SaveRequest& request, const v1::SaveResponse& res
 }
 
 absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline, v1::SaveStatus* status) {
-  // With no time at all the page alone answers, so that polling costs no RPC until there is something to fetch.
+  // With no time at all the page alone answers, so that polling costs no RPC until there is something to
+  // fetch.
   constexpr int64_t kFetchMs = 1'000;
   while (true) {
     const auto known = ledger_->Status(number);
@@ -121,7 +124,8 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
     const bool not_there_yet = absl::IsNotFound(asked) && !ledger_->Answered(number);
     if (!not_there_yet && !OutcomeUnknown(asked) && !absl::IsDeadlineExceeded(asked)) return asked;
     if (reached && Expired(deadline)) return asked;
-    if (stop_.Wait(RemainingMs(deadline, limits_.backoff_first_ms))) return absl::CancelledError("the client is closing");
+    if (stop_.Wait(RemainingMs(deadline, limits_.backoff_first_ms)))
+      return absl::CancelledError("the client is closing");
   }
 }
 

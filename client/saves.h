@@ -1,7 +1,8 @@
 // Starting saves and waiting for them, over lost answers and restarted daemons.
 //
-// A save whose answer is lost keeps its gate shut; the same number is sent again, by the caller until its time is up and
-// then by a thread, until the daemon answers, the session's resumption settles it, or the watchdog fails it.
+// A save whose answer is lost keeps its gate shut; the same number is sent again, by the caller until its
+// time is up and then by a thread, until the daemon answers, the session's resumption settles it, or the
+// watchdog fails it.
 
 #ifndef KEEPSTEP_CLIENT_SAVES_H_
 #define KEEPSTEP_CLIENT_SAVES_H_
@@ -33,11 +34,13 @@ class Saves {
   // Replaces what is registered once no save in flight reads the old.
   absl::Status Register(std::shared_ptr<const Declared> declared, Deadline deadline);
 
-  // `request` lacks number and generation, which are filled in. Returns when the daemon has answered. `number` is set
-  // once the save counts as issued: also when the answer is an error, or DEADLINE_EXCEEDED (reason OUTCOME_UNKNOWN).
+  // `request` lacks number and generation, which are filled in. Returns when the daemon has answered.
+  // `number` is set once the save counts as issued: also when the answer is an error, or DEADLINE_EXCEEDED
+  // (reason OUTCOME_UNKNOWN).
   absl::Status Save(v1::SaveRequest request, Deadline deadline, uint64_t* number);
 
-  // Blocks until the save has reached `state` or is over. DEADLINE_EXCEEDED with the status known so far in `status`.
+  // Blocks until the save has reached `state` or is over. DEADLINE_EXCEEDED with the status known so far in
+  // `status`.
   absl::Status Wait(uint64_t number, v1::SaveState state, Deadline deadline, v1::SaveStatus* status);
 
   // How long the call that started the save took; 0 when forgotten.

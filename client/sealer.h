@@ -15,7 +15,7 @@ namespace keepstep::client {
 class Sealer {
  public:
   Sealer(SaveLedger* ledger, const Limits& limits);  // `ledger` outlives it
-  ~Sealer();  // seals what can be sealed, then stops the thread
+  ~Sealer();                                         // seals what can be sealed, then stops the thread
 
   void Wake();  // a save was issued
 

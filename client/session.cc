@@ -16,8 +16,8 @@
 
 namespace keepstep::client {
 
-absl::StatusOr<std::unique_ptr<Session>> Session::Start(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers,
-                                                        Deadline deadline) {
+absl::StatusOr<std::unique_ptr<Session>> Session::Start(SessionSpec spec, SaveLedger* ledger,
+                                                        BufferTable* buffers, Deadline deadline) {
   std::unique_ptr<Session> session(new Session(std::move(spec), ledger, buffers));
   if (absl::Status status = session->OpenDirectory(); !status.ok()) return status;
   session->keeper_ = StartThread("ks-session", [raw = session.get()] { raw->Run(); });
@@ -69,7 +69,8 @@ absl::StatusOr<std::shared_ptr<Channel>> Session::AwaitConnected(Deadline deadli
   } else if (!changed_.wait_until(lock, deadline, settled)) {
     return MakeError(absl::StatusCode::kDeadlineExceeded, "DISCONNECTED",
                      absl::StrCat("no connection to the daemon at ", spec_.address.grpc_path,
-                                  " in time: it is starting, draining, stopped or stuck"), "open");
+                                  " in time: it is starting, draining, stopped or stuck"),
+                     "open");
   }
   if (!ended_.ok()) return ended_;
   return channel_;
@@ -87,7 +88,8 @@ void Session::Run() {
     }
     if (stop_.Wait(0)) return;
     if (Ends(status)) return End(status);
-    backoff_ms = was_connected ? spec_.limits.backoff_first_ms : std::min(2 * backoff_ms, spec_.limits.backoff_last_ms);
+    backoff_ms = was_connected ? spec_.limits.backoff_first_ms
+                               : std::min(2 * backoff_ms, spec_.limits.backoff_last_ms);
     stop_.Wait(backoff_ms);
   }
 }
@@ -112,7 +114,8 @@ absl::Status Session::ConnectAndServe() {
       before != nullptr && (before->DaemonGone() || before->daemon_pid() != handoff->daemon_pid());
   ledger_->Install(handoff);
   std::optional<CopyThread> copy_thread;
-  if (handoff->transfer() == proto::Transfer::kWindow) copy_thread.emplace(handoff, buffers_, spec_.limits.copy_threads);
+  if (handoff->transfer() == proto::Transfer::kWindow)
+    copy_thread.emplace(handoff, buffers_, spec_.limits.copy_threads);
   const absl::Status status = Serve(handoff, restarted);
   handoff->Shutdown();
   return status;
@@ -149,8 +152,8 @@ v1::OpenRequest Session::OpenMessage() const {
   return request;
 }
 
-absl::Status Session::Opened(const v1::Opened& opened, bool restarted, const std::shared_ptr<Channel>& channel,
-                             proto::Transfer transfer) {
+absl::Status Session::Opened(const v1::Opened& opened, bool restarted,
+                             const std::shared_ptr<Channel>& channel, proto::Transfer transfer) {
   bool resumed = false;
   {
     std::lock_guard lock(mu_);

@@ -1,10 +1,11 @@
-// A session with the local daemon, kept alive: one thread connects, opens, registers, and does it all again with the
-// same nonce and epoch when the daemon comes back.
+// A session with the local daemon, kept alive: one thread connects, opens, registers, and does it all again
+// with the same nonce and epoch when the daemon comes back.
 //
 //   1. Handoff: pages, transfer, token.     2. SaveLedger::Install: open verdicts move to the new page.
 //   3. Open, naming epoch and saves issued. 4. Opened: SaveLedger::Resumed, then the registration again.
-//   5. Connected: calls go through. The stream's end leads back to 1 after a pause, or ends the session when the daemon
-//      says that it cannot go on (a stale epoch): then gates open, open saves fail, and every call gets that error.
+//   5. Connected: calls go through. The stream's end leads back to 1 after a pause, or ends the session when
+//      the daemon says that it cannot go on (a stale epoch): then gates open, open saves fail, and every call
+//      gets that error.
 
 #ifndef KEEPSTEP_CLIENT_SESSION_H_
 #define KEEPSTEP_CLIENT_SESSION_H_
@@ -49,16 +50,17 @@ struct SessionInfo {
 // Thread-safe.
 class Session {
  public:
-  // Blocks until the session is open. UNAVAILABLE (NO_DAEMON) at once; a daemon that is starting or draining is waited
-  // for until `deadline`. `ledger` and `buffers` outlive the session.
-  static absl::StatusOr<std::unique_ptr<Session>> Start(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers,
-                                                        Deadline deadline);
+  // Blocks until the session is open. UNAVAILABLE (NO_DAEMON) at once; a daemon that is starting or draining
+  // is waited for until `deadline`. `ledger` and `buffers` outlive the session.
+  static absl::StatusOr<std::unique_ptr<Session>> Start(SessionSpec spec, SaveLedger* ledger,
+                                                        BufferTable* buffers, Deadline deadline);
   ~Session();
 
   // Says goodbye and cancels what is under way; every waiting and later call fails. Idempotent.
   void Close();
 
-  // The channel of a connected session, waiting for one. DEADLINE_EXCEEDED (reason DISCONNECTED), or why the session ended.
+  // The channel of a connected session, waiting for one. DEADLINE_EXCEEDED (reason DISCONNECTED), or why the
+  // session ended.
   absl::StatusOr<std::shared_ptr<Channel>> AwaitConnected(Deadline deadline);
 
   // Replaces the registration, trying again over lost connections. On error the old one stands.
@@ -69,7 +71,8 @@ class Session {
   void StoreStep(int64_t step);
   SessionInfo info() const;
 
-  // In a forked child: closes this process's copies of the descriptors, so that the parent's end stays visible.
+  // In a forked child: closes this process's copies of the descriptors, so that the parent's end stays
+  // visible.
   void AbandonInChild();
 
  private:
@@ -88,7 +91,7 @@ class Session {
   const SessionSpec spec_;
   SaveLedger* ledger_;
   BufferTable* buffers_;
-  UniqueFd directory_;  // held from the first opening: a resumed session is of the same job
+  UniqueFd directory_;                // held from the first opening: a resumed session is of the same job
   std::unique_ptr<uint8_t[]> nonce_;  // the daemon reads it through this process's memory
   StopFlag stop_;
 
@@ -98,14 +101,14 @@ class Session {
 
   mutable std::mutex mu_;
   std::condition_variable changed_;
-  std::shared_ptr<Channel> channel_;             // guarded by mu_; of the connection being opened or open
-  std::shared_ptr<HandoffClient> handoff_;       // guarded by mu_; of the same connection, or the last
-  std::shared_ptr<const Declared> declared_;     // guarded by mu_
-  uint64_t generation_ = 0;                      // guarded by mu_
-  int64_t step_stored_ = -1;                     // guarded by mu_
-  bool opened_once_ = false;                     // guarded by mu_
-  SessionInfo info_;                             // guarded by mu_
-  absl::Status ended_;                           // guarded by mu_; not OK: for good
+  std::shared_ptr<Channel> channel_;          // guarded by mu_; of the connection being opened or open
+  std::shared_ptr<HandoffClient> handoff_;    // guarded by mu_; of the same connection, or the last
+  std::shared_ptr<const Declared> declared_;  // guarded by mu_
+  uint64_t generation_ = 0;                   // guarded by mu_
+  int64_t step_stored_ = -1;                  // guarded by mu_
+  bool opened_once_ = false;                  // guarded by mu_
+  SessionInfo info_;                          // guarded by mu_
+  absl::Status ended_;                        // guarded by mu_; not OK: for good
 
   std::thread keeper_;
 };

@@ -17,7 +17,8 @@ class SessionPages {
   virtual const proto::DaemonPage& daemon() const = 0;
   virtual proto::ClientPage& client() const = 0;
 
-  // Tells the daemon that the client's page has changed. Never blocks; a lost notice costs the daemon's next timer.
+  // Tells the daemon that the client's page has changed. Never blocks; a lost notice costs the daemon's next
+  // timer.
   virtual void Notify() = 0;
 
   // The process that writes the daemon's page has ended.

@@ -46,10 +46,12 @@ class TestPages final : public SessionPages {
 };
 
 // One tensor a group, named tensor-<group>.
-inline std::shared_ptr<const SamplePlan> PlanOf(const std::map<uint32_t, std::array<std::byte, 256>&>& tensors) {
+inline std::shared_ptr<const SamplePlan> PlanOf(
+    const std::map<uint32_t, std::array<std::byte, 256>&>& tensors) {
   auto plan = std::make_shared<SamplePlan>();
   for (const auto& [group, memory] : tensors) {
-    (*plan)[group].push_back({.fqn = "tensor-" + std::to_string(group), .data = memory.data(), .size_bytes = 256});
+    (*plan)[group].push_back(
+        {.fqn = "tensor-" + std::to_string(group), .data = memory.data(), .size_bytes = 256});
   }
   return plan;
 }

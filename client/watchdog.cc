@@ -56,8 +56,9 @@ void Watchdog::Run() {
 void Watchdog::Look(const std::shared_ptr<SessionPages>& pages, Sight* sight) {
   const auto now = Clock::now();
   if (sight->pages != pages.get()) *sight = {.pages = pages.get(), .at = now};
-  const int64_t since_ms = std::min<int64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(now - sight->at).count(), 2 * limits_.watchdog_period_ms);
+  const int64_t since_ms =
+      std::min<int64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(now - sight->at).count(),
+                        2 * limits_.watchdog_period_ms);
   sight->at = now;
   const uint64_t heartbeat_ns = pages->daemon().heartbeat_ns.load();
   const uint64_t progress = Progress(pages->daemon());
@@ -66,15 +67,19 @@ void Watchdog::Look(const std::shared_ptr<SessionPages>& pages, Sight* sight) {
   sight->silent_ms = beats ? 0 : sight->silent_ms + since_ms;
   sight->stuck_ms = moves ? 0 : sight->stuck_ms + since_ms;
   if (pages->DaemonGone()) {
-    ledger_->PoisonAndOpen(MakeError(absl::StatusCode::kAborted, "DAEMON_LOST",
-                                     "the daemon ended during the save; training goes on and the next save is tried "
-                                     "when the daemon is back", "copy"));
+    ledger_->PoisonAndOpen(
+        MakeError(absl::StatusCode::kAborted, "DAEMON_LOST",
+                  "the daemon ended during the save; training goes on and the next save is tried "
+                  "when the daemon is back",
+                  "copy"));
   } else if (sight->silent_ms > limits_.heartbeat_ms) {
-    ledger_->PoisonAndOpen(MakeError(absl::StatusCode::kAborted, "DAEMON_STUCK",
-                                     absl::StrCat("the daemon gave no sign of life for ", sight->silent_ms, " ms"), "copy"));
+    ledger_->PoisonAndOpen(
+        MakeError(absl::StatusCode::kAborted, "DAEMON_STUCK",
+                  absl::StrCat("the daemon gave no sign of life for ", sight->silent_ms, " ms"), "copy"));
   } else if (sight->stuck_ms > limits_.progress_ms) {
     ledger_->PoisonAndOpen(MakeError(absl::StatusCode::kAborted, "DAEMON_STUCK",
-                                     absl::StrCat("the daemon copied nothing for ", sight->stuck_ms, " ms"), "copy"));
+                                     absl::StrCat("the daemon copied nothing for ", sight->stuck_ms, " ms"),
+                                     "copy"));
   }
 }
 

@@ -2,9 +2,9 @@
 //
 // Per look: poison every open verdict first, then open the gates (SaveLedger::PoisonAndOpen). Reasons:
 //   DAEMON_LOST   the daemon's process has ended (noticed at once)
-//   DAEMON_STUCK  no heartbeat for Limits::heartbeat_ms, or a copy owed and no progress for Limits::progress_ms
-// Time is counted in looks, each at most two periods long: a trainer that was itself stopped for a minute does not
-// take its own pause for the daemon's.
+//   DAEMON_STUCK  no heartbeat for Limits::heartbeat_ms; or a copy owed, and no progress for progress_ms
+// Time is counted in looks, each at most two periods long: a trainer that was itself stopped for a minute
+// does not take its own pause for the daemon's.
 
 #ifndef KEEPSTEP_CLIENT_WATCHDOG_H_
 #define KEEPSTEP_CLIENT_WATCHDOG_H_
