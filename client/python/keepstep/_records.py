@@ -66,7 +66,8 @@ class Message:
         return self.raw(number).decode("utf-8", "replace")
 
     def strings(self, number: int) -> tuple[str, ...]:
-        return tuple(value.decode("utf-8", "replace") for value in self._fields.get(number, []) if isinstance(value, bytes))
+        values = self._fields.get(number, [])
+        return tuple(value.decode("utf-8", "replace") for value in values if isinstance(value, bytes))
 
     def message(self, number: int) -> Message:
         return Message(self.raw(number))
