@@ -22,6 +22,7 @@
 #include "absl/container/btree_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "daemon/cancellation.h"
 #include "daemon/staging_pool.h"
 
@@ -52,8 +53,8 @@ class BlockCache {
 
     explicit operator bool() const { return entry_ != nullptr; }
     std::byte* data() const;  // byte ImageBegin(chunk) of the blob
-    // Of one block. A verified block's bytes never change while pinned.
-    bool verified(uint32_t block) const;
+    // By block. A verified block's bytes never change while pinned.
+    std::vector<bool> verified() const;
 
     // Becomes the chunk's filler, or, while another load is, queues `retry` (called once, when that one
     // ends) and returns false.
@@ -91,9 +92,9 @@ class BlockCache {
   Stats stats() const;
 
  private:
-  void Unpin(const std::shared_ptr<Entry>& entry);
+  void Unpin(std::shared_ptr<Entry> entry);
   bool EvictOldest();
-  void DropLocked(Entry& entry);
+  void ForgetLocked(Entry& entry);
 
   StagingPool* const pool_;
   mutable std::mutex mutex_;

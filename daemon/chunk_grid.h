@@ -19,7 +19,7 @@
 namespace keepstep::daemon {
 
 struct Chunk {
-  int64_t begin = 0;          // in the blob
+  int64_t begin = 0;  // in the blob
   int64_t end = 0;
   uint32_t first_extent = 0;  // that of the first block
   int64_t first_block = 0;    // its number within that extent
@@ -27,11 +27,11 @@ struct Chunk {
 };
 
 // `extent_sizes_bytes` in the order of their bytes; empty extents have no blocks. `data_begin` is a
-// multiple of kDirectAlignment; `buffer_bytes` holds at least one block and its alignment.
+// multiple of kDirectAlignment; `buffer_bytes` >= MinChunkBufferBytes().
 std::vector<Chunk> MakeChunks(int64_t data_begin, absl::Span<const int64_t> extent_sizes_bytes,
                               int64_t buffer_bytes);
 
-// The smallest buffer that MakeChunks takes.
+// The smallest buffer that MakeChunks takes: two blocks, so that every chunk but the last is longer than one.
 int64_t MinChunkBufferBytes();
 
 int64_t ImageBegin(const Chunk& chunk);  // begin, rounded down to kDirectAlignment

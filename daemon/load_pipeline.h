@@ -57,9 +57,6 @@ struct LoadStats {
 // INVALID_ARGUMENT: a conversion that is not supported; statuses of store, port, pool and `cancel`.
 absl::StatusOr<LoadStats> RunLoad(DataPlane& plane, const LoadSpec& spec, Cancellation& cancel);
 
-// INVALID_ARGUMENT unless RunLoad can convert.
-absl::Status CheckConversion(reshard::DType stored, reshard::DType local);
-
 }  // namespace keepstep::daemon
 
 #endif  // KEEPSTEP_DAEMON_LOAD_PIPELINE_H_

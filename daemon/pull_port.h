@@ -16,6 +16,7 @@
 #include <array>
 #include <cstdint>
 
+#include "absl/status/statusor.h"
 #include "daemon/memory_port.h"
 #include "proto/handoff.h"
 
@@ -36,8 +37,10 @@ class PullPort : public MemoryPort {
   absl::Status Check() const;
 
  private:
-  absl::Status ReadBatch(absl::Span<const MemoryRun> runs) const;
-  absl::Status WriteBatch(absl::Span<const MemoryRun> runs) const;
+  // One vectored call from byte `skip` of the first run on: how many bytes it moved, at least one if there
+  // are any.
+  absl::StatusOr<int64_t> ReadOnce(absl::Span<const MemoryRun> runs, int64_t skip) const;
+  absl::StatusOr<int64_t> WriteOnce(absl::Span<const MemoryRun> runs, int64_t skip) const;
   absl::Status StillAlive() const;
 
   const pid_t pid_;

@@ -28,8 +28,7 @@ struct ReadSource {
 // shape; errors of RunLoad.
 absl::Status ReadBox(DataPlane& plane, const ReadSource& source, absl::string_view fqn,
                      const reshard::Box& box, int64_t piece_bytes,
-                     const std::function<absl::Status(absl::string_view)>& sink,
-                     Cancellation& cancel);
+                     const std::function<absl::Status(absl::string_view)>& sink, Cancellation& cancel);
 
 // The items of one extra, verified. Blocks. DATA_LOSS; errors of the store; RESOURCE_EXHAUSTED above 64 MiB.
 absl::StatusOr<std::vector<std::string>> ReadExtra(const ReadSource& source, const StoredExtra& extra);

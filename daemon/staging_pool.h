@@ -131,7 +131,7 @@ class StagingPool {
   std::vector<SlotState> slots_;
   std::vector<int> free_;  // last in, first out: warm in the processor's caches
   std::deque<Waiter*> waiters_;
-  int present_ = 0;   // kFaulting, kFree, kHeld
+  int present_ = 0;  // kFaulting, kFree, kHeld
   int held_ = 0;
   int high_water_ = 0;
 };

@@ -5,17 +5,18 @@
 #define KEEPSTEP_DAEMON_STORED_CHECKPOINT_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "daemon/chunk_grid.h"
 #include "proto/storage.pb.h"
 #include "reshard/load_plan.h"
 #include "storage/blob_path.h"
+#include "storage/checkpoint_reader.h"
 
 namespace keepstep::daemon {
 
@@ -34,8 +35,17 @@ struct StoredBlob {
   int64_t size_bytes = 0;
   int64_t header_bytes = 0;
   std::string header_digest;
-  std::vector<uint32_t> extents;  // indices, in the order of their bytes
-  std::vector<Chunk> chunks;      // Chunk::first_extent counts in `extents`
+  std::vector<uint32_t> extents;      // indices, in the order of their bytes
+  std::vector<int64_t> first_blocks;  // by place: how many blocks lie before the extent
+  std::vector<Chunk> chunks;          // Chunk::first_extent counts in `extents`
+};
+
+// One block of a chunk.
+struct BlockPlace {
+  int64_t offset_bytes = 0;  // in the blob
+  int64_t size_bytes = 0;
+  uint32_t extent = 0;
+  absl::string_view digest;
 };
 
 struct StoredExtra {
@@ -53,30 +63,31 @@ class StoredCheckpoint {
   // By name or alias; nullptr when absent. Its boxes' `extent` are indices of extent().
   const reshard::StoredTensor* Find(absl::string_view fqn) const;
 
-  const std::vector<reshard::StoredTensor>& tensors() const { return tensors_; }
-  const std::vector<std::string>& names() const { return names_; }  // aliases too; sorted
+  // By name, aliases included; and which names are aliases of which.
+  const std::map<std::string, reshard::StoredTensor>& tensors() const { return contents_.tensors; }
+  const std::map<std::string, std::string>& alias_of() const { return contents_.alias_of; }
+  const std::vector<std::string>& names() const { return names_; }  // of tensors(); sorted
   const std::vector<StoredBlob>& blobs() const { return blobs_; }
   const std::vector<StoredExtra>& extras() const { return extras_; }
   const StoredExtent& extent(uint32_t index) const { return extents_[index]; }
+  std::vector<BlockPlace> BlocksOf(const StoredBlob& blob, const Chunk& chunk) const;
   size_t extent_count() const { return extents_.size(); }
-  const std::vector<v1::Part>& parts() const { return parts_; }
+  const std::vector<v1::Part>& parts() const { return contents_.parts; }
 
  private:
   StoredCheckpoint() = default;
 
   absl::Status AddBlobs(const storage::BlobPath& directory, const v1::Part& part);
-  absl::Status AddTensors(const v1::Part& part, uint32_t first_blob);
+  absl::Status AddExtents(const std::vector<uint32_t>& first_blobs);
   absl::Status AddExtras(const v1::Part& part, uint32_t first_blob);
-  absl::StatusOr<uint32_t> AddExtent(const StoredExtent& extent);
+  absl::Status AddExtent(const StoredExtent& extent);
   absl::Status CutBlob(StoredBlob& blob, int64_t buffer_bytes);
 
-  std::vector<v1::Part> parts_;
+  storage::StoredContents contents_;
   std::vector<StoredBlob> blobs_;
-  std::vector<StoredExtent> extents_;
-  std::vector<reshard::StoredTensor> tensors_;
+  std::vector<StoredExtent> extents_;  // those of contents_ first, under the same indices
   std::vector<StoredExtra> extras_;
   std::vector<std::string> names_;
-  absl::flat_hash_map<std::string, uint32_t> by_name_;
 };
 
 }  // namespace keepstep::daemon

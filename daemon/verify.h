@@ -16,8 +16,8 @@
 namespace keepstep::daemon {
 
 struct Damage {
-  std::string blob;  // path in the store
-  std::string owner;  // tensor or extra; empty: the header, or the whole blob
+  std::string blob;          // path in the store
+  std::string owner;         // tensor or extra; empty: the header, or the whole blob
   int64_t offset_bytes = 0;  // in the blob
   int64_t size_bytes = 0;
   std::string message;

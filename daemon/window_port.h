@@ -18,6 +18,7 @@
 #include <mutex>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "daemon/memory_port.h"
 #include "proto/handoff.h"
 

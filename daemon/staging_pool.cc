@@ -1,0 +1,296 @@
+#include "daemon/staging_pool.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "reshard/check.h"
+
+namespace keepstep::daemon {
+namespace {
+
+constexpr int64_t kPageBytes = 4096;
+constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE: older headers lack the name
+
+int64_t MachineMemoryBytes() {
+  int64_t bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  std::ifstream limit_file("/sys/fs/cgroup/memory.max");
+  int64_t limit_bytes = 0;
+  if (limit_file >> limit_bytes && limit_bytes > 0) bytes = std::min(bytes, limit_bytes);
+  return bytes;
+}
+
+absl::Status OutOfMemory(absl::string_view call, int error) {
+  return absl::ResourceExhaustedError(absl::StrCat("staging memory: ", call, ": errno ", error));
+}
+
+}  // namespace
+
+StagingBuffer::StagingBuffer(StagingBuffer&& other) noexcept
+    : pool_(std::exchange(other.pool_, nullptr)), index_(other.index_) {}
+
+StagingBuffer& StagingBuffer::operator=(StagingBuffer&& other) noexcept {
+  if (this == &other) return *this;
+  if (pool_ != nullptr) pool_->Release(index_);
+  pool_ = std::exchange(other.pool_, nullptr);
+  index_ = other.index_;
+  return *this;
+}
+
+StagingBuffer::~StagingBuffer() {
+  if (pool_ != nullptr) pool_->Release(index_);
+}
+
+absl::Span<std::byte> StagingBuffer::span() const {
+  return absl::MakeSpan(pool_->base_ + offset_bytes(), static_cast<size_t>(pool_->buffer_bytes_));
+}
+
+int64_t StagingBuffer::offset_bytes() const { return index_ * pool_->buffer_bytes_; }
+
+absl::StatusOr<std::unique_ptr<StagingPool>> StagingPool::Start(const Options& options) {
+  if (options.buffer_bytes <= 0 || options.buffer_bytes % kPageBytes != 0)
+    return absl::InvalidArgumentError("the staging buffer size is not a multiple of 4096");
+  const int64_t limit_bytes = options.limit_bytes > 0 ? options.limit_bytes : MachineMemoryBytes() / 4;
+  const int64_t slots = limit_bytes / options.buffer_bytes;
+  if (slots < 1 || slots > 1 << 24) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a staging pool of ", limit_bytes, " bytes; it needs at least ", options.buffer_bytes));
+  }
+  const int fd = memfd_create("keepstep-staging", MFD_CLOEXEC);
+  if (fd < 0) return OutOfMemory("memfd_create", errno);
+  const size_t size_bytes = slots * options.buffer_bytes;
+  void* base = MAP_FAILED;
+  if (ftruncate(fd, size_bytes) == 0)
+    base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  if (base == MAP_FAILED) {
+    const int error = errno;
+    close(fd);
+    return OutOfMemory("mmap", error);
+  }
+  madvise(base, size_bytes, MADV_HUGEPAGE);  // refused: small pages serve as well
+  std::unique_ptr<StagingPool> pool(
+      new StagingPool(options, fd, static_cast<std::byte*>(base), static_cast<int>(slots)));
+  if (absl::Status status = pool->Reserve(options.initial_bytes); !status.ok()) return status;
+  return pool;
+}
+
+StagingPool::StagingPool(const Options& options, int fd, std::byte* base, int slots)
+    : buffer_bytes_(options.buffer_bytes),
+      prefault_threads_(std::clamp(options.prefault_threads, 1, 64)),
+      fd_(fd),
+      base_(base),
+      slots_(slots, SlotState::kAbsent) {}
+
+StagingPool::~StagingPool() {
+  KEEPSTEP_CHECK(held_ == 0 && waiters_.empty(), "a staging buffer outlives its pool");
+  munmap(base_, slots_.size() * buffer_bytes_);
+  close(fd_);
+}
+
+void StagingPool::Release(int index) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  KEEPSTEP_CHECK(slots_[index] == SlotState::kHeld, "a staging buffer came back twice");
+  --held_;
+  GrantLocked(index);
+}
+
+// Gives a present slot that nobody holds to the first in line, or keeps it free.
+void StagingPool::GrantLocked(int index) {
+  if (waiters_.empty()) {
+    slots_[index] = SlotState::kFree;
+    free_.push_back(index);
+    return;
+  }
+  Waiter* first = waiters_.front();
+  waiters_.pop_front();
+  slots_[index] = SlotState::kHeld;
+  high_water_ = std::max(high_water_, ++held_);
+  first->granted = index;
+  first->ready.notify_one();
+}
+
+int StagingPool::TakeFreeLocked() {
+  if (free_.empty()) return -1;
+  const int index = free_.back();
+  free_.pop_back();
+  slots_[index] = SlotState::kHeld;
+  high_water_ = std::max(high_water_, ++held_);
+  return index;
+}
+
+int StagingPool::TakeAbsentLocked() {
+  if (present_ == static_cast<int>(slots_.size())) return -1;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i] != SlotState::kAbsent) continue;
+    slots_[i] = SlotState::kFaulting;
+    ++present_;
+    return static_cast<int>(i);
+  }
+  return -1;
+}
+
+// Faults a kFaulting slot in and grants it; back to absent where the kernel has no memory.
+absl::Status StagingPool::Populate(int index) {
+  std::byte* begin = base_ + index * buffer_bytes_;
+  int error = 0;
+  if (madvise(begin, buffer_bytes_, kPopulateWrite) != 0) error = errno;
+  if (error == EINVAL) {  // before Linux 5.14: reserve, so that the touch cannot fault on missing memory
+    error = posix_fallocate(fd_, index * buffer_bytes_, buffer_bytes_);
+    for (int64_t at = 0; error == 0 && at < buffer_bytes_; at += kPageBytes)
+      reinterpret_cast<volatile std::byte*>(begin)[at] = std::byte{0};
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (error != 0) {
+    slots_[index] = SlotState::kAbsent;
+    --present_;
+    return OutOfMemory("populate", error);
+  }
+  GrantLocked(index);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StagingBuffer> StagingPool::Acquire(Cancellation& cancel, Clock::time_point deadline) {
+  if (cancel.cancelled()) return cancel.status();
+  Waiter waiter;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (waiters_.empty()) {
+      if (const int index = TakeFreeLocked(); index >= 0) return StagingBuffer(this, index);
+    }
+    waiters_.push_back(&waiter);  // before anything is reclaimed: what comes free meanwhile is for the line
+  }
+  absl::Status failure;
+  bool granted = false;
+  {
+    Cancellation::Hook hook(cancel, [this, &waiter] {
+      std::lock_guard<std::mutex> lock(mutex_);
+      waiter.cancelled = true;
+      waiter.ready.notify_one();
+    });
+    while (GrowFor(waiter, &failure)) {
+    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    granted = Wait(lock, waiter, deadline);
+  }
+  if (granted) return StagingBuffer(this, waiter.granted);
+  if (cancel.cancelled()) return cancel.status();
+  if (!failure.ok()) return failure;
+  return absl::DeadlineExceededError("no staging buffer came free in time");
+}
+
+// One step towards a buffer for the line: reclaims one or faults one in. False when `waiter` is served or
+// cancelled, or nothing is left to do but wait.
+bool StagingPool::GrowFor(Waiter& waiter, absl::Status* failure) {
+  const auto over = [&] { return waiter.granted >= 0 || waiter.cancelled; };
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (over()) return false;
+  }
+  if (give_up_ && give_up_()) return true;
+  int index;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (over()) return false;
+    index = TakeAbsentLocked();
+  }
+  if (index < 0) return false;
+  *failure = Populate(index);
+  return failure->ok();
+}
+
+bool StagingPool::Wait(std::unique_lock<std::mutex>& lock, Waiter& waiter, Clock::time_point deadline) {
+  const auto over = [&] { return waiter.granted >= 0 || waiter.cancelled; };
+  if (present_ == 0 && !over()) {
+    Forget(waiter);
+    return false;
+  }
+  if (deadline == Clock::time_point::max()) {
+    waiter.ready.wait(lock, over);
+  } else {
+    waiter.ready.wait_until(lock, deadline, over);
+  }
+  if (waiter.granted >= 0) return true;
+  Forget(waiter);
+  return false;
+}
+
+void StagingPool::Forget(Waiter& waiter) {
+  waiters_.erase(std::remove(waiters_.begin(), waiters_.end(), &waiter), waiters_.end());
+}
+
+absl::Status StagingPool::Reserve(int64_t bytes) {
+  const int64_t want =
+      std::min<int64_t>((bytes + buffer_bytes_ - 1) / buffer_bytes_, static_cast<int64_t>(slots_.size()));
+  std::mutex failure_mutex;
+  absl::Status failure;
+  const auto grow = [&] {
+    for (;;) {
+      int index;
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        index = present_ < want ? TakeAbsentLocked() : -1;
+      }
+      if (index < 0) return;
+      if (absl::Status status = Populate(index); !status.ok()) {
+        std::lock_guard<std::mutex> lock(failure_mutex);
+        failure = std::move(status);
+        return;
+      }
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (int i = 1; i < std::min<int64_t>(prefault_threads_, want); ++i) helpers.emplace_back(grow);
+  grow();
+  for (std::thread& helper : helpers) helper.join();
+  return failure;
+}
+
+int64_t StagingPool::Shrink(int64_t keep_bytes) {
+  int64_t freed_bytes = 0;
+  for (;;) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      while (present_ * buffer_bytes_ > keep_bytes && !free_.empty()) {
+        const int index = free_.back();
+        if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, index * buffer_bytes_,
+                      buffer_bytes_) != 0)
+          return freed_bytes;
+        free_.pop_back();
+        slots_[index] = SlotState::kAbsent;
+        --present_;
+        freed_bytes += buffer_bytes_;
+      }
+      if (present_ * buffer_bytes_ <= keep_bytes) return freed_bytes;
+    }
+    if (!give_up_ || !give_up_()) return freed_bytes;
+  }
+}
+
+void StagingPool::SetReclaimer(std::function<bool()> give_up) { give_up_ = std::move(give_up); }
+
+bool StagingPool::HasWaiters() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return !waiters_.empty();
+}
+
+StagingPool::Stats StagingPool::stats() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Stats stats;
+  stats.limit_bytes = static_cast<int64_t>(slots_.size()) * buffer_bytes_;
+  stats.capacity_bytes = present_ * buffer_bytes_;
+  stats.used_bytes = held_ * buffer_bytes_;
+  stats.high_water_bytes = high_water_ * buffer_bytes_;
+  stats.waiters = static_cast<int64_t>(waiters_.size());
+  return stats;
+}
+
+}  // namespace keepstep::daemon
