@@ -28,6 +28,13 @@ auto Parsed(const StoreResult& listing, Parse parse) {
   return values;
 }
 
+// What the ranks were, or would have been, told of an attempt with this decision.
+SaveState StateOf(const v1::Decision& decision) {
+  if (decision.kind() == v1::Decision::COMMIT) return SaveState::kCommitted;
+  if (decision.reason() == "CANCELLED") return SaveState::kCancelled;
+  return decision.reason() == "SUPERSEDED" ? SaveState::kSuperseded : SaveState::kFailed;
+}
+
 }  // namespace
 
 std::string EncodeLoadedStep(const LoadedStep& step) {
@@ -100,10 +107,9 @@ ScanScript::Step ScanScript::Next(const StoreResult* previous) {
     case State::kDecision: {
       absl::StatusOr<v1::Decision> decision = storage::DecodeDecision(previous->bytes);
       if (!absent && decision.ok()) {
-        Verdict verdict{.step = step_, .attempt = attempts_.back(),
-                        .state = decision->kind() == v1::Decision::COMMIT ? SaveState::kCommitted : SaveState::kFailed};
+        Verdict verdict{.step = step_, .attempt = attempts_.back(), .state = StateOf(*decision)};
         verdict.number = static_cast<uint64_t>(storage::ParseAttempt(attempts_.back())->counter);
-        if (verdict.state == SaveState::kFailed) {
+        if (verdict.state != SaveState::kCommitted) {
           verdict.failure = {.code = absl::StatusCode::kAborted, .reason = decision->reason(),
                              .message = decision->message(), .stage = "recover"};
         }

@@ -61,7 +61,12 @@ void ReconcileMachine::OnSettled(const JournalEntry& entry, const CommitOutcome&
       if (status.ok()) Erase(entry);
     };
     if (aborted) {
-      outbox_.Catalog(RecordGone{.attempt = entry.attempt, .step = entry.step}, life_, erase);
+      // Deletions that a power loss undoes would come back with nobody left to know of them.
+      outbox_.Store({.kind = storage::StoreOp::Kind::kSyncTree, .path = storage::AttemptDir(entry.step, entry.attempt)},
+                    life_, [this, entry, erase](const storage::StoreResult& result) {
+                      if (!result.status.ok()) return;
+                      outbox_.Catalog(RecordGone{.attempt = entry.attempt, .step = entry.step}, life_, erase);
+                    });
     } else {
       outbox_.Catalog(RecordCommit{.attempt = entry.attempt, .step = entry.step}, life_, erase);
     }

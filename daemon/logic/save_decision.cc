@@ -72,7 +72,7 @@ void SaveMachine::OnAbortOutcome(const CommitOutcome& outcome) {
     case CommitOutcome::Kind::kAborted:
       if (!decided_) Decide(cause_state_, cause_);
       if (outcome.status.ok()) {
-        EraseAndEnd();
+        SyncAndEnd();
         return;
       }
       break;
@@ -97,14 +97,17 @@ void SaveMachine::Committed() {
 
 void SaveMachine::EndUncertain(const CommitOutcome& outcome) {
   uncertain_ = true;
-  Failure failure = IoFailure(outcome.status, "commit");
-  failure.reason = outcome.reason.empty() ? "DURABILITY_UNCERTAIN" : outcome.reason;
-  if (!failing()) {
-    cause_ = failure;
+  const bool was_failing = failing();
+  if (part_asked_ || !was_failing) {  // else no COMMIT can exist: the cause stands
+    cause_ = IoFailure(outcome.status, "commit");
+    cause_.reason = outcome.reason.empty() ? "DURABILITY_UNCERTAIN" : outcome.reason;
+    cause_state_ = SaveState::kFailed;
+  }
+  if (!was_failing) {
     outbox_.Emit(StopIo{spec_.attempt});
     owner_.OnFailing(*this);
   }
-  if (!decided_) Decide(SaveState::kFailed, std::move(failure));
+  if (!decided_) Decide(cause_state_, cause_);
   Enter(SaveStage::kOver);
 }
 
@@ -112,6 +115,18 @@ void SaveMachine::Decide(SaveState state, Failure failure) {
   decided_ = true;
   owner_.OnDecided(*this, {.number = spec_.number, .step = spec_.step, .attempt = spec_.attempt, .state = state,
                            .failure = std::move(failure)});
+}
+
+// Deletions that a power loss undoes would come back with nobody left to know of them.
+void SaveMachine::SyncAndEnd() {
+  outbox_.Store({.kind = storage::StoreOp::Kind::kSyncTree, .path = storage::AttemptDir(spec_.step, spec_.attempt)},
+                life_, [this](const storage::StoreResult& result) {
+                  if (result.status.ok()) {
+                    EraseAndEnd();
+                  } else {
+                    Enter(SaveStage::kOver);  // the journal entry stays: the next start reclaims again
+                  }
+                });
 }
 
 // An entry that could not be erased costs the next start one look at storage.

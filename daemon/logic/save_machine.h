@@ -121,6 +121,7 @@ class SaveMachine {
   void Committed();
   void Decide(SaveState state, Failure failure);
   void EndUncertain(const storage::CommitOutcome& outcome);
+  void SyncAndEnd();
   void EraseAndEnd();
   v1::Decision AbortRecord() const;
 

@@ -1,0 +1,179 @@
+#include "tests/sim/checker.h"
+
+#include <cstdio>
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace keepstep::sim {
+
+using daemon::SaveState;
+
+namespace {
+
+constexpr int kContentWords = 40;
+
+std::string StepDir(int64_t step) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%012lld", static_cast<long long>(step));
+  return text;
+}
+
+// Only the frame's length is looked at: docs/formats.md.
+template <class Message>
+bool ParseFramed(const std::string& bytes, Message& message) {
+  constexpr size_t kHead = 20, kTail = 16;
+  return bytes.size() >= kHead + kTail && std::memcmp(bytes.data(), "KSREC", 6) == 0 &&
+         message.ParseFromArray(bytes.data() + kHead, static_cast<int>(bytes.size() - kHead - kTail));
+}
+
+int64_t EpochOf(const std::string& attempt) { return std::atoll(attempt.c_str() + 1); }
+
+}  // namespace
+
+std::string Content(int64_t step, int32_t rank, int group) {
+  std::string bytes(kContentWords * sizeof(uint64_t), '\0');
+  uint64_t word = Mix(static_cast<uint64_t>(step) * 1'000'003 + static_cast<uint64_t>(rank) * 101 + group + 1);
+  for (int i = 0; i < kContentWords; ++i) {
+    word = word * 6364136223846793005 + 1442695040888963407;
+    std::memcpy(bytes.data() + i * sizeof word, &word, sizeof word);
+  }
+  return bytes;
+}
+
+void Checker::Note(int64_t& count, const std::string& what) {
+  ++count;
+  if (findings_.first.size() < 5) findings_.first.push_back(what);
+}
+
+std::optional<v1::Decision> Checker::ReadDecision(int64_t step, const std::string& attempt, bool durable) const {
+  std::optional<std::string> bytes = store_.Read(absl::StrCat(StepDir(step), "/", attempt, "/DECISION"), durable);
+  v1::Decision decision;
+  if (!bytes || !ParseFramed(*bytes, decision)) return std::nullopt;
+  return decision;
+}
+
+std::string Checker::Restorable(int64_t step, const std::string& attempt, bool durable) const {
+  std::optional<v1::Decision> decision = ReadDecision(step, attempt, durable);
+  if (!decision || decision->kind() != v1::Decision::COMMIT) return "has no COMMIT";
+  if (decision->step() != step || decision->attempt() != attempt) return "has another's COMMIT";
+  int32_t ranks = 0;
+  for (const v1::PartRef& ref : decision->parts()) {
+    const std::string dir = absl::StrCat(StepDir(step), "/", attempt, "/");
+    std::optional<std::string> bytes = store_.Read(dir + ref.name(), durable);
+    v1::Part part;
+    if (!bytes || static_cast<int64_t>(bytes->size()) != ref.size_bytes() || !ParseFramed(*bytes, part)) {
+      return "lacks a part";
+    }
+    for (const v1::Blob& blob : part.blobs()) {
+      std::string expected;
+      for (int group = 0; group < kGroups; ++group) absl::StrAppend(&expected, Content(step, ranks, group));
+      std::optional<std::string> content = store_.Read(dir + blob.name(), durable);
+      if (!content) return absl::StrCat("lacks the blob of rank ", ranks);
+      if (*content != expected) return absl::StrCat("holds other content for rank ", ranks);
+      ++ranks;
+    }
+  }
+  return ranks == decision->world_size() ? "" : "lacks ranks";
+}
+
+void Checker::OnVerdict(const daemon::Verdict& verdict) {
+  if (verdict.state < SaveState::kCommitted || verdict.attempt.empty()) return;
+  auto [known, first] = verdicts_.try_emplace(verdict.attempt, verdict.state, verdict.failure.reason);
+  // A save whose fate was unknown may turn out committed; nothing else may change.
+  const bool settled_later = known->second.second == "DURABILITY_UNCERTAIN" || known->second.second == "DECISION_DAMAGED";
+  if (!first && known->second.first != verdict.state && !settled_later) {
+    Note(findings_.mislabelled, absl::StrCat(verdict.attempt, " had state ", static_cast<int>(known->second.first),
+                                             ", now ", static_cast<int>(verdict.state), " ", verdict.failure.reason));
+  }
+  if (verdict.state != SaveState::kCommitted || !reported_.emplace(verdict.step, verdict.attempt).second) return;
+  const std::string wrong = Restorable(verdict.step, verdict.attempt, true);
+  if (wrong.empty()) return;
+  Note(absl::StrContains(wrong, "other content") ? findings_.mislabelled : findings_.lost,
+       absl::StrCat(verdict.step, "/", verdict.attempt, " was reported COMMITTED but ", wrong));
+}
+
+void Checker::OnLoaded(const daemon::AnswerLoad& answer, bool latest) {
+  if (answer.failure.code != absl::StatusCode::kOk) return;
+  const auto what = std::tuple(answer.found, answer.step, answer.attempt);
+  auto [known, first] = restored_.try_emplace(std::pair(answer.epoch, latest ? -1 : answer.step), what);
+  if (known->second != what) {
+    Note(findings_.mislabelled, absl::StrCat("ranks of epoch ", answer.epoch, " restore steps ",
+                                             std::get<1>(known->second), " and ", answer.step));
+  }
+  if (answer.found) {
+    const std::string wrong = Restorable(answer.step, answer.attempt, true);
+    if (!wrong.empty()) Note(findings_.lost, absl::StrCat(answer.step, "/", answer.attempt, " is restored but ", wrong));
+  }
+  if (!latest) return;
+  std::optional<std::string> bytes = store_.Read(absl::StrCat("epochs/", answer.epoch, "/LATEST"), true);
+  v1::EpochStep record;
+  if (!bytes || !ParseFramed(*bytes, record) || record.attempt() != answer.attempt) {
+    Note(findings_.broken, absl::StrCat("\"latest\" of epoch ", answer.epoch, " was told before it was durable"));
+  }
+  CheckNotBehind(answer);
+}
+
+void Checker::CheckNotBehind(const daemon::AnswerLoad& answer) {
+  std::pair<int64_t, int64_t> newest{0, -1};  // epoch, step
+  for (const auto& [step, attempt] : reported_) {
+    if (EpochOf(attempt) < answer.epoch) newest = std::max(newest, std::pair(EpochOf(attempt), step));
+  }
+  const std::pair<int64_t, int64_t> given{answer.found ? EpochOf(answer.attempt) : 0, answer.found ? answer.step : -1};
+  if (given >= newest) return;
+  for (int64_t epoch = newest.first + 1; epoch < answer.epoch; ++epoch) {  // a later epoch went back on purpose
+    std::optional<std::string> bytes = store_.Read(absl::StrCat("epochs/", epoch, "/PARENT"), false);
+    v1::EpochStep record;
+    if (bytes && ParseFramed(*bytes, record) && record.attempt() == answer.attempt) return;
+  }
+  Note(findings_.lost, absl::StrCat("epoch ", answer.epoch, " goes on from step ", given.second, " of epoch ",
+                                    given.first, " although step ", newest.second, " of epoch ", newest.first,
+                                    " was reported COMMITTED"));
+}
+
+void Checker::OnDelete(const std::string& path) {
+  // <step>/<attempt>/<leaf>, or less for a tree.
+  const size_t first = path.find('/'), second = path.find('/', first + 1);
+  if (first == std::string::npos) return;
+  const std::string attempt = path.substr(first + 1, second == std::string::npos ? second : second - first - 1);
+  if (attempt.empty() || attempt[0] != 'e') return;
+  std::optional<v1::Decision> decision = ReadDecision(std::atoll(path.c_str()), attempt, true);
+  if (!decision || decision->kind() != v1::Decision::ABORT) {
+    Note(findings_.broken, absl::StrCat(path, " is deleted without a durable ABORT"));
+  }
+}
+
+void Checker::CheckReported() {
+  for (const auto& [step, attempt] : reported_) {
+    const std::string wrong = Restorable(step, attempt, false);
+    if (wrong.empty()) continue;
+    Note(absl::StrContains(wrong, "other content") ? findings_.mislabelled : findings_.lost,
+         absl::StrCat(step, "/", attempt, " was COMMITTED and now ", wrong));
+  }
+}
+
+void Checker::CheckSpace() {
+  for (const auto& [step, is_step] : store_.List("")) {
+    if (!is_step || step == "epochs") continue;
+    for (const auto& [attempt, is_attempt] : store_.List(step)) {
+      std::optional<v1::Decision> decision = ReadDecision(std::atoll(step.c_str()), attempt, false);
+      const auto files = store_.List(absl::StrCat(step, "/", attempt));
+      if (decision && decision->kind() == v1::Decision::COMMIT) {
+        const std::string wrong = Restorable(std::atoll(step.c_str()), attempt, false);
+        if (!wrong.empty()) Note(findings_.mislabelled, absl::StrCat(step, "/", attempt, " is committed but ", wrong));
+      } else if (!decision && !files.empty()) {
+        Note(findings_.broken, absl::StrCat(step, "/", attempt, " was never decided: its space is lost"));
+      } else if (files.size() > 1) {
+        Note(findings_.broken, absl::StrCat(step, "/", attempt, " is aborted but still holds ", files[1].first));
+      }
+    }
+  }
+}
+
+void Checker::OnEnd() {
+  CheckReported();
+  CheckSpace();
+}
+
+}  // namespace keepstep::sim

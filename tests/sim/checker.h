@@ -1,0 +1,71 @@
+// Judges a simulated run by its own reading of the store: nothing here calls the code under test.
+//
+//   lost         a step reported COMMITTED to anyone that could not be restored after the worst power loss; a load that
+//                goes back behind a commit that was reported
+//   mislabelled  content that is not exactly that of its step on every rank; ranks of one epoch that restore different
+//                things; a verdict that changes; a COMMIT of what some rank did not seal
+//   broken       any other rule: deletion before ABORT, space not reclaimed, gates shut for saves that are over
+
+#ifndef KEEPSTEP_TESTS_SIM_CHECKER_H_
+#define KEEPSTEP_TESTS_SIM_CHECKER_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "daemon/logic/events.h"
+#include "proto/storage.pb.h"
+#include "tests/sim/sim_store.h"
+
+namespace keepstep::sim {
+
+inline constexpr int kGroups = 2;
+
+// What group `group` of rank `rank` holds after `step` updates.
+std::string Content(int64_t step, int32_t rank, int group);
+
+struct Findings {
+  int64_t lost = 0, mislabelled = 0, broken = 0;
+  std::vector<std::string> first;  // a few, in words
+  bool any() const { return lost + mislabelled + broken > 0; }
+};
+
+class Checker {
+ public:
+  explicit Checker(const SimStore& store) : store_(store) {}
+
+  void OnVerdict(const daemon::Verdict& verdict);  // told to any rank
+  void OnLoaded(const daemon::AnswerLoad& answer, bool latest);  // an explicit step is answered with that step
+  void OnDelete(const std::string& path);       // before a file of an attempt is deleted
+  void OnPowerLoss() { CheckReported(); }       // after it
+  void OnEnd();                                 // nothing runs any more, the daemon has recovered
+  void Broken(const std::string& what) { Note(findings_.broken, what); }
+  void Mislabelled(const std::string& what) { Note(findings_.mislabelled, what); }
+
+  const Findings& findings() const { return findings_; }
+  int64_t commits() const { return static_cast<int64_t>(reported_.size()); }
+
+ private:
+  void Note(int64_t& count, const std::string& what);
+  void CheckReported();
+  std::optional<v1::Decision> ReadDecision(int64_t step, const std::string& attempt, bool durable) const;
+  // Empty if the checkpoint is committed and holds exactly what it should.
+  std::string Restorable(int64_t step, const std::string& attempt, bool durable) const;
+  void CheckNotBehind(const daemon::AnswerLoad& answer);
+  void CheckSpace();
+
+  const SimStore& store_;
+  Findings findings_;
+  std::set<std::pair<int64_t, std::string>> reported_;              // committed
+  std::map<std::string, std::pair<daemon::SaveState, std::string>> verdicts_;  // final ones by attempt, with reason
+  // By epoch and step asked for, -1 for the latest.
+  std::map<std::pair<int64_t, int64_t>, std::tuple<bool, int64_t, std::string>> restored_;
+};
+
+}  // namespace keepstep::sim
+
+#endif  // KEEPSTEP_TESTS_SIM_CHECKER_H_

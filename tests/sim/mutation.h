@@ -1,0 +1,28 @@
+// Bugs planted by hand in what surrounds the machines: each breaks one rule that the machines keep. The simulation must
+// find every one of them, or it proves nothing about the rule.
+
+#ifndef KEEPSTEP_TESTS_SIM_MUTATION_H_
+#define KEEPSTEP_TESTS_SIM_MUTATION_H_
+
+#include <cstdint>
+
+namespace keepstep::sim {
+
+enum class Mutation : uint8_t {
+  kNone,
+  kReportBeforePublish,    // COMMITTED is told when the part is asked for
+  kDeleteBeforeAbort,      // blobs go before ABORT is in the slot
+  kPartBeforeSealed,       // a flushed rank counts as sealed
+  kReleaseBeforeCopied,    // the gate opens when the copy starts
+  kSkipJournal,            // the journal entry is acknowledged and not kept
+  kEraseJournalFirst,      // the journal entry goes when the abort begins
+  kRetryFailedFlush,       // a failed fsync is tried again, and believed
+  kAcceptPoisoned,         // a poisoned verdict counts as sealed
+  kLatestBeforePublished,  // LATEST is answered while its record is on its way
+  kResumeStaleEpoch,       // a resume in an old epoch is let into the current one
+  kSkipDirectorySync,      // SyncTree says OK and does nothing
+};
+
+}  // namespace keepstep::sim
+
+#endif  // KEEPSTEP_TESTS_SIM_MUTATION_H_

@@ -1,0 +1,115 @@
+// One daemon: a JobMachine, pipelines and a catalog that are as slow, faulty and mortal as the real ones.
+//
+// Copies read the trainer's content at the moment of the copy, so what the gate lets through early is torn. Catalog rows
+// survive from the moment they are acknowledged; those on their way when the daemon dies may or may not.
+
+#ifndef KEEPSTEP_TESTS_SIM_SIM_DAEMON_H_
+#define KEEPSTEP_TESTS_SIM_SIM_DAEMON_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "daemon/logic/events.h"
+#include "daemon/logic/job_machine.h"
+#include "tests/sim/checker.h"
+#include "tests/sim/clock.h"
+#include "tests/sim/mutation.h"
+#include "tests/sim/random.h"
+#include "tests/sim/sim_store.h"
+#include "tests/sim/trace.h"
+
+namespace keepstep::sim {
+
+// What a daemon sees and reaches of a trainer.
+class TrainerSide {
+ public:
+  virtual ~TrainerSide() = default;
+  // The content of a group of the trainer behind the session; false if that process is gone.
+  virtual bool CopyGroup(daemon::SessionId session, int32_t rank, int group, std::string* content) = 0;
+  // Messages arrive in order; none after the daemon died.
+  virtual void Deliver(daemon::SessionId session, const daemon::Action& action) = 0;
+  // Whether the trainer's own word on save `number` is SEALED.
+  virtual bool Sealed(daemon::SessionId session, uint64_t number) = 0;
+};
+
+class SimDaemon {
+ public:
+  struct Parts {  // all outlive the daemon
+    Random& random;
+    Clock& clock;
+    SimStore& store;
+    Checker& checker;
+    TrainerSide& trainers;
+    Trace& trace;
+  };
+
+  SimDaemon(Parts parts, Mutation mutation) : p_(parts), mutation_(mutation) {}
+
+  bool up() const { return machine_ != nullptr; }
+  uint64_t life() const { return life_; }  // counts starts
+  void Start();
+  void Kill();
+  void set_faults(const FaultRates& faults) { faults_ = faults; }
+  void set_slow_copies(bool slow) { slow_copies_ = slow; }  // some outlast the trainers' watchdog
+
+  // Hands an event to the machine after a message's delay, unless the daemon dies before.
+  void Send(daemon::Event event);
+  daemon::JobSnapshot Snapshot() const { return machine_->Snapshot(); }
+  int64_t decided() const { return decided_; }
+
+ private:
+  struct Attempt {
+    int64_t step = 0;
+    bool stopped = false;
+    int running = 0;  // operations on its files
+    std::map<int32_t, daemon::StartRank> ranks;
+    std::map<int32_t, std::string> content;
+  };
+  struct Flight {  // an operation on its way
+    storage::StoreOp op;
+    std::function<void()> row;  // or a catalog change
+  };
+
+  void Post(int64_t delay_ms, std::function<void()> what);  // dropped when the daemon dies
+  void Feed(const daemon::Event& event);
+  void Tell(daemon::SessionId session, const daemon::Action& action);
+  void Do(const daemon::Action& action);
+  void RunStore(const storage::StoreOp& op, int64_t extra_ms, std::function<void(storage::StoreResult)> then);
+  void Catalog(uint64_t op, std::function<void()> change);
+  void OnDoStore(const daemon::DoStore& action);
+  void CopyNext(const std::string& attempt, int32_t rank, int group);
+  void WriteBlob(const std::string& attempt, int32_t rank);
+  void FlushBlob(const std::string& attempt, int32_t rank);
+  void WritePart(const std::string& attempt);
+  void StopIo(const std::string& attempt);
+  void Finished(const std::string& attempt);  // an operation of it
+  std::string BlobPath(const std::string& attempt, int32_t rank) const;
+  daemon::Event Mutated(daemon::Event event);
+
+  Parts p_;
+  const Mutation mutation_;
+  FaultRates faults_;
+  bool slow_copies_ = false;
+  std::unique_ptr<daemon::JobMachine> machine_;
+  uint64_t life_ = 0;
+  int64_t started_at_ = 0, last_delivery_ = 0, last_arrival_ = 0;
+  int64_t decided_ = 0;
+  uint64_t next_flight_ = 0;
+  std::map<uint64_t, Flight> flights_;
+  std::map<std::string, Attempt> attempts_;
+
+  // The catalog: what a start finds.
+  std::map<std::string, daemon::JournalEntry> journal_;
+  bool roster_known_ = false;
+  daemon::PutRoster roster_;
+  std::set<std::string> catalog_;  // committed attempts
+};
+
+}  // namespace keepstep::sim
+
+#endif  // KEEPSTEP_TESTS_SIM_SIM_DAEMON_H_
