@@ -96,6 +96,15 @@ TEST_F(ClientTest, StaleEpochEndsTheOpening) {
   EXPECT_EQ(BlameOf(status).rank, 3);
 }
 
+TEST_F(ClientTest, OpeningWaitsForADaemonThatRecovers) {
+  std::atomic<int> tries{0};
+  StartDaemon({.on_open = [&](const v1::OpenRequest&) {
+    return ++tries < 3 ? FakeAnswer{kUnavailable, "RECOVERING"} : FakeAnswer{};
+  }});
+  EXPECT_TRUE(Open().ok());
+  EXPECT_EQ(tries, 3);
+}
+
 TEST_F(ClientTest, HandshakeByPullPointsAtTheNonce) {
   StartDaemon();
   ASSERT_TRUE(Open().ok());
@@ -139,6 +148,23 @@ TEST_F(ClientTest, SealsAndNotifiesOnceReleased) {
   EXPECT_FALSE(daemon_->AwaitFrame(proto::FrameKind::kNotify).empty());
   EXPECT_EQ(daemon_->client_page().verdicts[number].load(),
             proto::PackSlot(number, static_cast<uint8_t>(proto::Verdict::kSealed)));
+}
+
+TEST_F(ClientTest, UpdateThatIgnoresTheGateFailsItsSaveByName) {
+  StartDaemon();
+  OpenAndRegister();
+  uint64_t number = 0;
+  ASSERT_TRUE(Save(&number).ok());
+  weights_.fill(std::byte{1});
+  daemon_->Release(0, number);
+  v1::SaveStatus status;
+  ASSERT_TRUE(client_->gate().Wait(0, After(kLongMs)).ok());
+  ASSERT_TRUE(client_->saves().Wait(number, v1::COMMITTED, After(kLongMs), &status).ok());
+  EXPECT_EQ(status.state(), v1::FAILED);
+  EXPECT_EQ(status.step(), 100);
+  EXPECT_EQ(status.failure().reason(), "UPDATED_DURING_SAVE");
+  EXPECT_EQ(daemon_->client_page().verdicts[number].load(),
+            proto::PackSlot(number, static_cast<uint8_t>(proto::Verdict::kPoisoned)));
 }
 
 TEST_F(ClientTest, RefusedSaveLeavesTheGateOpen) {

@@ -87,7 +87,11 @@ void SaveLedger::Apply(const v1::SaveStatus& status) {
   if (record == nullptr) return;
   record->answered = true;
   // A verdict that this client reached by itself explains more than the daemon's echo of it.
-  if (!record->over || record->status.state() == status.state()) record->status = status;
+  if (!record->over || record->status.state() == status.state()) {
+    const int64_t step = record->status.step();
+    record->status = status;
+    record->status.set_step(step);  // a daemon that has restarted may know the number alone
+  }
   if (IsFinal(status.state())) Finish(record);
   if (pages_ != nullptr) FutexWakeAll(pages_->daemon().changes);
 }

@@ -67,10 +67,10 @@ absl::StatusOr<std::shared_ptr<Channel>> Session::AwaitConnected(Deadline deadli
   if (deadline == kNever) {
     changed_.wait(lock, settled);
   } else if (!changed_.wait_until(lock, deadline, settled)) {
-    return MakeError(absl::StatusCode::kDeadlineExceeded, "DISCONNECTED",
-                     absl::StrCat("no connection to the daemon at ", spec_.address.grpc_path,
-                                  " in time: it is starting, draining, stopped or stuck"),
-                     "open");
+    const std::string cause(last_try_.ok() ? "it does not answer" : last_try_.message());
+    return MakeError(
+        absl::StatusCode::kDeadlineExceeded, "DISCONNECTED",
+        absl::StrCat("no session with the daemon at ", spec_.address.grpc_path, " in time: ", cause), "open");
   }
   if (!ended_.ok()) return ended_;
   return channel_;
@@ -84,6 +84,7 @@ void Session::Run() {
     {
       std::lock_guard lock(mu_);
       was_connected = std::exchange(info_.connected, false);
+      last_try_ = status;
       if (channel_ != nullptr) channel_->Cancel();
     }
     if (stop_.Wait(0)) return;

@@ -108,6 +108,7 @@ class Session {
   int64_t step_stored_ = -1;                  // guarded by mu_
   bool opened_once_ = false;                  // guarded by mu_
   SessionInfo info_;                          // guarded by mu_
+  absl::Status last_try_;                     // guarded by mu_; why the last connection ended or failed
   absl::Status ended_;                        // guarded by mu_; not OK: for good
 
   std::thread keeper_;
