@@ -67,8 +67,12 @@ void SaveMachine::OnAbortOutcome(const CommitOutcome& outcome) {
       Committed();
       return;
     case CommitOutcome::Kind::kUncertain:
-      EndUncertain(outcome);
-      return;
+      // Without a part there is no COMMIT to be uncertain of. A slot that cannot be read now can be read later.
+      if (part_asked_ && (absl::IsAborted(outcome.status) || absl::IsDataLoss(outcome.status))) {
+        EndUncertain(outcome);
+        return;
+      }
+      break;
     case CommitOutcome::Kind::kAborted:
       if (!decided_) Decide(cause_state_, cause_);
       if (outcome.status.ok()) {
@@ -98,11 +102,9 @@ void SaveMachine::Committed() {
 void SaveMachine::EndUncertain(const CommitOutcome& outcome) {
   uncertain_ = true;
   const bool was_failing = failing();
-  if (part_asked_ || !was_failing) {  // else no COMMIT can exist: the cause stands
-    cause_ = IoFailure(outcome.status, "commit");
-    cause_.reason = outcome.reason.empty() ? "DURABILITY_UNCERTAIN" : outcome.reason;
-    cause_state_ = SaveState::kFailed;
-  }
+  cause_ = IoFailure(outcome.status, "commit");
+  cause_.reason = outcome.reason.empty() ? "DURABILITY_UNCERTAIN" : outcome.reason;
+  cause_state_ = SaveState::kFailed;
   if (!was_failing) {
     outbox_.Emit(StopIo{spec_.attempt});
     owner_.OnFailing(*this);
