@@ -86,6 +86,10 @@ absl::StatusOr<LoadStats> Loader::Run(Cancellation& cancel) {
   for (const ChunkWork& work : works) {
     for (const Delivery& delivery : work.deliveries) total_bytes_ += LocalBytes(delivery);
   }
+  if (!works.empty()) {
+    const std::string directory = spec_.from->blobs()[works.front().blob].path.Parent().text();
+    plane_.pool().Expect("load " + spec_.cache_prefix + directory, static_cast<int64_t>(works.size()));
+  }
   {
     Cancellation::Hook hook(cancel, [this] { stop_.Cancel(absl::CancelledError("the load was cancelled")); });
     for (ChunkWork& work : works) {

@@ -117,7 +117,7 @@ void SaveBlob::ForEachGroup(int64_t begin_bytes, int64_t end_bytes,
                             const std::function<void(uint32_t, int64_t)>& fn) const {
   for (size_t i = FirstItemAt(begin_bytes); i < items_.size() && items_[i].offset_bytes < end_bytes; ++i) {
     const Item& item = items_[i];
-    if (item.shard == nullptr) continue;
+    if (item.shard == nullptr || item.size_bytes == 0) continue;
     fn(item.group,
        std::min(item.offset_bytes + item.size_bytes, end_bytes) - std::max(item.offset_bytes, begin_bytes));
   }

@@ -186,6 +186,8 @@ absl::Status Pipeline::Stream() {
   std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
     return a.first->blob->FirstGroup(a.second) < b.first->blob->FirstGroup(b.second);
   });
+  plane_.pool().Expect("save " + spec_.cache_prefix + spec_.directory.text(),
+                       static_cast<int64_t>(order.size()));
   for (const auto& [blob, chunk] : order) {
     absl::StatusOr<StagingBuffer> buffer = plane_.pool().Acquire(stop_);
     if (!buffer.ok()) {

@@ -19,6 +19,7 @@ namespace keepstep::daemon {
 namespace {
 
 constexpr int64_t kPageBytes = 4096;
+constexpr size_t kRecentWorks = 4;
 constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE: older headers lack the name
 
 int64_t MachineMemoryBytes() {
@@ -176,7 +177,7 @@ absl::StatusOr<StagingBuffer> StagingPool::Acquire(Cancellation& cancel, Clock::
       waiter.cancelled = true;
       waiter.ready.notify_one();
     });
-    while (GrowFor(waiter, &failure)) {
+    while (Provide(waiter, &failure)) {
     }
     std::unique_lock<std::mutex> lock(mutex_);
     granted = Wait(lock, waiter, deadline);
@@ -187,20 +188,25 @@ absl::StatusOr<StagingBuffer> StagingPool::Acquire(Cancellation& cancel, Clock::
   return absl::DeadlineExceededError("no staging buffer came free in time");
 }
 
-// One step towards a buffer for the line: reclaims one or faults one in. False when `waiter` is served or
+// One step towards a buffer for the line: faults one in or reclaims one. False when `waiter` is served or
 // cancelled, or nothing is left to do but wait.
-bool StagingPool::GrowFor(Waiter& waiter, absl::Status* failure) {
-  const auto over = [&] { return waiter.granted >= 0 || waiter.cancelled; };
-  {
+bool StagingPool::Provide(Waiter& waiter, absl::Status* failure) {
+  const auto take_absent = [&](bool beyond_wanted, int* index) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (over()) return false;
-  }
-  if (give_up_ && give_up_()) return true;
-  int index;
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (over()) return false;
-    index = TakeAbsentLocked();
+    if (waiter.granted >= 0 || waiter.cancelled) return false;
+    *index = beyond_wanted || present_ < wanted_ ? TakeAbsentLocked() : -1;
+    return true;
+  };
+  int index = -1;
+  if (!take_absent(false, &index)) return false;
+  if (index < 0) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      waiter.needy =
+          true;  // before the reclaimer looks: what it does not find now is given back at once later
+    }
+    if (give_up_ && give_up_()) return true;
+    if (!take_absent(true, &index)) return false;
   }
   if (index < 0) return false;
   *failure = Populate(index);
@@ -230,6 +236,10 @@ void StagingPool::Forget(Waiter& waiter) {
 absl::Status StagingPool::Reserve(int64_t bytes) {
   const int64_t want =
       std::min<int64_t>((bytes + buffer_bytes_ - 1) / buffer_bytes_, static_cast<int64_t>(slots_.size()));
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    wanted_ = std::max(wanted_, want);
+  }
   std::mutex failure_mutex;
   absl::Status failure;
   const auto grow = [&] {
@@ -256,6 +266,11 @@ absl::Status StagingPool::Reserve(int64_t bytes) {
 
 int64_t StagingPool::Shrink(int64_t keep_bytes) {
   int64_t freed_bytes = 0;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    expected_.clear();
+    wanted_ = keep_bytes / buffer_bytes_;
+  }
   for (;;) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -275,11 +290,22 @@ int64_t StagingPool::Shrink(int64_t keep_bytes) {
   }
 }
 
+void StagingPool::Expect(absl::string_view work, int64_t buffers) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto known =
+      std::find_if(expected_.begin(), expected_.end(), [&](const auto& e) { return e.first == work; });
+  const int64_t total = buffers + (known == expected_.end() ? 0 : known->second);
+  if (known != expected_.end()) expected_.erase(known);
+  expected_.emplace_back(std::string(work), total);
+  if (expected_.size() > kRecentWorks) expected_.pop_front();
+  wanted_ = std::max(wanted_, total);
+}
+
 void StagingPool::SetReclaimer(std::function<bool()> give_up) { give_up_ = std::move(give_up); }
 
 bool StagingPool::HasWaiters() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return !waiters_.empty();
+  return std::any_of(waiters_.begin(), waiters_.end(), [](const Waiter* waiter) { return waiter->needy; });
 }
 
 StagingPool::Stats StagingPool::stats() const {

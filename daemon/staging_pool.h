@@ -3,9 +3,10 @@
 // Invariants: in use + cached <= capacity <= limit; a buffer belongs to one holder; nothing is handed out
 // beyond the limit, whoever asks waits. Waiters are served in the order in which they came.
 //
-// A request is met, in this order, by: a free buffer; the cached buffer used longest ago (the reclaimer
-// gives it up); growth, up to the limit; waiting. Memory is faulted in when the pool grows, by several
-// threads for Reserve: touching fresh memory costs ten times a copy on virtual machines.
+// A request is met, in this order, by: a free buffer; growth, while the pool is smaller than recent saves
+// and loads have said they need; the cached buffer used longest ago (the reclaimer gives it up); growth, up
+// to the limit; waiting. Memory is faulted in when the pool grows, by several threads for Reserve: touching
+// fresh memory costs ten times a copy on virtual machines.
 
 #ifndef KEEPSTEP_DAEMON_STAGING_POOL_H_
 #define KEEPSTEP_DAEMON_STAGING_POOL_H_
@@ -18,10 +19,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "daemon/cancellation.h"
 
@@ -89,12 +93,16 @@ class StagingPool {
   // bytes freed.
   int64_t Shrink(int64_t keep_bytes);
 
+  // Says that `work` (a save or load, of all its ranks together) will ask for `buffers` more: while the
+  // pool is smaller than what any recent work has asked for, it grows before it gives up what is cached.
+  void Expect(absl::string_view work, int64_t buffers);
+
   // `give_up` makes one cached buffer free (its StagingBuffer is destroyed) and returns whether it did.
   // Called without locks, from Acquire. Set once, before the first Acquire; cleared (nullptr) after the
   // last.
   void SetReclaimer(std::function<bool()> give_up);
 
-  // Whether somebody waits: a cache then gives its buffers back rather than keep them.
+  // Whether somebody needs what is cached: a cache then gives its buffers back rather than keep them.
   bool HasWaiters() const;
 
   Stats stats() const;
@@ -107,6 +115,7 @@ class StagingPool {
     std::condition_variable ready;
     int granted = -1;
     bool cancelled = false;
+    bool needy = false;  // found neither a free buffer nor growth that was expected
   };
   enum class SlotState : uint8_t { kAbsent, kFaulting, kFree, kHeld };
 
@@ -117,7 +126,7 @@ class StagingPool {
   int TakeFreeLocked();
   int TakeAbsentLocked();
   absl::Status Populate(int index);
-  bool GrowFor(Waiter& waiter, absl::Status* failure);
+  bool Provide(Waiter& waiter, absl::Status* failure);
   void Forget(Waiter& waiter);
   bool Wait(std::unique_lock<std::mutex>& lock, Waiter& waiter, Clock::time_point deadline);
 
@@ -131,7 +140,10 @@ class StagingPool {
   std::vector<SlotState> slots_;
   std::vector<int> free_;  // last in, first out: warm in the processor's caches
   std::deque<Waiter*> waiters_;
-  int present_ = 0;  // kFaulting, kFree, kHeld
+  std::deque<std::pair<std::string, int64_t>>
+      expected_;        // buffers by work, newest last; at most kRecentWorks
+  int64_t wanted_ = 0;  // buffers: the largest of them, or what was reserved
+  int present_ = 0;     // kFaulting, kFree, kHeld
   int held_ = 0;
   int high_water_ = 0;
 };
