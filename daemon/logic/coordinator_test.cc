@@ -241,6 +241,9 @@ TEST_F(CoordinatorTest, AWishBecomesOneStepAheadOfAllRanks) {
   EXPECT_EQ(h.Last<SetSaveAt>().step, 14 + 2 * 4);
   h.Feed(StepsSeen{{15, 15}});
   EXPECT_EQ(h.Count<SetSaveAt>(), 1);
+  h.Feed(SaveWished{});  // the step that is still ahead serves this wish too
+  h.Feed(StepsSeen{{16, 16}});
+  EXPECT_EQ(h.Last<SetSaveAt>().step, 14 + 2 * 4);
 }
 
 TEST_F(CoordinatorTest, ARankPastTheWishedStepFailsThatSaveByName) {

@@ -102,9 +102,10 @@ void Coordinator::OnResumed(SessionId old_session, Session& session, uint64_t sa
   session.releases.ReleasedUpTo(saves_issued);
   for (auto& [number, record] : records_) {
     const bool asked = record.asked_by.erase(old_session) > 0;
-    if (asked) record.asked_by.insert(session.id);
+    const bool same_world = record.save && record.save->spec().epoch == world_.epoch;
+    if (asked || (same_world && record.save->arrived(session.rank))) record.asked_by.insert(session.id);
     if (!record.save || record.final || number > saves_issued) continue;
-    if (record.save->spec().epoch != world_.epoch) continue;
+    if (!same_world) continue;
     record.save->OnSessionReplaced(session.rank, session.id);
     if (record.save->copied(session.rank)) continue;
     Failure lost = LostByRestart(number);
@@ -219,11 +220,12 @@ void Coordinator::FinishDrain() {
 void Coordinator::OnSaveWished() { save_at_.Wish(); }
 
 void Coordinator::OnStepsSeen(const StepsSeen& seen) {
+  if (static_cast<int32_t>(seen.stepped.size()) != world_.size) return;  // some rank is not there to be asked
   if (std::optional<int64_t> step = save_at_.OnSteps(seen.stepped)) outbox_.Emit(SetSaveAt{*step});
   for (const auto& save : saves_) {
     const SaveMachine::Spec& spec = save->spec();
     if (spec.epoch != world_.epoch || spec.step != save_at_.step() || save->failing()) continue;
-    for (int32_t rank = 0; rank < spec.world_size && rank < static_cast<int32_t>(seen.stepped.size()); ++rank) {
+    for (int32_t rank = 0; rank < spec.world_size; ++rank) {
       if (save->arrived(rank) || seen.stepped[rank] <= spec.step) continue;
       save->Fail(MakeFailure(absl::StatusCode::kFailedPrecondition, "SAVE_AT_PASSED",
                              absl::StrCat("Rank ", rank, " was past step ", spec.step, " when the save was asked for."),

@@ -327,6 +327,19 @@ TEST_F(EpochTest, ASessionThatResumesAfterItsCopyKeepsItsSave) {
   EXPECT_EQ(h.Told(resumed, 1).state, SaveState::kCommitted);
 }
 
+// It was thought dead, but what it had sealed went on; the new session hears how that ended.
+TEST_F(EpochTest, ASessionThatComesBackAfterItsLimitHearsOfItsSealedSave) {
+  Begin(1);
+  h.Save(world[0], 1, 100);
+  h.Copied(1, 0);
+  h.Sealed(world[0], 1);
+  h.Feed(SessionLost{world[0]});
+  h.Advance(Limits().resume_ms + kTickMs);
+  const SessionId back = h.Open(0, 1, 10, 1, 1);
+  h.Flushed(1, 0);
+  EXPECT_EQ(h.Told(back, 1).state, SaveState::kCommitted);
+}
+
 // A trainer that lost its daemon must learn what became of every save it issued.
 TEST_F(EpochTest, ARestartAccountsForEverySaveThatASessionIssued) {
   Begin(1);

@@ -34,7 +34,7 @@ Failure RanksMissing(const std::vector<int32_t>& ranks, absl::string_view stage)
 
 Failure LostByRestart(uint64_t number) {
   return MakeFailure(absl::StatusCode::kAborted, "LOST_BY_RESTART",
-                     absl::StrCat("keepstepd restarted before save ", number,
+                     absl::StrCat("keepstepd restarted, or a rank lost its session, before save ", number,
                                   " was durable. Earlier checkpoints are intact; save again."),
                      "recover");
 }

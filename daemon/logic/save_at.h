@@ -24,9 +24,9 @@ class SaveAt {
     const auto [low, high] = std::minmax_element(stepped.begin(), stepped.end());
     if (*low < 0) return std::nullopt;  // a rank that never asks would never see the wish
     spread_ = std::max(spread_, *high - *low);
-    if (!wished_ || *high < step_) return std::nullopt;
+    if (!wished_) return std::nullopt;
     wished_ = false;
-    step_ = *high + std::max<int64_t>(2, 2 * spread_);
+    if (*high >= step_) step_ = *high + std::max<int64_t>(2, 2 * spread_);
     return step_;
   }
 
