@@ -1,0 +1,154 @@
+#include "daemon/attempt_io.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "daemon/error.h"
+#include "daemon/part_builder.h"
+#include "storage/attempt.h"
+#include "storage/commit.h"
+
+namespace keepstep::daemon {
+
+AttemptIo::AttemptIo(Context context, JournalEntry entry) : context_(std::move(context)), entry_(std::move(entry)) {}
+
+void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, int32_t world_size, const SaveArgs& args) {
+  Share& share = shares_[rank];
+  if (share.pipeline != nullptr || stopping_) return;
+  auto directory = storage::BlobPath::Parse(storage::AttemptDir(entry_.step, entry_.attempt));
+  SaveSpec spec{.store = context_.store, .directory = *directory, .cache_prefix = context_.cache_prefix,
+                .world_size = world_size, .plan = plan_, .shards = args.registration->shards,
+                .buffer_addresses = args.registration->addresses, .port = session->port(), .extras = args.extras};
+  for (const reshard::BlobPlan& blob : plan_->blobs) {
+    if (blob.rank == rank) share.total_bytes += blob.size_bytes;
+  }
+  share.metrics = args.metrics;
+  share.tags = args.tags;
+  share.copied_bytes = std::make_shared<std::atomic<int64_t>>(0);
+  share.pipeline = StartSave(*context_.plane, std::move(spec), CallbacksOf(rank, std::move(session), share.copied_bytes));
+}
+
+SaveCallbacks AttemptIo::CallbacksOf(int32_t rank, std::shared_ptr<ClientSession> session,
+                                     std::shared_ptr<std::atomic<int64_t>> copied) {
+  // Weak: pipelines live in this object, and callbacks in the pipelines. `on_strand` outlives both.
+  auto later = [weak = weak_from_this(), on_strand = context_.on_strand](std::function<void(AttemptIo&)> task) {
+    on_strand([weak, task = std::move(task)] {
+      if (auto self = weak.lock()) task(*self);
+    });
+  };
+  SaveCallbacks callbacks;
+  callbacks.group_copied = [later, rank](uint32_t group) {
+    later([rank, group](AttemptIo& io) { io.context_.feed(GroupCopied{io.entry_.attempt, rank, group}); });
+  };
+  callbacks.copied = [later, rank] {
+    later([rank](AttemptIo& io) { io.context_.feed(RankCopied{io.entry_.attempt, rank}); });
+  };
+  callbacks.flushed = [later, rank](SavedShare saved) {
+    later([rank, saved = std::move(saved)](AttemptIo& io) {
+      io.shares_[rank].saved = saved;
+      io.shares_[rank].flushed = true;
+      io.context_.feed(RankFlushed{io.entry_.attempt, rank});
+    });
+  };
+  callbacks.failed = [later, rank](std::string stage, absl::Status status) {
+    later([rank, stage = std::move(stage), status = std::move(status)](AttemptIo& io) {
+      io.context_.feed(RankIoFailed{io.entry_.attempt, rank, stage, status});
+    });
+  };
+  callbacks.ended = [later, rank] { later([rank](AttemptIo& io) { io.OnEnded(rank); }); };
+  callbacks.progress = [session = std::move(session), copied = std::move(copied)](int64_t bytes) {
+    int64_t before = copied->load();
+    while (before < bytes && !copied->compare_exchange_weak(before, bytes)) {
+    }
+    if (before < bytes) session->pages().AddProgress(bytes - before);
+  };
+  return callbacks;
+}
+
+void AttemptIo::OnEnded(int32_t rank) {
+  shares_[rank].ended = true;
+  ReportStoppedIfDone();
+}
+
+void AttemptIo::WritePart(v1::Decision intent) {
+  intent.set_kind(v1::Decision::COMMIT);
+  intent.set_step(entry_.step);
+  intent.set_attempt(entry_.attempt);
+  intent.set_epoch(entry_.epoch);
+  if (plan_ != nullptr) intent.set_layout(plan_->fingerprint);
+  std::vector<SavedShare> shares;
+  std::set<std::string> tags, tensors;
+  int64_t tensor_bytes = 0;
+  for (const auto& [rank, share] : shares_) {
+    shares.push_back(share.saved);
+    for (const auto& [name, value] : share.metrics) (*intent.mutable_metrics())[name] = value;
+    tags.insert(share.tags.begin(), share.tags.end());
+    for (const SavedBlob& blob : share.saved.blobs) {
+      for (const SavedExtent& extent : blob.extents) {
+        tensors.insert(extent.meta.fqn);
+        tensor_bytes += extent.size_bytes;
+      }
+    }
+  }
+  for (const std::string& tag : tags) intent.add_tags(tag);
+  intent.set_tensor_bytes(tensor_bytes);
+  intent.set_tensor_count(static_cast<int64_t>(tensors.size()));
+  writing_part_ = true;
+  context_.io->Submit([weak = weak_from_this(), on_strand = context_.on_strand, store = context_.store, step = entry_.step,
+                       attempt = entry_.attempt, shares = std::move(shares), intent = std::move(intent)] {
+    const v1::Part part = BuildPart(attempt, 0, 1, shares, intent);
+    absl::Status status = storage::PublishPart(*store, step, part);
+    on_strand([weak, status = std::move(status)] {
+      auto self = weak.lock();
+      if (self == nullptr) return;
+      self->writing_part_ = false;
+      self->context_.feed(PartWritten{self->entry_.attempt, status});
+      self->ReportStoppedIfDone();
+    });
+  });
+}
+
+void AttemptIo::Stop() {
+  stopping_ = true;
+  const absl::Status why = MakeError(absl::StatusCode::kCancelled, "STOPPED", "The save was given up.", "copy");
+  cancellation_->Cancel(why);
+  for (auto& [rank, share] : shares_) {
+    if (share.pipeline != nullptr && !share.ended) share.pipeline->Cancel(why);
+  }
+  ReportStoppedIfDone();
+}
+
+void AttemptIo::ReportStoppedIfDone() {
+  if (!stopping_ || stopped_ || writing_part_) return;
+  for (const auto& [rank, share] : shares_) {
+    if (share.pipeline != nullptr && !share.ended) return;
+  }
+  stopped_ = true;
+  context_.feed(IoStopped{entry_.attempt});
+}
+
+ShareProgress AttemptIo::ProgressOf(int32_t rank) const {
+  auto found = shares_.find(rank);
+  if (found == shares_.end() || found->second.copied_bytes == nullptr) return {};
+  const Share& share = found->second;
+  return {share.total_bytes, share.copied_bytes->load(), share.flushed ? share.total_bytes : 0};
+}
+
+ShareProgress AttemptIo::TotalProgress() const {
+  ShareProgress total;
+  for (const auto& [rank, share] : shares_) {
+    const ShareProgress one = ProgressOf(rank);
+    total.bytes_total += one.bytes_total;
+    total.bytes_copied += one.bytes_copied;
+    total.bytes_written += one.bytes_written;
+  }
+  return total;
+}
+
+bool AttemptIo::Progressed() {
+  const int64_t now = TotalProgress().bytes_copied;
+  return std::exchange(seen_bytes_, now) != now;
+}
+
+}  // namespace keepstep::daemon

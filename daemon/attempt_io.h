@@ -1,0 +1,105 @@
+// The I/O of one attempt to save a step: its ranks' pipelines, what they left on storage, its part.
+//
+// Lives on its job's strand: every method is called there, every event is fed there. Pipelines report from their own threads;
+// what they say is posted to the strand first.
+
+#ifndef KEEPSTEP_DAEMON_ATTEMPT_IO_H_
+#define KEEPSTEP_DAEMON_ATTEMPT_IO_H_
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "daemon/cancellation.h"
+#include "daemon/client_session.h"
+#include "daemon/data_plane.h"
+#include "daemon/executor.h"
+#include "daemon/logic/events.h"
+#include "daemon/save_pipeline.h"
+#include "proto/storage.pb.h"
+#include "reshard/save_plan.h"
+#include "storage/blob_store.h"
+
+namespace keepstep::daemon {
+
+// What one rank asked for.
+struct SaveArgs {
+  uint64_t number = 0;
+  int64_t step = 0;
+  BusyPolicy policy = BusyPolicy::kWait;
+  std::shared_ptr<const Registration> registration;
+  std::vector<ExtraSource> extras;
+  std::map<std::string, double> metrics;
+  std::vector<std::string> tags;
+};
+
+struct ShareProgress {
+  int64_t bytes_total = 0, bytes_copied = 0, bytes_written = 0;
+};
+
+class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
+ public:
+  struct Context {
+    DataPlane* plane = nullptr;
+    Executor* io = nullptr;
+    std::shared_ptr<storage::BlobStore> store;
+    std::string cache_prefix;
+    std::function<void(std::function<void()>)> on_strand;  // any thread; posts
+    std::function<void(Event)> feed;                       // on the strand; queues
+  };
+
+  AttemptIo(Context context, JournalEntry entry);
+
+  const JournalEntry& entry() const { return entry_; }
+  Cancellation& cancellation() { return *cancellation_; }
+  std::shared_ptr<Cancellation> shared_cancellation() { return cancellation_; }
+  std::chrono::steady_clock::time_point started() const { return started_; }
+  const reshard::SavePlan* plan() const { return plan_.get(); }
+  void SetPlan(std::shared_ptr<const reshard::SavePlan> plan) { plan_ = std::move(plan); }
+
+  // → GroupCopied, RankCopied, RankFlushed or RankIoFailed. REQUIRES: a plan.
+  void StartRank(int32_t rank, std::shared_ptr<ClientSession> session, int32_t world_size, const SaveArgs& args);
+  // From the shares of all ranks → PartWritten. `intent` gets kind, step, attempt, layout, metrics and sizes here.
+  void WritePart(v1::Decision intent);
+  // Cancels what runs → IoStopped when nothing is in use any more.
+  void Stop();
+
+  ShareProgress ProgressOf(int32_t rank) const;
+  ShareProgress TotalProgress() const;
+  bool Progressed();  // whether bytes have moved since the last call
+
+ private:
+  struct Share {
+    std::unique_ptr<SavePipeline> pipeline;
+    std::shared_ptr<std::atomic<int64_t>> copied_bytes;
+    int64_t total_bytes = 0;
+    bool flushed = false;
+    bool ended = false;
+    SavedShare saved;
+    std::map<std::string, double> metrics;
+    std::vector<std::string> tags;
+  };
+
+  SaveCallbacks CallbacksOf(int32_t rank, std::shared_ptr<ClientSession> session,
+                            std::shared_ptr<std::atomic<int64_t>> copied);
+  void OnEnded(int32_t rank);
+  void ReportStoppedIfDone();
+
+  const Context context_;
+  const JournalEntry entry_;
+  const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  const std::shared_ptr<Cancellation> cancellation_ = std::make_shared<Cancellation>();
+  std::shared_ptr<const reshard::SavePlan> plan_;
+  std::map<int32_t, Share> shares_;
+  bool stopping_ = false, stopped_ = false, writing_part_ = false;
+  int64_t seen_bytes_ = 0;
+};
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_ATTEMPT_IO_H_

@@ -1,0 +1,118 @@
+#include "daemon/client_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/error.h"
+
+namespace keepstep::daemon {
+namespace {
+
+constexpr size_t kGenerationsKept = 4;  // saves under way hold theirs themselves
+
+SessionNonce NonceOf(const proto::Hello& hello) {
+  SessionNonce nonce;
+  std::copy(std::begin(hello.nonce), std::end(hello.nonce), nonce.begin());
+  return nonce;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<ClientSession>> ClientSession::Make(Parts parts) {
+  std::shared_ptr<ClientSession> session(new ClientSession(std::move(parts)));
+  const Parts& own = session->parts_;
+  if (own.hello.want != proto::Transfer::kWindow) {
+    auto pull = std::make_unique<PullPort>(own.peer.pid, own.pidfd.get(), own.hello.nonce_address, NonceOf(own.hello));
+    const absl::Status works = pull->Check();
+    if (works.ok()) {
+      session->pull_port_ = std::move(pull);
+      return session;
+    }
+    if (own.hello.want == proto::Transfer::kPull) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "PULL_REFUSED",
+                       absl::StrCat("The daemon cannot read this process's memory (", works.message(),
+                                    "). Use the window (KEEPSTEP_TRANSFER=window), or the same user and namespace for both."),
+                       "handoff");
+    }
+  }
+  auto window = SharedMemory::Make("keepstep-window", own.window_bytes, SharedMemory::Peer::kMayWrite);
+  if (!window.ok()) return window.status();
+  session->window_.emplace(*std::move(window));
+  session->window_port_ = std::make_unique<WindowPort>(session->window_->bytes(), own.socket.get());
+  return session;
+}
+
+std::shared_ptr<MemoryPort> ClientSession::port() {
+  MemoryPort* port = window_port_ != nullptr ? static_cast<MemoryPort*>(window_port_.get()) : pull_port_.get();
+  return std::shared_ptr<MemoryPort>(shared_from_this(), port);
+}
+
+void ClientSession::OnCopyDone(uint64_t id, int32_t error) {
+  if (window_port_ != nullptr) window_port_->OnCopyDone(id, error);
+}
+
+void ClientSession::OnDisconnected() {
+  if (window_port_ == nullptr) return;
+  window_port_->OnSessionEnded(MakeError(absl::StatusCode::kAborted, "TRAINER_LOST",
+                                         "The trainer's connection ended while its memory was being copied.", "copy"));
+}
+
+void ClientSession::End(absl::Status why) {
+  {
+    std::lock_guard lock(mutex_);
+    if (std::exchange(ended_, true)) return;
+  }
+  parts_.socket->Shutdown();
+  if (window_port_ != nullptr) window_port_->OnSessionEnded(std::move(why));
+}
+
+bool ClientSession::ended() const {
+  std::lock_guard lock(mutex_);
+  return ended_;
+}
+
+absl::Status ClientSession::Join(Membership membership) {
+  std::lock_guard lock(mutex_);
+  if (membership_.has_value()) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "ALREADY_OPEN", "This session has joined a job already.", "open");
+  }
+  builder_ = std::make_unique<RegistrationBuilder>(membership.mesh, membership.rank, membership.world_size);
+  membership_ = std::move(membership);
+  return absl::OkStatus();
+}
+
+std::optional<Membership> ClientSession::membership() const {
+  std::lock_guard lock(mutex_);
+  return membership_;
+}
+
+absl::StatusOr<std::shared_ptr<const Registration>> ClientSession::Register(const v1::RegisterRequest& request) {
+  std::lock_guard lock(mutex_);
+  if (builder_ == nullptr) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_OPEN", "Call Open before Register.", "register");
+  }
+  auto previous = registrations_.empty() ? nullptr : registrations_.rbegin()->second;
+  auto added = builder_->Add(request, previous);
+  if (!added.ok() || *added == nullptr) return added;
+  registrations_[(*added)->generation] = *added;
+  if (registrations_.size() > kGenerationsKept) registrations_.erase(registrations_.begin());
+  return added;
+}
+
+std::shared_ptr<const Registration> ClientSession::registration() const {
+  std::lock_guard lock(mutex_);
+  return registrations_.empty() ? nullptr : registrations_.rbegin()->second;
+}
+
+absl::StatusOr<std::shared_ptr<const Registration>> ClientSession::RegistrationOf(uint64_t generation) const {
+  std::lock_guard lock(mutex_);
+  auto found = generation == 0 && !registrations_.empty() ? std::prev(registrations_.end()) : registrations_.find(generation);
+  if (found == registrations_.end()) {
+    return MakeError(absl::StatusCode::kNotFound, "NOT_REGISTERED",
+                     absl::StrCat("Generation ", generation, " is not registered here. Register, then try again."), "register");
+  }
+  return found->second;
+}
+
+}  // namespace keepstep::daemon

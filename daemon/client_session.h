@@ -1,0 +1,116 @@
+// One client that has shaken hands: who it is, the pages, the way to its memory, what it has registered.
+//
+// Made by the handoff server; joins a job by Sessions.Open or only looks. Its pull or window port keeps the session alive
+// while a save or load uses it; after End() the port fails instead of reaching anyone's memory.
+
+#ifndef KEEPSTEP_DAEMON_CLIENT_SESSION_H_
+#define KEEPSTEP_DAEMON_CLIENT_SESSION_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "daemon/frame_socket.h"
+#include "daemon/logic/events.h"
+#include "daemon/memory_port.h"
+#include "daemon/pages.h"
+#include "daemon/pull_port.h"
+#include "daemon/registration.h"
+#include "daemon/window_port.h"
+#include "proto/handoff.h"
+#include "storage/unique_fd.h"
+
+namespace keepstep::daemon {
+
+class Job;
+
+struct Peer {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+// How a session takes part in a job; set once, by Open.
+struct Membership {
+  std::shared_ptr<Job> job;
+  bool training = false;
+  int32_t rank = 0, world_size = 1;
+  reshard::Mesh mesh;
+  std::string run;
+};
+
+// Thread-safe.
+class ClientSession : public std::enable_shared_from_this<ClientSession> {
+ public:
+  struct Parts {
+    SessionId id = 0;
+    std::string token;  // 32 hex digits
+    Peer peer;
+    storage::UniqueFd pidfd;
+    storage::UniqueFd directory_fd;  // may be none
+    std::string directory;           // as the client named it
+    std::shared_ptr<FrameSocket> socket;
+    std::unique_ptr<SessionPages> pages;
+    proto::Hello hello;
+    int64_t window_bytes = kDefaultWindowBytes;
+  };
+
+  // Decides between pull and window. FAILED_PRECONDITION: the client insists on pull and the kernel refuses it.
+  static absl::StatusOr<std::shared_ptr<ClientSession>> Make(Parts parts);
+
+  SessionId id() const { return parts_.id; }
+  const std::string& token() const { return parts_.token; }
+  const Peer& peer() const { return parts_.peer; }
+  int pidfd() const { return parts_.pidfd.get(); }
+  int directory_fd() const { return parts_.directory_fd.get(); }  // -1: none
+  const std::string& directory() const { return parts_.directory; }
+  SessionPages& pages() { return *parts_.pages; }
+  FrameSocket& socket() { return *parts_.socket; }
+  proto::Transfer transfer() const { return window_.has_value() ? proto::Transfer::kWindow : proto::Transfer::kPull; }
+  int window_fd() const { return window_.has_value() ? window_->fd() : -1; }
+  int64_t window_bytes() const { return window_.has_value() ? parts_.window_bytes : 0; }
+
+  std::shared_ptr<MemoryPort> port();
+  void OnCopyDone(uint64_t id, int32_t error);
+
+  // The connection is gone: window transfers fail at once. Pull goes on while the process lives.
+  void OnDisconnected();
+  // Nothing of this client's memory is to be reached any more. Idempotent.
+  void End(absl::Status why);
+  bool ended() const;
+
+  // FAILED_PRECONDITION when it has joined already.
+  absl::Status Join(Membership membership);
+  std::optional<Membership> membership() const;
+
+  // ---- registrations ----
+  absl::StatusOr<std::shared_ptr<const Registration>> Register(const v1::RegisterRequest& request);  // as RegistrationBuilder
+  std::shared_ptr<const Registration> registration() const;  // the newest; null: none
+  // One of the newest few generations. 0: the newest. NOT_FOUND.
+  absl::StatusOr<std::shared_ptr<const Registration>> RegistrationOf(uint64_t generation) const;
+
+ private:
+  explicit ClientSession(Parts parts) : parts_(std::move(parts)) {}
+
+  Parts parts_;
+  std::optional<SharedMemory> window_;
+  std::unique_ptr<PullPort> pull_port_;
+  std::unique_ptr<WindowPort> window_port_;
+
+  mutable std::mutex mutex_;
+  bool ended_ = false;
+  std::optional<Membership> membership_;
+  std::unique_ptr<RegistrationBuilder> builder_;
+  std::map<uint64_t, std::shared_ptr<const Registration>> registrations_;
+};
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_CLIENT_SESSION_H_

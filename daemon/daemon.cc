@@ -1,0 +1,273 @@
+#include "daemon/daemon.h"
+
+#include <fcntl.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <future>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/attempt_writer.h"
+#include "daemon/checkpoints_service.h"
+#include "daemon/error.h"
+#include "daemon/handoff_server.h"
+#include "daemon/node_service.h"
+#include "daemon/sessions_service.h"
+#include "daemon/ticker.h"
+#include "daemon/version.h"
+#include "proto/handoff.h"
+#include "storage/unique_fd.h"
+
+namespace keepstep::daemon {
+namespace {
+
+constexpr int kIoThreads = 16, kLogicThreads = 2, kCallThreads = 32;
+constexpr int kMaxMessageBytes = 64 << 20;
+constexpr std::chrono::seconds kCallsLimit(5);  // what calls under way get at shutdown
+
+absl::Status Errno(absl::string_view what) {
+  return absl::FailedPreconditionError(absl::StrCat(what, ": ", strerror(errno)));
+}
+
+absl::Status MakeDirectory(const std::string& path, mode_t mode) {
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
+  if (mkdir(path.c_str(), mode) != 0 && errno != EEXIST) return Errno(path);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<storage::UniqueFd> TakeLock(const std::string& directory) {
+  const std::string path = absl::StrCat(directory, "/lock");
+  storage::UniqueFd lock(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock.valid()) return Errno(path);
+  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("another keepstepd holds ", path, ". Stop it, or give this one its own --state-dir and --socket-dir."));
+  }
+  return lock;
+}
+
+}  // namespace
+
+struct Daemon::Parts : public HandoffEvents {
+  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format) {}
+  ~Parts() override;
+
+  absl::Status StartStorage();
+  void StartJobs();
+  absl::Status StartServing();
+  void EndSession(SessionId id, absl::Status why);
+
+  absl::Status Admit() override;
+  void OnSession(std::shared_ptr<ClientSession> session) override { sessions.Add(std::move(session)); }
+  void OnNotify(ClientSession& session) override;
+  void OnLost(ClientSession& session) override;
+  void OnDead(ClientSession& session) override;
+
+  const DaemonSpec spec;
+  Log log;
+  storage::UniqueFd lock, socket_lock;
+  std::string address;
+  storage::IoEngineChoice engine;
+  std::unique_ptr<DataPlane> plane;
+  std::unique_ptr<storage::Catalog> catalog;
+  bool trust_rosters = true;
+  SessionRegistry sessions;
+  std::unique_ptr<Executor> logic, io, calls;
+  std::unique_ptr<JobRegistry> jobs;
+  std::unique_ptr<CheckpointCache> checkpoints;
+  std::unique_ptr<AttemptWriter> attempts;
+  ServerState state;
+  std::mutex handoff_mutex;
+  std::unique_ptr<HandoffServer> handoff;
+  std::unique_ptr<SessionsService> sessions_service;
+  std::unique_ptr<CheckpointsService> checkpoints_service;
+  std::unique_ptr<NodeService> node_service;
+  std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<Ticker> ticker;
+};
+
+absl::Status Daemon::Parts::StartStorage() {
+  auto made = storage::MakeIoEngine({.kind = spec.io_engine});
+  if (!made.ok()) return made.status();
+  engine = *std::move(made);
+  DataPlaneSpec plane_spec;
+  plane_spec.pool.limit_bytes = spec.pool_bytes;
+  auto started = DataPlane::Start(plane_spec);
+  if (!started.ok()) return started.status();
+  plane = *std::move(started);
+  auto opened = storage::Catalog::Open(absl::StrCat(spec.state_directory, "/catalog"));
+  if (!opened.ok()) return opened.status();
+  catalog = std::move(opened->catalog);
+  trust_rosters = !opened->rebuilt;
+  if (opened->rebuilt) log.Warn("The catalog was damaged; it is rebuilt from storage.", {{"moved_to", opened->moved_to}});
+  return absl::OkStatus();
+}
+
+void Daemon::Parts::StartJobs() {
+  io = std::make_unique<Executor>(kIoThreads);
+  logic = std::make_unique<Executor>(kLogicThreads);
+  calls = std::make_unique<Executor>(kCallThreads);
+  auto end_session = [this](SessionId id, absl::Status why) { EndSession(id, std::move(why)); };
+  const JobServices services{.plane = plane.get(), .logic = logic.get(), .io = io.get(), .catalog = catalog.get(),
+                             .log = &log, .trust_rosters = trust_rosters, .end_session = end_session};
+  jobs = std::make_unique<JobRegistry>(services, engine.engine.get(), spec.roots);
+  checkpoints = std::make_unique<CheckpointCache>(plane->pool().buffer_bytes());
+  attempts = std::make_unique<AttemptWriter>(plane.get(), catalog.get(), &log, spec.state_directory);
+  state.sessions = &sessions;
+  state.jobs = jobs.get();
+  state.plane = plane.get();
+  state.checkpoints = checkpoints.get();
+  state.attempts = attempts.get();
+  state.catalog = catalog.get();
+  state.calls = calls.get();
+  state.log = &log;
+  state.io_engine = engine.name;
+  state.io_engine_reason = engine.reason;
+  state.state_directory = spec.state_directory;
+  state.end_session = end_session;
+  jobs->OpenKnown();
+  for (const auto& job : jobs->All()) {
+    io->Submit([this, job] {
+      auto changed = catalog->Reconcile(job->identity().path, *job->store());
+      if (changed.ok() && *changed == 0) return;
+      log.Info("catalog reconciled with storage",
+               {{"job", job->label()}, {"rows", changed.ok() ? absl::StrCat(*changed) : std::string(changed.status().message())}});
+    });
+  }
+}
+
+absl::Status Daemon::Parts::StartServing() {
+  const std::string grpc_path = absl::StrCat(spec.socket_directory, "/", proto::kGrpcSocketName);
+  HandoffSpec handoff_spec{.socket_path = absl::StrCat(spec.socket_directory, "/", proto::kHandoffSocketName),
+                           .window_bytes = spec.window_bytes};
+  unlink(grpc_path.c_str());
+  unlink(handoff_spec.socket_path.c_str());
+  address = absl::StrCat("unix://", grpc_path);
+
+  sessions_service = std::make_unique<SessionsService>(&state);
+  checkpoints_service = std::make_unique<CheckpointsService>(&state);
+  node_service = std::make_unique<NodeService>(&state);
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address, grpc::InsecureServerCredentials());
+  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  builder.RegisterService(sessions_service.get());
+  builder.RegisterService(checkpoints_service.get());
+  builder.RegisterService(node_service.get());
+  server = builder.BuildAndStart();
+  if (server == nullptr) return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address));
+  if (chmod(grpc_path.c_str(), 0660) != 0) return Errno(grpc_path);
+  auto started = HandoffServer::Start(handoff_spec, this);
+  if (!started.ok()) return started.status();
+  {
+    std::lock_guard guard(handoff_mutex);
+    handoff = *std::move(started);
+  }
+  ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get());
+  return absl::OkStatus();
+}
+
+void Daemon::Parts::EndSession(SessionId id, absl::Status why) {
+  if (!sessions.Remove(id, std::move(why))) return;
+  std::lock_guard guard(handoff_mutex);
+  if (handoff != nullptr) handoff->Forget(id);
+}
+
+absl::Status Daemon::Parts::Admit() {
+  if (!state.draining) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kUnavailable, "DRAINING", "keepstepd is shutting down. Connect again after its restart.", "handoff");
+}
+
+void Daemon::Parts::OnNotify(ClientSession& session) {
+  const auto member = session.membership();
+  if (member.has_value() && member->training) member->job->LookAtVerdicts(session.id());
+}
+
+void Daemon::Parts::OnLost(ClientSession& session) {
+  const auto member = session.membership();
+  if (member.has_value() && member->training) {
+    member->job->SessionGone(session.id(), false);
+    return;
+  }
+  EndSession(session.id(), absl::CancelledError("The client has gone."));
+}
+
+void Daemon::Parts::OnDead(ClientSession& session) {
+  const auto member = session.membership();
+  if (member.has_value() && member->training) member->job->SessionGone(session.id(), true);
+  sessions.Remove(session.id(), MakeError(absl::StatusCode::kAborted, "TRAINER_DIED", "The trainer's process has ended.", "copy"));
+}
+
+Daemon::Parts::~Parts() {
+  ticker = nullptr;
+  std::unique_ptr<HandoffServer> last;
+  {
+    std::lock_guard guard(handoff_mutex);
+    last = std::move(handoff);
+  }
+  last = nullptr;  // without the lock: its thread may be in EndSession
+  for (const auto& session : sessions.All()) sessions.Remove(session->id(), absl::UnavailableError("The daemon stops."));
+  if (server != nullptr) server->Shutdown(std::chrono::system_clock::now() + kCallsLimit);
+  calls = nullptr;
+  server = nullptr;
+  if (jobs != nullptr) jobs->StopAll();
+  io = nullptr;
+  logic = nullptr;
+  jobs = nullptr;
+}
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonSpec& spec) {
+  if (spec.socket_directory.empty() || spec.state_directory.empty()) {
+    return absl::InvalidArgumentError("a daemon needs a socket directory and a state directory");
+  }
+  auto parts = std::make_unique<Parts>(spec);
+  if (absl::Status status = MakeDirectory(spec.state_directory, 0700); !status.ok()) return status;
+  if (absl::Status status = MakeDirectory(spec.socket_directory, 0750); !status.ok()) return status;
+  auto lock = TakeLock(spec.state_directory);
+  if (!lock.ok()) return lock.status();
+  parts->lock = *std::move(lock);
+  if (spec.socket_directory != spec.state_directory) {
+    auto socket_lock = TakeLock(spec.socket_directory);
+    if (!socket_lock.ok()) return socket_lock.status();
+    parts->socket_lock = *std::move(socket_lock);
+  }
+  if (absl::Status status = parts->StartStorage(); !status.ok()) return status;
+  parts->StartJobs();
+  if (absl::Status status = parts->StartServing(); !status.ok()) return status;
+  parts->log.Info(absl::StrCat("keepstepd ", kVersion, " serves ", parts->address),
+                  {{"io_engine", parts->engine.name}, {"why", parts->engine.reason},
+                   {"pool_limit", HumanBytes(parts->plane->pool().stats().limit_bytes)}});
+  return std::unique_ptr<Daemon>(new Daemon(std::move(parts)));
+}
+
+Daemon::Daemon(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Daemon::~Daemon() = default;
+
+const std::string& Daemon::address() const { return parts_->address; }
+
+int32_t Daemon::Drain(std::chrono::milliseconds limit) {
+  auto promise = std::make_shared<std::promise<int32_t>>();
+  auto future = promise->get_future();
+  DrainAll(parts_->state, [promise](int32_t undecided) { promise->set_value(undecided); });
+  if (future.wait_for(limit) == std::future_status::ready) return future.get();
+  int32_t undecided = 0;
+  for (const auto& job : parts_->jobs->All()) undecided += static_cast<int32_t>(job->View().saves.size());
+  return undecided;
+}
+
+}  // namespace keepstep::daemon

@@ -1,0 +1,194 @@
+// Drives one job: feeds its JobMachine (logic/job_machine.h) one event at a time and carries out what it answers.
+//
+// Everything of a job happens on its strand; only I/O runs elsewhere and comes back as events. Methods below post and return;
+// their callbacks run on the strand and must not block. Actions are carried out in the order in which the machine gave them.
+
+#ifndef KEEPSTEP_DAEMON_JOB_H_
+#define KEEPSTEP_DAEMON_JOB_H_
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "daemon/attempt_io.h"
+#include "daemon/client_session.h"
+#include "daemon/data_plane.h"
+#include "daemon/executor.h"
+#include "daemon/log.h"
+#include "daemon/logic/job_machine.h"
+#include "daemon/plan_cache.h"
+#include "daemon/save_tracker.h"
+#include "storage/blob_store.h"
+#include "storage/catalog.h"
+
+namespace keepstep::daemon {
+
+// What all jobs of a daemon share; outlives them.
+struct JobServices {
+  DataPlane* plane = nullptr;
+  Executor* logic = nullptr;  // of strands
+  Executor* io = nullptr;     // of store operations, catalog, plans
+  storage::Catalog* catalog = nullptr;
+  Log* log = nullptr;
+  Limits limits;
+  bool trust_rosters = true;  // false: the catalog was lost
+  std::function<void(SessionId, absl::Status)> end_session;
+};
+
+struct JobIdentity {
+  std::string path;   // of the directory, as resolved: the catalog's key
+  std::string label;  // its last part
+  uid_t owner = 0;
+  dev_t device = 0;
+  ino_t inode = 0;
+  bool under_root = false;  // of a root that the operator listed
+};
+
+struct SaveInFlight {
+  SaveSnapshot logic;
+  ShareProgress progress;
+  double seconds = 0;
+};
+
+struct JobView {
+  JobSnapshot logic;
+  std::vector<SaveInFlight> saves;
+  int pulling = 0, windowed = 0;  // sessions by transfer
+};
+
+class Job : public std::enable_shared_from_this<Job> {
+ public:
+  // What an open session hears later.
+  using Membered = std::variant<MoveSession, CloseSession>;
+  using Listener = std::function<void(const Membered&)>;
+
+  // Reads roster and journal, then starts the machine.
+  static std::shared_ptr<Job> Start(const JobServices& services, JobIdentity identity,
+                                    std::shared_ptr<storage::BlobStore> store);
+  ~Job();
+
+  const JobIdentity& identity() const { return identity_; }
+  const std::string& label() const { return identity_.label; }
+  const std::shared_ptr<storage::BlobStore>& store() const { return store_; }
+  // What keeps this job's blobs apart from others' in the block cache.
+  std::string cache_prefix() const { return identity_.path + "/"; }
+
+  // ---- sessions ----
+  void Open(std::shared_ptr<ClientSession> session, const SessionOpened& opened,
+            std::function<void(const AnswerOpen&, std::vector<v1::SaveStatus>)> done, Listener listener);
+  void SessionGone(SessionId session, bool dead);  // lost, or dead
+  void Registered(SessionId session, uint64_t generation, std::string fingerprint);
+  void LookAtVerdicts(SessionId session);
+
+  // ---- saves ----
+  void Save(SessionId session, SaveArgs args, std::function<void(absl::StatusOr<v1::SaveResponse>)> done);
+  // `number` 0: by step. `ticket` (0: none) is for StopWaiting and is given before `done` can run.
+  void Wait(SessionId session, uint64_t number, int64_t step, SaveState state, std::function<void(uint64_t ticket)> ticket,
+            SaveTracker::WaitDone done);
+  void StopWaiting(uint64_t ticket);
+  void Watch(SessionId session, SaveTracker::Watcher watcher, std::function<void(uint64_t ticket)> ticket);
+  void StopWatching(uint64_t ticket);
+
+  // ---- others ----
+  void ResolveLoad(SessionId session, bool latest, int64_t step, std::function<void(const AnswerLoad&)> done);
+  void Cancel(int64_t step, std::function<void(int32_t cancelled)> done);
+  // `done` gets the step, or UNAVAILABLE when no rank looks for long.
+  void WishSave(std::function<void(absl::StatusOr<int64_t>)> done);
+  void Drain(std::function<void(int32_t undecided)> done);
+  void Tick();
+  JobView View();  // waits for the strand; not from a strand
+  // Stops all I/O and forgets the sessions; blocks. What is undecided stays in the journal.
+  void Stop();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Member {
+    std::shared_ptr<ClientSession> session;
+    int32_t rank = 0;
+    uint64_t saves_issued = 0;
+    bool open = false;
+    std::function<void(const AnswerOpen&, std::vector<v1::SaveStatus>)> opened;
+    Listener listener;
+    std::map<uint64_t, SaveArgs> saves;                                // asked for, not over
+    std::multimap<uint64_t, std::function<void(absl::StatusOr<v1::SaveResponse>)>> answers;
+    std::set<uint64_t> unsealed;                                       // whose verdict word is still to be seen
+  };
+
+  Job(const JobServices& services, JobIdentity identity, std::shared_ptr<storage::BlobStore> store);
+
+  void Post(std::function<void(Job&)> task);
+  void Feed(Event event);  // on the strand; queues behind the event under way
+  void ReadCatalog();
+  Millis Now() const;
+
+  // job_actions.cc
+  void Carry(const Action& action);
+  void Do(const AnswerOpen& action);
+  void Do(const MoveSession& action);
+  void Do(const CloseSession& action);
+  void Do(const AnswerSave& action);
+  void Do(const AnswerLoad& action);
+  void Do(const AnswerCancel& action);
+  void Do(const Report& action);
+  void Do(const Release& action);
+  void Do(const SetSaveAt& action);
+  void Do(const MakePlan& action);
+  void Do(const StartRank& action);
+  void Do(const WritePart& action);
+  void Do(const StopIo& action);
+  void Do(const DoStore& action);
+  void Do(const PutJournal& action);
+  void Do(const EraseJournal& action);
+  void Do(const PutRoster& action);
+  void Do(const RecordCommit& action);
+  void Do(const RecordGone& action);
+  void Do(const Drained& action);
+  void OnCatalog(uint64_t op, std::function<absl::Status()> work);
+  void LogOutcome(const Verdict& verdict);
+  Member* Find(SessionId session);
+  AttemptIo* FindAttempt(const std::string& attempt);
+  ShareProgress ProgressOf(const Member& member, const Verdict& verdict);
+  void LookAtVerdicts(SessionId id, Member& member);
+  void LookAtAllVerdicts();
+  void EverySecond();
+
+  const JobServices services_;
+  const JobIdentity identity_;
+  const std::shared_ptr<storage::BlobStore> store_;
+  const Clock::time_point origin_ = Clock::now();
+  Strand strand_;
+
+  JobMachine machine_;
+  bool feeding_ = false;
+  std::deque<Event> events_;
+  bool started_ = false;
+  std::vector<Event> before_start_;  // what arrived before the catalog had been read
+
+  PlanCache plans_;
+  std::shared_ptr<const reshard::SavePlan> plan_;  // newest
+  std::map<SessionId, Member> members_;
+  std::map<int32_t, SessionId> ranks_;
+  std::map<std::string, std::shared_ptr<AttemptIo>> attempts_;
+  SaveTracker tracker_;
+  uint64_t next_ticket_ = 1;
+  std::map<uint64_t, std::function<void(const AnswerLoad&)>> loads_;
+  std::map<uint64_t, std::function<void(int32_t)>> cancels_;
+  std::vector<std::pair<Clock::time_point, std::function<void(absl::StatusOr<int64_t>)>>> wishes_;
+  std::vector<std::function<void(int32_t)>> drains_;
+  std::set<std::pair<int64_t, std::string>> logged_;
+  Clock::time_point last_second_ = Clock::now();
+  int64_t save_at_ = -1;
+};
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_JOB_H_

@@ -1,0 +1,199 @@
+#include "daemon/job_registry.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/error.h"
+#include "storage/attempt.h"
+#include "storage/file_store.h"
+
+namespace keepstep::daemon {
+namespace {
+
+absl::Status NoSuchJob(absl::string_view name) {
+  return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_JOB",
+                   absl::StrCat("There is no job '", name.substr(0, 200), "' here. `keepstep ls` shows those that you can see."));
+}
+
+std::string Resolved(int directory_fd) {
+  char path[PATH_MAX];
+  const ssize_t size = readlink(absl::StrCat("/proc/self/fd/", directory_fd).c_str(), path, sizeof(path));
+  return size <= 0 ? std::string() : std::string(path, size);
+}
+
+storage::UniqueFd OpenDirectory(const std::string& path) {
+  return storage::UniqueFd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+}
+
+std::string LastPart(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+bool IsJobName(absl::string_view name) {
+  if (name.empty() || name.size() > 255 || name == "." || name == "..") return false;
+  for (const unsigned char c : name) {
+    if (c == '/' || c < 0x20 || c == 0x7f) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+JobRegistry::JobRegistry(const JobServices& services, storage::IoEngine* engine, std::vector<std::string> roots)
+    : services_(services), engine_(engine) {
+  for (const std::string& root : roots) {
+    char path[PATH_MAX];
+    if (realpath(root.c_str(), path) != nullptr) roots_.emplace_back(path);
+  }
+}
+
+void JobRegistry::OpenKnown() {
+  for (const std::string& root : roots_) {
+    DIR* listing = opendir(root.c_str());
+    if (listing == nullptr) continue;
+    while (const dirent* entry = readdir(listing)) {
+      if (!IsJobName(entry->d_name)) continue;
+      const std::string path = absl::StrCat(root, "/", entry->d_name);
+      struct stat info;
+      if (stat(absl::StrCat(path, "/", storage::kEpochsDir).c_str(), &info) != 0) continue;
+      auto job = Attach(OpenDirectory(path));
+      if (!job.ok()) services_.log->Warn("job not opened", {{"job", path}, {"error", std::string(job.status().message())}});
+    }
+    closedir(listing);
+  }
+  auto journal = services_.catalog->Journal();
+  if (!journal.ok()) return;
+  for (const auto& row : *journal) {
+    storage::UniqueFd directory = OpenDirectory(row.job);
+    struct stat info;
+    const bool ours = directory.valid() && fstat(directory.get(), &info) == 0 && (info.st_uid == geteuid() || geteuid() == 0);
+    if (ours && Attach(std::move(directory)).ok()) continue;
+    std::lock_guard lock(mutex_);
+    if (detached_.insert(row.job).second) services_.log->Warn("job detached: its saves wait for a client", {{"job", row.job}});
+  }
+}
+
+absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd directory) {
+  struct stat info;
+  if (!directory.valid() || fstat(directory.get(), &info) != 0) {
+    return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_JOB", absl::StrCat("The directory cannot be opened: ", strerror(errno)));
+  }
+  std::lock_guard lock(mutex_);
+  const auto key = std::make_pair(info.st_dev, info.st_ino);
+  if (auto found = jobs_.find(key); found != jobs_.end()) return found->second;
+  if (jobs_.size() >= kMaxJobs) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_JOBS", absl::StrCat("The daemon serves ", kMaxJobs, " jobs already."));
+  }
+  JobIdentity identity{.path = Resolved(directory.get()), .owner = info.st_uid, .device = info.st_dev, .inode = info.st_ino};
+  identity.label = LastPart(identity.path);
+  identity.under_root = UnderRoot(identity.path);
+  auto store = storage::FileStore::Start(std::move(directory), engine_, {});
+  if (!store.ok()) return store.status();
+  auto job = Job::Start(services_, identity, std::shared_ptr<storage::BlobStore>(*std::move(store)));
+  jobs_[key] = job;
+  detached_.erase(identity.path);
+  return job;
+}
+
+absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Of(const ClientSession& session) {
+  if (session.directory_fd() < 0) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NO_DIRECTORY",
+                     "The session handed no directory over. Name the job, or open the session with its directory.");
+  }
+  auto job = Attach(storage::UniqueFd(fcntl(session.directory_fd(), F_DUPFD_CLOEXEC, 3)));
+  if (job.ok() && !MaySee(**job, &session)) return NoSuchJob(session.directory());
+  return job;
+}
+
+absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Find(absl::string_view name, const ClientSession* session) {
+  if (name.empty()) {
+    if (session == nullptr) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "NO_JOB", "Name a job: this call carries no session.");
+    }
+    return Of(*session);
+  }
+  if (session != nullptr && session->directory_fd() >= 0 && session->directory() == name) return Of(*session);
+  std::shared_ptr<Job> found;
+  for (const auto& job : VisibleTo(session)) {
+    if (job->identity().path == name) return job;
+    if (job->label() != name) continue;
+    if (found != nullptr) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "AMBIGUOUS_JOB",
+                       absl::StrCat("Two jobs are called '", name, "'. Give the directory."));
+    }
+    found = job;
+  }
+  if (found != nullptr) return found;
+  for (const std::string& root : roots_) {
+    std::string path(name);
+    if (absl::StartsWith(name, absl::StrCat(root, "/"))) path = std::string(name.substr(root.size() + 1));
+    if (!IsJobName(path)) continue;
+    auto job = Attach(OpenDirectory(absl::StrCat(root, "/", path)));
+    if (job.ok() && MaySee(**job, session)) return job;
+  }
+  return NoSuchJob(name);
+}
+
+absl::StatusOr<std::shared_ptr<Job>> JobRegistry::FindOrMake(absl::string_view name, const ClientSession* session) {
+  auto found = Find(name, session);
+  if (found.ok() || !absl::IsNotFound(found.status()) || roots_.empty()) return found;
+  if (!IsJobName(name)) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "JOB_NAME",
+                     "A job's name is one path component of 1..255 bytes without control characters.");
+  }
+  const std::string path = absl::StrCat(roots_.front(), "/", name);
+  if (mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
+    return MakeError(absl::StatusCode::kPermissionDenied, "CANNOT_MAKE_JOB", absl::StrCat("mkdir ", path, ": ", strerror(errno)));
+  }
+  return Find(name, session);
+}
+
+bool JobRegistry::MaySee(const Job& job, const ClientSession* session) const {
+  if (session == nullptr) return job.identity().under_root;
+  return session->peer().uid == 0 || session->peer().uid == job.identity().owner;
+}
+
+bool JobRegistry::UnderRoot(const std::string& path) const {
+  for (const std::string& root : roots_) {
+    if (absl::StartsWith(path, absl::StrCat(root, "/"))) return true;
+  }
+  return false;
+}
+
+std::vector<std::shared_ptr<Job>> JobRegistry::All() const {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Job>> all;
+  for (const auto& [key, job] : jobs_) all.push_back(job);
+  return all;
+}
+
+std::vector<std::shared_ptr<Job>> JobRegistry::VisibleTo(const ClientSession* session) const {
+  std::vector<std::shared_ptr<Job>> visible;
+  for (auto& job : All()) {
+    if (MaySee(*job, session)) visible.push_back(std::move(job));
+  }
+  return visible;
+}
+
+std::vector<std::string> JobRegistry::Detached() const {
+  std::lock_guard lock(mutex_);
+  return {detached_.begin(), detached_.end()};
+}
+
+void JobRegistry::StopAll() {
+  std::map<std::pair<dev_t, ino_t>, std::shared_ptr<Job>> jobs;
+  {
+    std::lock_guard lock(mutex_);
+    jobs.swap(jobs_);
+  }
+  for (auto& [key, job] : jobs) job->Stop();
+}
+
+}  // namespace keepstep::daemon

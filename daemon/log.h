@@ -1,0 +1,40 @@
+// The daemon's log: one line an event on stderr, as text or as JSON objects.
+//
+// Thread-safe; a line is written whole. Values are escaped, so that a client's names cannot forge lines. Secrets never come here.
+
+#ifndef KEEPSTEP_DAEMON_LOG_H_
+#define KEEPSTEP_DAEMON_LOG_H_
+
+#include <cstdint>
+#include <initializer_list>
+#include <mutex>
+#include <string>
+#include <utility>
+
+#include "absl/strings/string_view.h"
+
+namespace keepstep::daemon {
+
+class Log {
+ public:
+  enum class Level { kInfo, kWarning, kError };
+  enum class Format { kText, kJson };
+  using Fields = std::initializer_list<std::pair<absl::string_view, std::string>>;
+
+  explicit Log(Format format, int fd = 2) : format_(format), fd_(fd) {}
+
+  void Write(Level level, absl::string_view message, Fields fields = {});
+  void Info(absl::string_view message, Fields fields = {}) { Write(Level::kInfo, message, fields); }
+  void Warn(absl::string_view message, Fields fields = {}) { Write(Level::kWarning, message, fields); }
+
+ private:
+  const Format format_;
+  const int fd_;
+  std::mutex mutex_;
+};
+
+std::string HumanBytes(int64_t bytes);  // "49.7 GiB"
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_LOG_H_

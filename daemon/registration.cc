@@ -1,0 +1,155 @@
+#include "daemon/registration.h"
+
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/error.h"
+#include "proto/convert.h"
+#include "reshard/fingerprint.h"
+
+namespace keepstep::daemon {
+namespace {
+
+absl::Status Invalid(absl::string_view reason, absl::string_view message) {
+  return MakeError(absl::StatusCode::kInvalidArgument, reason, message, "register");
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Add(
+    const v1::RegisterRequest& request, const std::shared_ptr<const Registration>& previous) {
+  absl::Status status;
+  if (!open_ || request.generation() != generation_) status = Begin(request, previous.get());
+  if (status.ok()) status = Take(request);
+  if (!status.ok()) {
+    open_ = false;
+    return status;
+  }
+  if (request.more()) return std::shared_ptr<const Registration>();
+  open_ = false;
+  return Finish();
+}
+
+absl::Status RegistrationBuilder::Begin(const v1::RegisterRequest& request, const Registration* previous) {
+  const uint64_t last = previous == nullptr ? 0 : previous->generation;
+  if (request.generation() <= last) {
+    return Invalid("GENERATION", absl::StrCat("Generation ", request.generation(), " is not above ", last, ", the current one."));
+  }
+  open_ = true;
+  generation_ = request.generation();
+  buffers_.clear();
+  shards_.clear();
+  by_name_.clear();
+  fresh_.clear();
+  boxes_ = 0;
+  if (!request.incremental() || previous == nullptr) return absl::OkStatus();
+  for (size_t i = 0; i < previous->addresses.size(); ++i) {
+    buffers_[previous->buffer_ids[i]] = {previous->addresses[i], previous->sizes_bytes[i]};
+  }
+  shards_ = previous->shards->shards;
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    shards_[i].buffer = previous->buffer_ids[shards_[i].buffer];
+    by_name_[shards_[i].meta.fqn] = i;
+    boxes_ += shards_[i].boxes.size();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RegistrationBuilder::Take(const v1::RegisterRequest& request) {
+  for (const std::string& fqn : request.removed_fqns()) {
+    auto found = by_name_.find(fqn);
+    if (found == by_name_.end()) {
+      return MakeError(absl::StatusCode::kNotFound, "NOT_REGISTERED",
+                       absl::StrCat("Tensor '", fqn, "' is not registered, so it cannot be removed."), "register");
+    }
+    const size_t hole = found->second;
+    by_name_.erase(found);
+    boxes_ -= shards_[hole].boxes.size();
+    if (hole + 1 != shards_.size()) {
+      shards_[hole] = std::move(shards_.back());
+      by_name_[shards_[hole].meta.fqn] = hole;
+    }
+    shards_.pop_back();
+  }
+  for (const v1::Buffer& buffer : request.buffers()) {
+    if (absl::Status status = TakeBuffer(buffer); !status.ok()) return status;
+  }
+  for (const v1::Shard& shard : request.shards()) {
+    if (absl::Status status = TakeShard(shard); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RegistrationBuilder::TakeBuffer(const v1::Buffer& buffer) {
+  if (!buffer.has_host()) return Invalid("BUFFER_KIND", absl::StrCat("Buffer ", buffer.id(), " says no kind of memory."));
+  const uint64_t address = buffer.host().address();
+  const int64_t size = buffer.host().size_bytes();
+  if (size < 0 || (size > 0 && address == 0) || static_cast<uint64_t>(size) > std::numeric_limits<uint64_t>::max() - address) {
+    return Invalid("BUFFER_RANGE", absl::StrCat("Buffer ", buffer.id(), ": ", size, " bytes at ", address, " is no memory."));
+  }
+  if (buffers_.size() >= kMaxShards) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_BUFFERS",
+                     absl::StrCat("More than ", kMaxShards, " buffers; register larger ones."), "register");
+  }
+  buffers_[buffer.id()] = {address, size};
+  return absl::OkStatus();
+}
+
+absl::Status RegistrationBuilder::TakeShard(const v1::Shard& from) {
+  auto shard = proto::ShardFrom(from, mesh_, rank_, world_size_);
+  if (!shard.ok()) return shard.status();
+  if (!fresh_.insert(shard->meta.fqn).second) {
+    return Invalid("DUPLICATE_TENSOR",
+                   absl::StrCat("Tensor '", shard->meta.fqn, "' is registered twice; names are unique in a rank."));
+  }
+  auto found = by_name_.find(shard->meta.fqn);
+  boxes_ += shard->boxes.size();
+  if (found != by_name_.end()) boxes_ -= shards_[found->second].boxes.size();
+  if (shards_.size() >= kMaxShards || boxes_ > kMaxBoxes) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_TENSORS",
+                     absl::StrCat("A rank registers at most ", kMaxShards, " tensors of together ", kMaxBoxes, " boxes."),
+                     "register");
+  }
+  if (found != by_name_.end()) {
+    shards_[found->second] = *std::move(shard);
+  } else {
+    by_name_[shard->meta.fqn] = shards_.size();
+    shards_.push_back(*std::move(shard));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Finish() {
+  auto done = std::make_shared<Registration>();
+  done->generation = generation_;
+  auto rank = std::make_shared<reshard::RankShards>();
+  rank->rank = rank_;
+  rank->shards = std::move(shards_);
+  std::map<uint32_t, uint32_t> index_of;  // buffers that no shard uses are dropped
+  for (reshard::TensorShard& shard : rank->shards) {
+    auto memory = buffers_.find(shard.buffer);
+    if (memory == buffers_.end()) {
+      return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_BUFFER",
+                       absl::StrCat("Tensor '", shard.meta.fqn, "' lies in buffer ", shard.buffer, ", which is not registered."),
+                       "register");
+    }
+    absl::Status status = reshard::ValidateShard(shard, memory->second.size_bytes);
+    if (!status.ok()) return status;
+    for (const reshard::LocalBox& box : shard.boxes) {
+      done->total_bytes += reshard::NumElements(box.box) * reshard::SizeBytes(shard.meta.dtype);
+    }
+    auto [slot, inserted] = index_of.try_emplace(shard.buffer, static_cast<uint32_t>(done->addresses.size()));
+    if (inserted) {
+      done->addresses.push_back(memory->second.address);
+      done->sizes_bytes.push_back(memory->second.size_bytes);
+      done->buffer_ids.push_back(shard.buffer);
+    }
+    shard.buffer = slot->second;
+  }
+  done->fingerprint = reshard::Fingerprint(*rank);
+  done->shards = std::move(rank);
+  return std::shared_ptr<const Registration>(std::move(done));
+}
+
+}  // namespace keepstep::daemon

@@ -1,0 +1,58 @@
+// What the gRPC services share: who calls, which jobs there are, where work that blocks runs.
+
+#ifndef KEEPSTEP_DAEMON_SERVER_STATE_H_
+#define KEEPSTEP_DAEMON_SERVER_STATE_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "daemon/checkpoint_cache.h"
+#include "daemon/client_session.h"
+#include "daemon/data_plane.h"
+#include "daemon/executor.h"
+#include "daemon/job_registry.h"
+#include "daemon/log.h"
+#include "daemon/session_registry.h"
+#include "storage/catalog.h"
+
+namespace keepstep::daemon {
+
+class AttemptWriter;
+
+// Outlives the services and their calls.
+struct ServerState {
+  SessionRegistry* sessions = nullptr;
+  JobRegistry* jobs = nullptr;
+  DataPlane* plane = nullptr;
+  CheckpointCache* checkpoints = nullptr;
+  AttemptWriter* attempts = nullptr;
+  storage::Catalog* catalog = nullptr;
+  Executor* calls = nullptr;
+  Log* log = nullptr;
+  std::string io_engine;
+  std::string io_engine_reason;
+  std::string state_directory;
+  std::atomic<bool> draining{false};
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
+  std::function<void(SessionId, absl::Status)> end_session;
+};
+
+// The session that the call's token names. UNAUTHENTICATED: no token, or an unknown one (a daemon that has restarted).
+absl::StatusOr<std::shared_ptr<ClientSession>> RequireSession(const ServerState& state,
+                                                              const grpc::CallbackServerContext& context);
+// Null without a token; UNAUTHENTICATED for an unknown one.
+absl::StatusOr<std::shared_ptr<ClientSession>> OptionalSession(const ServerState& state,
+                                                               const grpc::CallbackServerContext& context);
+// As RequireSession, and it has joined a job. FAILED_PRECONDITION.
+absl::StatusOr<std::shared_ptr<ClientSession>> RequireMember(const ServerState& state,
+                                                             const grpc::CallbackServerContext& context);
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_SERVER_STATE_H_

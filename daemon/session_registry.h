@@ -1,0 +1,38 @@
+// The sessions of this daemon by id and by token.
+//
+// Thread-safe.
+
+#ifndef KEEPSTEP_DAEMON_SESSION_REGISTRY_H_
+#define KEEPSTEP_DAEMON_SESSION_REGISTRY_H_
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/string_view.h"
+#include "daemon/client_session.h"
+
+namespace keepstep::daemon {
+
+class SessionRegistry {
+ public:
+  void Add(std::shared_ptr<ClientSession> session);
+  // Null when there is none. A token is 128 random bits: it is its own proof.
+  std::shared_ptr<ClientSession> ByToken(absl::string_view token) const;
+  std::shared_ptr<ClientSession> ById(SessionId id) const;
+  // Gives the session up and ends it with `why`. False when it is not there.
+  bool Remove(SessionId id, absl::Status why);
+  std::vector<std::shared_ptr<ClientSession>> All() const;
+  size_t size() const;
+
+ private:
+  mutable std::mutex mutex_;
+  absl::flat_hash_map<SessionId, std::shared_ptr<ClientSession>> by_id_;
+  absl::flat_hash_map<std::string, SessionId> by_token_;
+};
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_SESSION_REGISTRY_H_

@@ -1,0 +1,348 @@
+#include "daemon/sessions_service.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "daemon/error.h"
+#include "daemon/loads.h"
+#include "daemon/read_box.h"
+#include "daemon/reactors.h"
+#include "daemon/version.h"
+#include "proto/convert.h"
+#include "storage/attempt.h"
+
+namespace keepstep::daemon {
+namespace {
+
+constexpr int64_t kMaxExtraBytes = 1 << 20;
+constexpr int kMaxExtras = 1024, kMaxMetrics = 256, kMaxTags = 64;
+constexpr size_t kMaxNameBytes = 255;
+constexpr size_t kRunsKept = 1024;
+
+absl::Status Invalid(absl::string_view reason, absl::string_view message) {
+  return MakeError(absl::StatusCode::kInvalidArgument, reason, message);
+}
+
+absl::StatusOr<Membership> MembershipFrom(const v1::OpenRequest& request, std::shared_ptr<Job> job) {
+  auto mesh = proto::MeshFrom(request.mesh(), request.world_size());
+  if (!mesh.ok()) return mesh.status();
+  if (request.rank() < 0 || request.rank() >= request.world_size()) {
+    return Invalid("RANK", absl::StrCat("Rank ", request.rank(), " is not in a world of ", request.world_size(), "."));
+  }
+  if (request.run().size() > kMaxNameBytes) return Invalid("RUN", "The run's name is too long.");
+  if (request.mode() != v1::OpenRequest::TRAIN && request.mode() != v1::OpenRequest::READ) return Invalid("MODE", "Unknown mode.");
+  return Membership{.job = std::move(job), .training = request.mode() == v1::OpenRequest::TRAIN, .rank = request.rank(),
+                    .world_size = request.world_size(), .mesh = *std::move(mesh), .run = request.run()};
+}
+
+v1::SessionEvent OpenedEvent(const Job& job, int64_t epoch, std::vector<v1::SaveStatus> unsettled) {
+  v1::SessionEvent event;
+  auto* opened = event.mutable_opened();
+  opened->set_epoch(epoch);
+  opened->set_daemon_version(kVersion);
+  opened->set_job(job.label());
+  for (v1::SaveStatus& status : unsettled) *opened->add_unsettled() = std::move(status);
+  return event;
+}
+
+std::vector<int64_t> CoordinateOf(const reshard::Mesh& mesh, int32_t rank) {
+  std::vector<int64_t> coordinate(mesh.sizes.size());
+  int64_t rest = rank;
+  for (size_t i = mesh.sizes.size(); i-- > 0;) {
+    coordinate[i] = rest % mesh.sizes[i];
+    rest /= mesh.sizes[i];
+  }
+  return coordinate;
+}
+
+absl::Status CheckSave(const v1::SaveRequest& request) {
+  if (request.number() == 0) return Invalid("NUMBER", "Saves are numbered from 1.");
+  if (request.step() < 0 || request.step() > storage::kMaxStep) {
+    return Invalid("STEP", absl::StrCat("Step ", request.step(), " is not in 0..", storage::kMaxStep, "."));
+  }
+  if (!v1::BusyPolicy_IsValid(request.on_busy())) return Invalid("POLICY", "Unknown policy.");
+  if (request.extras_size() > kMaxExtras || request.metrics_size() > kMaxMetrics || request.tags_size() > kMaxTags) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_EXTRAS", "Too many extras, metrics or tags.", "accept");
+  }
+  int64_t bytes = 0;
+  std::set<std::string> names;
+  for (const v1::Extra& extra : request.extras()) {
+    if (absl::Status status = reshard::ValidateTensorName(extra.name()); !status.ok()) return status;
+    if (!names.insert(extra.name()).second) return Invalid("DUPLICATE_EXTRA", absl::StrCat("Extra '", extra.name(), "' comes twice."));
+    if (!extra.splittable() && extra.items_size() != 1) return Invalid("EXTRA", "An extra that cannot be split has one item.");
+    for (const std::string& item : extra.items()) bytes += static_cast<int64_t>(item.size());
+  }
+  if (bytes > kMaxExtraBytes) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "EXTRAS_TOO_LARGE",
+                     absl::StrCat("Extras of ", bytes, " bytes; a save takes 1 MiB of them. Register large state as tensors."), "accept");
+  }
+  return absl::OkStatus();
+}
+
+SaveArgs ArgsFrom(const v1::SaveRequest& request, const Membership& member, std::shared_ptr<const Registration> registration) {
+  SaveArgs args{.number = request.number(), .step = request.step(), .policy = static_cast<BusyPolicy>(request.on_busy()),
+                .registration = std::move(registration)};
+  for (const v1::Extra& extra : request.extras()) {
+    args.extras.push_back({.name = extra.name(), .coordinate = CoordinateOf(member.mesh, member.rank),
+                           .splittable = extra.splittable(), .items = {extra.items().begin(), extra.items().end()}});
+  }
+  args.metrics.insert(request.metrics().begin(), request.metrics().end());
+  args.tags.assign(request.tags().begin(), request.tags().end());
+  return args;
+}
+
+v1::LoadEvent NothingFound(int64_t epoch) {
+  v1::LoadEvent event;
+  event.mutable_report()->set_found(false);
+  event.mutable_report()->set_epoch(epoch);
+  return event;
+}
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::SessionEvent>* SessionsService::Open(grpc::CallbackServerContext* context,
+                                                                  const v1::OpenRequest* request) {
+  auto stream = EventStream<v1::SessionEvent>::Make();
+  auto session = RequireSession(state_, *context);
+  if (!session.ok()) {
+    stream->Close(session.status());
+    return stream.get();
+  }
+  const bool submitted = state_.calls->TrySubmit([this, stream, session = *session, request = *request] {
+    auto job = state_.jobs->Of(*session);
+    auto member = job.ok() ? MembershipFrom(request, *job) : job.status();
+    absl::Status status = member.status();
+    if (status.ok() && member->training && request.nonce().size() != sizeof(Nonce)) {
+      status = Invalid("NONCE", absl::StrCat("A nonce has 16 bytes, not ", request.nonce().size(), "."));
+    }
+    const bool training = status.ok() && member->training;
+    if (status.ok()) status = session->Join(*std::move(member));
+    if (!status.ok()) {
+      stream->Close(status);
+      return;
+    }
+    if (!training) {
+      stream->WhenGone([this, id = session->id()] { state_.end_session(id, absl::CancelledError("The reader has gone.")); });
+      stream->Push(OpenedEvent(**job, 0, {}));
+      return;
+    }
+    SessionOpened opened{.session = session->id(), .rank = request.rank(), .world_size = request.world_size(),
+                         .epoch = request.epoch(), .saves_issued = request.saves_issued()};
+    std::copy(request.nonce().begin(), request.nonce().end(), opened.nonce.begin());
+    stream->WhenGone([job = *job, id = session->id()] { job->SessionGone(id, false); });
+    (*job)->Open(
+        session, opened,
+        [stream, job = *job](const AnswerOpen& answer, std::vector<v1::SaveStatus> unsettled) {
+          if (answer.failure.code != absl::StatusCode::kOk) return stream->Close(FromFailure(answer.failure));
+          stream->Push(OpenedEvent(*job, answer.epoch, std::move(unsettled)));
+        },
+        [stream](const Job::Membered& news) {
+          v1::SessionEvent event;
+          if (const auto* moved = std::get_if<MoveSession>(&news)) {
+            event.mutable_epoch_moved()->set_epoch(moved->epoch);
+            stream->Push(std::move(event));
+            return;
+          }
+          const Failure& failure = std::get<CloseSession>(news).failure;
+          *event.mutable_closed() = ToProto(failure);
+          stream->Push(std::move(event));
+          stream->Close(FromFailure(failure));
+        });
+  });
+  if (!submitted) stream->Close(TooManyCalls());
+  return stream.get();
+}
+
+grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext* context,
+                                                    const v1::RegisterRequest* request, v1::RegisterResponse* response) {
+  return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
+    auto session = RequireMember(state_, *context);
+    if (!session.ok()) return session.status();
+    auto registration = (*session)->Register(*request);
+    if (!registration.ok()) return registration.status();
+    response->set_generation(request->generation());
+    if (*registration == nullptr) return absl::OkStatus();
+    response->set_fingerprint((*registration)->fingerprint);
+    response->set_registered_bytes((*registration)->total_bytes);
+    const int64_t limit = state_.plane->pool().stats().limit_bytes;
+    if ((*registration)->total_bytes > limit) {
+      response->add_warnings(absl::StrCat("The staging pool (", HumanBytes(limit), ") is smaller than this rank's state (",
+                                          HumanBytes((*registration)->total_bytes),
+                                          "): updates wait for the storage until the rest is copied. Raise --pool-bytes."));
+    }
+    const auto member = (*session)->membership();
+    if (member->training) {
+      member->job->Registered((*session)->id(), (*registration)->generation, (*registration)->fingerprint);
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::Save(grpc::CallbackServerContext* context, const v1::SaveRequest* request,
+                                                v1::SaveResponse* response) {
+  auto unary = EventUnary::Make();
+  auto session = RequireMember(state_, *context);
+  absl::Status status = session.ok() ? CheckSave(*request) : session.status();
+  std::optional<Membership> member;
+  if (status.ok()) {
+    member = (*session)->membership();
+    if (!member->training) status = MakeError(absl::StatusCode::kFailedPrecondition, "READ_ONLY", "A reader cannot save.", "accept");
+  }
+  absl::StatusOr<std::shared_ptr<const Registration>> registration;
+  if (status.ok()) {
+    registration = (*session)->RegistrationOf(request->generation());
+    status = registration.status();
+  }
+  if (!status.ok()) {
+    unary->End(status);
+    return unary.get();
+  }
+  member->job->Save((*session)->id(), ArgsFrom(*request, *member, *std::move(registration)),
+                    [unary, response](absl::StatusOr<v1::SaveResponse> answer) {
+                      unary->End(answer.status(), [&] {
+                        if (answer.ok()) *response = *std::move(answer);
+                      });
+                    });
+  return unary.get();
+}
+
+grpc::ServerUnaryReactor* SessionsService::Wait(grpc::CallbackServerContext* context, const v1::WaitRequest* request,
+                                                v1::SaveStatus* response) {
+  auto unary = EventUnary::Make();
+  auto session = RequireMember(state_, *context);
+  absl::Status status = session.status();
+  if (status.ok() && (request->state() < v1::SNAPSHOTTED || request->state() > v1::COMMITTED)) {
+    status = Invalid("STATE", "Wait for SNAPSHOTTED, PERSISTED or COMMITTED.");
+  }
+  if (!status.ok()) {
+    unary->End(status);
+    return unary.get();
+  }
+  auto job = (*session)->membership()->job;
+  job->Wait((*session)->id(), request->number(), request->step(), static_cast<SaveState>(request->state()),
+            [unary, job](uint64_t ticket) { unary->WhenCancelled([job, ticket] { job->StopWaiting(ticket); }); },
+            [unary, response](const absl::StatusOr<v1::SaveStatus>& reached) {
+              unary->End(reached.status(), [&] {
+                if (reached.ok()) *response = *reached;
+              });
+            });
+  return unary.get();
+}
+
+grpc::ServerWriteReactor<v1::SaveStatus>* SessionsService::Watch(grpc::CallbackServerContext* context,
+                                                                 const v1::WatchRequest* request) {
+  auto stream = EventStream<v1::SaveStatus>::Make();
+  auto session = RequireMember(state_, *context);
+  if (!session.ok()) {
+    stream->Close(session.status());
+    return stream.get();
+  }
+  auto job = (*session)->membership()->job;
+  job->Watch((*session)->id(), [stream](const v1::SaveStatus& status) { stream->Push(status); },
+             [stream, job](uint64_t ticket) { stream->WhenGone([job, ticket] { job->StopWatching(ticket); }); });
+  return stream.get();
+}
+
+absl::StatusOr<FoundCheckpoint> SessionsService::FindForReader(const Membership& member, bool latest, int64_t step) {
+  if (!latest) return state_.checkpoints->Find(*member.job, false, step);
+  if (member.world_size > 1 && member.run.empty()) {
+    return Invalid("NO_RUN", "Readers of more than one rank name a run, or the step: else ranks could get different ones.");
+  }
+  const std::string key = absl::StrCat(member.job->cache_prefix(), "\n", member.run);
+  std::lock_guard lock(mutex_);  // held over the look-up: one answer per run
+  auto known = std::find_if(runs_.begin(), runs_.end(), [&](const auto& run) { return run.first == key; });
+  if (known != runs_.end() && !member.run.empty()) {
+    return state_.checkpoints->FindAttempt(*member.job, known->second.first, known->second.second);
+  }
+  auto found = state_.checkpoints->Find(*member.job, true, 0);
+  if (!found.ok() || member.run.empty()) return found;
+  runs_.push_back({key, {found->decision.step(), found->decision.attempt()}});
+  if (runs_.size() > kRunsKept) runs_.pop_front();
+  return found;
+}
+
+grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackServerContext* context,
+                                                               const v1::LoadRequest* request) {
+  auto stream = BlockingStream<v1::LoadEvent>::Make();
+  auto session = RequireMember(state_, *context);
+  auto registration = session.ok() ? (*session)->RegistrationOf(request->generation()) : session.status();
+  if (!registration.ok()) {
+    stream->Refuse(registration.status());
+    return stream.get();
+  }
+  const auto member = (*session)->membership();
+  // `request` lives as long as the call.
+  auto fill = [this, request, session = *session, registration = *registration](BlockingStream<v1::LoadEvent>& to,
+                                                                             const FoundCheckpoint& from) -> absl::Status {
+    std::mutex mutex;
+    auto last = std::chrono::steady_clock::now();
+    int64_t pending_done = 0, pending_total = 0;
+    auto progress = [&](int64_t done, int64_t total) {
+      session->pages().AddProgress(1);
+      std::lock_guard lock(mutex);
+      pending_done = std::max(pending_done, done);
+      pending_total = total;
+      if (std::chrono::steady_clock::now() - last < std::chrono::milliseconds(200)) return;
+      last = std::chrono::steady_clock::now();
+      v1::LoadEvent event;
+      event.mutable_progress()->set_bytes_done(pending_done);
+      event.mutable_progress()->set_bytes_total(pending_total);
+      to.Write(event).IgnoreError();  // a caller that has gone is seen by the cancellation
+    };
+    auto report = LoadRank(*state_.plane, from, *registration, session->port(), *request, progress, *to.cancellation());
+    if (!report.ok()) return report.status();
+    v1::LoadEvent event;
+    *event.mutable_report() = *std::move(report);
+    return to.Write(event);
+  };
+  if (!member->training) {
+    stream->Start(state_.calls, [this, fill, member = *member, request](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
+      auto found = FindForReader(member, request->latest(), request->step());
+      if (absl::IsNotFound(found.status()) && request->latest()) return to.Write(NothingFound(0));
+      if (!found.ok()) return found.status();
+      return fill(to, *found);
+    });
+    return stream.get();
+  }
+  member->job->ResolveLoad((*session)->id(), request->latest(), request->step(),
+                           [this, stream, fill, job = member->job](const AnswerLoad& answer) {
+    stream->Start(state_.calls, [this, fill, job, answer](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
+      if (answer.failure.code != absl::StatusCode::kOk) return FromFailure(answer.failure);
+      if (!answer.found) return to.Write(NothingFound(answer.epoch));
+      auto found = state_.checkpoints->FindAttempt(*job, answer.step, answer.attempt);
+      if (!found.ok()) return found.status();
+      return fill(to, *found);
+    });
+  });
+  return stream.get();
+}
+
+grpc::ServerUnaryReactor* SessionsService::GetExtra(grpc::CallbackServerContext* context,
+                                                    const v1::GetExtraRequest* request, v1::GetExtraResponse* response) {
+  return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
+    auto session = RequireSession(state_, *context);
+    if (!session.ok()) return session.status();
+    auto job = state_.jobs->Of(**session);
+    if (!job.ok()) return job.status();
+    auto found = state_.checkpoints->Find(**job, request->latest(), request->step());
+    if (!found.ok()) return found.status();
+    response->set_step(found->decision.step());
+    for (const StoredExtra& extra : found->source.from->extras()) {
+      if (!request->name().empty() && extra.record->name() != request->name()) continue;
+      if (request->rank() >= 0 && extra.record->rank() != request->rank()) continue;
+      auto items = ReadExtra(found->source, extra);
+      if (!items.ok()) return items.status();
+      v1::Extra* out = response->add_extras();
+      out->set_name(extra.record->name());
+      out->set_rank(extra.record->rank());
+      out->set_splittable(extra.record->splittable());
+      *out->mutable_coordinate() = extra.record->coordinate();
+      for (std::string& item : *items) out->add_items(std::move(item));
+    }
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace keepstep::daemon

@@ -1,0 +1,46 @@
+// keepstep.v1.Sessions: trainers and readers.
+
+#ifndef KEEPSTEP_DAEMON_SESSIONS_SERVICE_H_
+#define KEEPSTEP_DAEMON_SESSIONS_SERVICE_H_
+
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "daemon/server_state.h"
+#include "proto/sessions.grpc.pb.h"
+
+namespace keepstep::daemon {
+
+class SessionsService final : public v1::Sessions::CallbackService {
+ public:
+  explicit SessionsService(ServerState* state) : state_(*state) {}
+
+  grpc::ServerWriteReactor<v1::SessionEvent>* Open(grpc::CallbackServerContext* context,
+                                                   const v1::OpenRequest* request) override;
+  grpc::ServerUnaryReactor* Register(grpc::CallbackServerContext* context, const v1::RegisterRequest* request,
+                                     v1::RegisterResponse* response) override;
+  grpc::ServerUnaryReactor* Save(grpc::CallbackServerContext* context, const v1::SaveRequest* request,
+                                 v1::SaveResponse* response) override;
+  grpc::ServerWriteReactor<v1::LoadEvent>* Load(grpc::CallbackServerContext* context,
+                                                const v1::LoadRequest* request) override;
+  grpc::ServerUnaryReactor* Wait(grpc::CallbackServerContext* context, const v1::WaitRequest* request,
+                                 v1::SaveStatus* response) override;
+  grpc::ServerWriteReactor<v1::SaveStatus>* Watch(grpc::CallbackServerContext* context,
+                                                  const v1::WatchRequest* request) override;
+  grpc::ServerUnaryReactor* GetExtra(grpc::CallbackServerContext* context, const v1::GetExtraRequest* request,
+                                     v1::GetExtraResponse* response) override;
+
+ private:
+  absl::StatusOr<FoundCheckpoint> FindForReader(const Membership& member, bool latest, int64_t step);
+
+  ServerState& state_;
+  std::mutex mutex_;
+  std::list<std::pair<std::string, std::pair<int64_t, std::string>>> runs_;  // of readers: job and run → step, attempt
+};
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_SESSIONS_SERVICE_H_
