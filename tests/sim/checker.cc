@@ -81,8 +81,11 @@ std::string Checker::Restorable(int64_t step, const std::string& attempt, bool d
 void Checker::OnVerdict(const daemon::Verdict& verdict) {
   if (verdict.state < SaveState::kCommitted || verdict.attempt.empty()) return;
   auto [known, first] = verdicts_.try_emplace(verdict.attempt, verdict.state, verdict.failure.reason);
-  // A save whose fate was unknown may turn out committed; nothing else may change.
-  const bool settled_later = known->second.second == "DURABILITY_UNCERTAIN" || known->second.second == "DECISION_DAMAGED";
+  // A save whose fate was unknown may turn out committed. Of one that was given up, a restart may know only that it never
+  // committed. Nothing else may change.
+  const bool settled_later =
+      known->second.second == "DURABILITY_UNCERTAIN" || known->second.second == "DECISION_DAMAGED" ||
+      (known->second.first != SaveState::kCommitted && verdict.failure.reason == "LOST_BY_RESTART");
   if (!first && known->second.first != verdict.state && !settled_later) {
     Note(findings_.mislabelled, absl::StrCat(verdict.attempt, " had state ", static_cast<int>(known->second.first),
                                              ", now ", static_cast<int>(verdict.state), " ", verdict.failure.reason));
