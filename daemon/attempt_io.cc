@@ -23,6 +23,9 @@ void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, 
   for (const reshard::BlobPlan& blob : plan_->blobs) {
     if (blob.rank == rank) share.total_bytes += blob.size_bytes;
   }
+  std::set<uint32_t> groups;
+  for (const reshard::TensorShard& shard : args.registration->shards->shards) groups.insert(shard.group);
+  share.groups_left = groups.size();
   share.metrics = args.metrics;
   share.tags = args.tags;
   share.copied_bytes = std::make_shared<std::atomic<int64_t>>(0);
@@ -39,11 +42,9 @@ SaveCallbacks AttemptIo::CallbacksOf(int32_t rank, std::shared_ptr<ClientSession
   };
   SaveCallbacks callbacks;
   callbacks.group_copied = [later, rank](uint32_t group) {
-    later([rank, group](AttemptIo& io) { io.context_.feed(GroupCopied{io.entry_.attempt, rank, group}); });
+    later([rank, group](AttemptIo& io) { io.OnGroupCopied(rank, group); });
   };
-  callbacks.copied = [later, rank] {
-    later([rank](AttemptIo& io) { io.context_.feed(RankCopied{io.entry_.attempt, rank}); });
-  };
+  callbacks.copied = [later, rank] { later([rank](AttemptIo& io) { io.OnCopied(rank); }); };
   callbacks.flushed = [later, rank](SavedShare saved) {
     later([rank, saved = std::move(saved)](AttemptIo& io) {
       io.shares_[rank].saved = saved;
@@ -64,6 +65,19 @@ SaveCallbacks AttemptIo::CallbacksOf(int32_t rank, std::shared_ptr<ClientSession
     if (before < bytes) session->pages().AddProgress(bytes - before);
   };
   return callbacks;
+}
+
+// The last group's release lets the client seal at once. So RankCopied is fed within the same task: a seal that is seen
+// next comes after it.
+void AttemptIo::OnGroupCopied(int32_t rank, uint32_t group) {
+  context_.feed(GroupCopied{entry_.attempt, rank, group});
+  Share& share = shares_[rank];
+  if (share.groups_left > 0 && --share.groups_left == 0) OnCopied(rank);
+}
+
+void AttemptIo::OnCopied(int32_t rank) {
+  if (std::exchange(shares_[rank].copied, true)) return;
+  context_.feed(RankCopied{entry_.attempt, rank});
 }
 
 void AttemptIo::OnEnded(int32_t rank) {

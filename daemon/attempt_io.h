@@ -78,7 +78,8 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
     std::unique_ptr<SavePipeline> pipeline;
     std::shared_ptr<std::atomic<int64_t>> copied_bytes;
     int64_t total_bytes = 0;
-    bool flushed = false;
+    size_t groups_left = 0;
+    bool copied = false, flushed = false;
     bool ended = false;
     SavedShare saved;
     std::map<std::string, double> metrics;
@@ -87,6 +88,8 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
 
   SaveCallbacks CallbacksOf(int32_t rank, std::shared_ptr<ClientSession> session,
                             std::shared_ptr<std::atomic<int64_t>> copied);
+  void OnGroupCopied(int32_t rank, uint32_t group);
+  void OnCopied(int32_t rank);
   void OnEnded(int32_t rank);
   void ReportStoppedIfDone();
 
