@@ -11,7 +11,12 @@ namespace keepstep::daemon {
 
 Coordinator::Coordinator(const Limits& limits, Outbox& outbox, World& world, EpochGate& gate, uint64_t seed,
                          int64_t start_unix_ms)
-    : limits_(limits), outbox_(outbox), world_(world), gate_(gate), random_(seed), start_unix_ms_(start_unix_ms) {}
+    : limits_(limits),
+      outbox_(outbox),
+      world_(world),
+      gate_(gate),
+      random_(seed),
+      start_unix_ms_(start_unix_ms) {}
 
 Coordinator::~Coordinator() = default;
 
@@ -21,18 +26,22 @@ std::string Coordinator::NewAttempt(uint64_t number) {
   mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9;
   mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111eb;
   mixed ^= mixed >> 31;
-  return storage::AttemptName({.epoch = world_.epoch, .counter = static_cast<int64_t>(number), .random = mixed});
+  return storage::AttemptName(
+      {.epoch = world_.epoch, .counter = static_cast<int64_t>(number), .random = mixed});
 }
 
 void Coordinator::OnSaveRequested(const SaveRequested& request) {
   Session* session = world_.Find(request.session);
   if (session == nullptr || request.number == 0) {
-    const Failure failure =
-        session == nullptr
-            ? StaleEpoch(world_.epoch)
-            : MakeFailure(absl::StatusCode::kInvalidArgument, "BAD_SAVE_NUMBER", "Saves are numbered from 1.", "accept");
-    outbox_.Emit(AnswerSave{.session = request.session, .number = request.number,
-                            .status = {.number = request.number, .step = request.step, .state = SaveState::kFailed,
+    const Failure failure = session == nullptr
+                                ? StaleEpoch(world_.epoch)
+                                : MakeFailure(absl::StatusCode::kInvalidArgument, "BAD_SAVE_NUMBER",
+                                              "Saves are numbered from 1.", "accept");
+    outbox_.Emit(AnswerSave{.session = request.session,
+                            .number = request.number,
+                            .status = {.number = request.number,
+                                       .step = request.step,
+                                       .state = SaveState::kFailed,
                                        .failure = failure}});
     return;
   }
@@ -51,8 +60,9 @@ void Coordinator::OnSaveRequested(const SaveRequested& request) {
     return;
   }
   session->releases.Begin(request.number);
-  if (std::count_if(held_.begin(), held_.end(), [&](const Held& held) { return held.request.session == session->id; }) >=
-      limits_.max_arrivals_held) {
+  if (std::count_if(held_.begin(), held_.end(), [&](const Held& held) {
+        return held.request.session == session->id;
+      }) >= limits_.max_arrivals_held) {
     Arrive(*session, request);  // refused there: the world is not complete
     return;
   }
@@ -79,8 +89,8 @@ void Coordinator::Arrive(Session& session, const SaveRequested& request) {
   if (record.save && !record.final && record.step != request.step) {
     record.save->Fail(MakeFailure(
         absl::StatusCode::kFailedPrecondition, "STEPS_DIFFER",
-        absl::StrCat("Rank ", session.rank, " saves step ", request.step, " as save ", number, ", another rank step ",
-                     record.step, ". Every rank must call save at the same steps."),
+        absl::StrCat("Rank ", session.rank, " saves step ", request.step, " as save ", number,
+                     ", another rank step ", record.step, ". Every rank must call save at the same steps."),
         "arrive", session.rank));
   }
   if (record.save && session.fingerprint.empty()) record.save->Fail(NotRegistered(session.rank));
@@ -108,7 +118,9 @@ Coordinator::Record& Coordinator::RecordOf(const SaveRequested& request, const S
   if (record.final) return record;
   record.step = request.step;
   if (std::optional<Failure> failure = Refusal(request, session)) {
-    record.final = Verdict{.number = request.number, .step = request.step, .state = SaveState::kFailed,
+    record.final = Verdict{.number = request.number,
+                           .step = request.step,
+                           .state = SaveState::kFailed,
                            .failure = *std::move(failure)};
     return record;
   }
@@ -124,50 +136,57 @@ std::optional<Failure> Coordinator::Refusal(const SaveRequested& request, const 
     return missing.empty() ? Recovering() : RanksMissing(missing, "accept");
   }
   if (request.step < 0 || request.step > storage::kMaxStep) {
-    return MakeFailure(Code::kInvalidArgument, "BAD_STEP", absl::StrCat("Step ", request.step, " is out of range."),
-                       "accept", session.rank);
+    return MakeFailure(Code::kInvalidArgument, "BAD_STEP",
+                       absl::StrCat("Step ", request.step, " is out of range."), "accept", session.rank);
   }
   if (request.number <= lost_up_to_) return LostByRestart(request.number);
   for (const auto& [id, other] : world_.sessions) {
     if (other.last_number > request.number) {
-      return MakeFailure(Code::kFailedPrecondition, "SAVE_NOT_SENT",
-                         absl::StrCat("Rank ", other.rank, " went on to save ", other.last_number,
-                                      " without save ", request.number, ". Every rank must make the same saves."),
-                         "arrive", other.rank);
+      return MakeFailure(
+          Code::kFailedPrecondition, "SAVE_NOT_SENT",
+          absl::StrCat("Rank ", other.rank, " went on to save ", other.last_number, " without save ",
+                       request.number, ". Every rank must make the same saves."),
+          "arrive", other.rank);
     }
   }
   if (session.fingerprint.empty()) return NotRegistered(session.rank);
   bool exists = committed_steps_.contains(request.step);
   for (const auto& save : saves_) {
-    exists = exists || (save->spec().epoch == world_.epoch && save->spec().step == request.step && !save->failing() &&
-                        !save->decided());
+    exists = exists || (save->spec().epoch == world_.epoch && save->spec().step == request.step &&
+                        !save->failing() && !save->decided());
   }
   if (exists) {
     return MakeFailure(Code::kAlreadyExists, "STEP_EXISTS",
-                       absl::StrCat("Step ", request.step, " is saved already, or being saved, by this run."), "accept");
+                       absl::StrCat("Step ", request.step, " is saved already, or being saved, by this run."),
+                       "accept");
   }
   return std::nullopt;
 }
 
 void Coordinator::Admit(uint64_t number, Record& record, BusyPolicy policy) {
-  const int64_t queued = std::count_if(saves_.begin(), saves_.end(), [](const auto& save) {
-    return save->stage() == SaveStage::kQueued;
-  });
+  const int64_t queued = std::count_if(saves_.begin(), saves_.end(),
+                                       [](const auto& save) { return save->stage() == SaveStage::kQueued; });
   const bool busy = queued > 0 || InFlight() >= limits_.max_saves_in_flight;
-  const bool skip = busy && (policy == BusyPolicy::kSkip || (policy == BusyPolicy::kSupersede && !Supersede(number)));
+  const bool skip =
+      busy && (policy == BusyPolicy::kSkip || (policy == BusyPolicy::kSupersede && !Supersede(number)));
   if (skip || queued >= limits_.max_saves_queued) {
     record.final = Verdict{
-        .number = number, .step = record.step, .state = SaveState::kSkipped,
-        .failure = MakeFailure(absl::StatusCode::kResourceExhausted, "BUSY",
-                               absl::StrCat(InFlight(), " saves are still in flight; step ", record.step, " was skipped."),
-                               "accept")};
+        .number = number,
+        .step = record.step,
+        .state = SaveState::kSkipped,
+        .failure = MakeFailure(
+            absl::StatusCode::kAborted, "SKIPPED",
+            absl::StrCat(InFlight(), " saves are still in flight; step ", record.step, " was skipped."),
+            "accept")};
     return;
   }
-  record.save = std::make_shared<SaveMachine>(
-      limits_, outbox_, static_cast<SaveOwner&>(*this),
-      SaveMachine::Spec{.number = number, .step = record.step, .epoch = world_.epoch, .attempt = NewAttempt(number),
-                        .world_size = world_.size},
-      start_unix_ms_);
+  record.save = std::make_shared<SaveMachine>(limits_, outbox_, static_cast<SaveOwner&>(*this),
+                                              SaveMachine::Spec{.number = number,
+                                                                .step = record.step,
+                                                                .epoch = world_.epoch,
+                                                                .attempt = NewAttempt(number),
+                                                                .world_size = world_.size},
+                                              start_unix_ms_);
   saves_.push_back(record.save);
 }
 
@@ -175,9 +194,10 @@ void Coordinator::Admit(uint64_t number, Record& record, BusyPolicy policy) {
 bool Coordinator::Supersede(uint64_t by) {
   for (const auto& save : saves_) {
     if (save->started() || save->failing() || save->decided()) continue;
-    return save->Fail(MakeFailure(absl::StatusCode::kAborted, "SUPERSEDED",
-                                  absl::StrCat("Save ", save->spec().number, " gave way to save ", by, "."), "accept"),
-                      SaveState::kSuperseded);
+    return save->Fail(
+        MakeFailure(absl::StatusCode::kAborted, "SUPERSEDED",
+                    absl::StrCat("Save ", save->spec().number, " gave way to save ", by, "."), "accept"),
+        SaveState::kSuperseded);
   }
   return false;
 }
@@ -201,23 +221,29 @@ void Coordinator::StartQueued() {
 void Coordinator::CheckSkipped(const Session& session) {
   for (const auto& save : saves_) {
     const SaveMachine::Spec& spec = save->spec();
-    if (spec.epoch != world_.epoch || spec.number >= session.last_number || save->arrived(session.rank)) continue;
-    save->Fail(MakeFailure(absl::StatusCode::kFailedPrecondition, "SAVE_NOT_SENT",
-                           absl::StrCat("Rank ", session.rank, " went on to save ", session.last_number,
-                                        " without save ", spec.number, ". Every rank must make the same saves."),
-                           "arrive", session.rank));
+    if (spec.epoch != world_.epoch || spec.number >= session.last_number || save->arrived(session.rank))
+      continue;
+    save->Fail(
+        MakeFailure(absl::StatusCode::kFailedPrecondition, "SAVE_NOT_SENT",
+                    absl::StrCat("Rank ", session.rank, " went on to save ", session.last_number,
+                                 " without save ", spec.number, ". Every rank must make the same saves."),
+                    "arrive", session.rank));
   }
 }
 
 Verdict Coordinator::StatusFor(const Session& session, uint64_t number, const Record& record) const {
   if (record.final) return *record.final;
   const bool arrived = record.save->arrived(session.rank);
-  return {.number = number, .step = record.step, .attempt = record.save->spec().attempt,
+  return {.number = number,
+          .step = record.step,
+          .attempt = record.save->spec().attempt,
           .state = arrived ? record.save->rank_state(session.rank) : SaveState::kAccepted};
 }
 
 void Coordinator::Answer(const Session& session, uint64_t number, const Record& record) {
-  outbox_.Emit(AnswerSave{.session = session.id, .number = number, .status = StatusFor(session, number, record),
+  outbox_.Emit(AnswerSave{.session = session.id,
+                          .number = number,
+                          .status = StatusFor(session, number, record),
                           .earlier = record.earlier});
 }
 
@@ -238,8 +264,11 @@ void Coordinator::OnRankState(const SaveMachine& save, int32_t rank, SaveState s
   if (save.spec().epoch != world_.epoch) return;
   Session* session = world_.OfRank(rank);
   if (session == nullptr) return;
-  outbox_.Emit(Report{.session = session->id, .status = {.number = save.spec().number, .step = save.spec().step,
-                                                         .attempt = save.spec().attempt, .state = state}});
+  outbox_.Emit(Report{.session = session->id,
+                      .status = {.number = save.spec().number,
+                                 .step = save.spec().step,
+                                 .attempt = save.spec().attempt,
+                                 .state = state}});
   if (state == SaveState::kSnapshotted) ReleaseAll(*session, save.spec().number);
 }
 

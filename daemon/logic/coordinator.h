@@ -1,11 +1,12 @@
 // Which save numbers run, wait, are skipped or refused; what every rank is told about them.
 //
-// A save number is the same save on every rank. What becomes of it is decided once, by its first arrival or later by its
-// SaveMachine, and every rank gets that one verdict. The first arrival also freezes the list of verdicts on earlier
-// saves that this number delivers.
+// A save number is the same save on every rank. What becomes of it is decided once, by its first arrival or
+// later by its SaveMachine, and every rank gets that one verdict. The first arrival also freezes the list of
+// verdicts on earlier saves that this number delivers.
 //
-// Invariants: at most max_saves_in_flight saves are neither queued nor decided; a verdict never changes; each session is
-// released exactly once for each number it asked for, never for number n before all below n (release_ledger.h).
+// Invariants: at most max_saves_in_flight saves are neither queued nor decided; a verdict never changes; each
+// session is released exactly once for each number it asked for, never for number n before all below n
+// (release_ledger.h).
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_COORDINATOR_H_
 #define KEEPSTEP_DAEMON_LOGIC_COORDINATOR_H_
@@ -37,14 +38,16 @@ class EpochGate {
   virtual ~EpochGate() = default;
   // Recovered, not claiming, roster complete and alive.
   virtual bool SavesMayStart() const = 0;
-  // Publishes PARENT for the epoch's first save; `then` runs, perhaps at once, when it is durable or cannot be.
+  // Publishes PARENT for the epoch's first save; `then` runs, perhaps at once, when it is durable or cannot
+  // be.
   virtual void EnsureParent(std::function<void(const absl::Status&)> then) = 0;
 };
 
 class Coordinator : private SaveOwner {
  public:
   // All outlive the coordinator.
-  Coordinator(const Limits& limits, Outbox& outbox, World& world, EpochGate& gate, uint64_t seed, int64_t start_unix_ms);
+  Coordinator(const Limits& limits, Outbox& outbox, World& world, EpochGate& gate, uint64_t seed,
+              int64_t start_unix_ms);
   ~Coordinator() override;
 
   void OnSaveRequested(const SaveRequested& request);
@@ -54,14 +57,14 @@ class Coordinator : private SaveOwner {
   void OnSaveWished();
   void OnStepsSeen(const StepsSeen& seen);
   void OnTick();
-  void AfterEvent();  // starts what there is room for, forgets what is over
+  void AfterEvent();                              // starts what there is room for, forgets what is over
   SaveMachine* Find(const std::string& attempt);  // null: over, or never was
 
   // The world changed: ranks joined, left, registered.
   void Pump();
   void OnRankDead(int32_t rank);
-  // `old_session` 0: the daemon was restarted. The rank says it issued saves up to `saves_issued`; of those that it never
-  // managed to ask for, or whose copy its new page no longer gates, nothing can come.
+  // `old_session` 0: the daemon was restarted. The rank says it issued saves up to `saves_issued`; of those
+  // that it never managed to ask for, or whose copy its new page no longer gates, nothing can come.
   void OnResumed(SessionId old_session, Session& session, uint64_t saves_issued);
   // What became of the newest of the first `saves_issued` saves of this world.
   std::vector<Verdict> Unsettled(const Session& session, uint64_t saves_issued) const;
@@ -71,8 +74,8 @@ class Coordinator : private SaveOwner {
   // Its record may not outlive a power loss, or could not be read: never COMMITTED in this daemon's life.
   void Distrust(const std::string& attempt) { untrusted_.insert(attempt); }
 
-  // A claim: saves that cannot finish are given up; then, in the new epoch, everything starts afresh. `same_world`: the
-  // same processes go on, with the same save numbers.
+  // A claim: saves that cannot finish are given up; then, in the new epoch, everything starts afresh.
+  // `same_world`: the same processes go on, with the same save numbers.
   void FailSaves(bool sealed_too, const Failure& cause);
   bool Quiet() const;  // no save is queued or in flight
   void OnEpochChanged(bool same_world);
@@ -84,7 +87,7 @@ class Coordinator : private SaveOwner {
  private:
   struct Record {
     int64_t step = 0;
-    bool asked = false;             // some rank asked for it: `earlier` is frozen
+    bool asked = false;  // some rank asked for it: `earlier` is frozen
     std::vector<Verdict> earlier;
     std::optional<Verdict> final;
     std::shared_ptr<SaveMachine> save;  // null: refused
@@ -130,9 +133,10 @@ class Coordinator : private SaveOwner {
   const int64_t start_unix_ms_;
 
   std::map<uint64_t, Record> records_;
-  std::list<std::shared_ptr<SaveMachine>> saves_;  // not over, of this and earlier epochs; in order of admission
+  std::list<std::shared_ptr<SaveMachine>>
+      saves_;  // not over, of this and earlier epochs; in order of admission
   std::deque<Held> held_;
-  std::vector<Verdict> undelivered_;  // decided, not in any record's `earlier` yet
+  std::vector<Verdict> undelivered_;   // decided, not in any record's `earlier` yet
   std::set<int64_t> committed_steps_;  // of this epoch
   std::set<std::string> untrusted_;    // attempts that ended uncertain
   int64_t last_step_ = -1;

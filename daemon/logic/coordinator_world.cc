@@ -1,4 +1,5 @@
-// The coordinator's view of ranks that come, go, resume and move, and of wishes from outside: cancel, drain, save_at.
+// The coordinator's view of ranks that come, go, resume and move, and of wishes from outside: cancel, drain,
+// save_at.
 
 #include <algorithm>
 #include <utility>
@@ -44,8 +45,8 @@ void Coordinator::OnVerdict(const VerdictSeen& seen) {
   if (seen.sealed || record != records_.end()) return;
   // Poisoned before it was judged: held here, or its request is still on its way.
   Failure failure = MakeFailure(absl::StatusCode::kAborted, "POISONED",
-                                absl::StrCat("Rank ", session->rank, " stopped waiting before save ", seen.number,
-                                             " was started: it would be torn."),
+                                absl::StrCat("Rank ", session->rank, " stopped waiting before save ",
+                                             seen.number, " was started: it would be torn."),
                                 "seal", session->rank);
   auto held = std::find_if(held_.begin(), held_.end(), [&](const Held& each) {
     return each.request.session == seen.session && each.request.number == seen.number;
@@ -66,7 +67,9 @@ void Coordinator::Refuse(Session& session, const SaveRequested& request, Failure
   record.asked_by.insert(session.id);
   record.step = request.step;
   if (!record.final) {
-    record.final = Verdict{.number = request.number, .step = request.step, .state = SaveState::kFailed,
+    record.final = Verdict{.number = request.number,
+                           .step = request.step,
+                           .state = SaveState::kFailed,
                            .failure = std::move(failure)};
   }
   session.last_number = std::max(session.last_number, request.number);
@@ -82,8 +85,11 @@ void Coordinator::RefuseHeld(SessionId session, const Failure& failure) {
     }
     const SaveRequested request = held->request;
     held = held_.erase(held);
-    outbox_.Emit(AnswerSave{.session = session, .number = request.number,
-                            .status = {.number = request.number, .step = request.step, .state = SaveState::kFailed,
+    outbox_.Emit(AnswerSave{.session = session,
+                            .number = request.number,
+                            .status = {.number = request.number,
+                                       .step = request.step,
+                                       .state = SaveState::kFailed,
                                        .failure = failure}});
     if (Session* known = world_.Find(session)) ReleaseAll(*known, request.number);
   }
@@ -124,11 +130,13 @@ void Coordinator::OnResumed(SessionId old_session, Session& session, uint64_t sa
 std::vector<Verdict> Coordinator::Unsettled(const Session& session, uint64_t saves_issued) const {
   std::vector<Verdict> verdicts;
   const uint64_t history = limits_.verdict_history;
-  for (uint64_t number = saves_issued > history ? saves_issued - history + 1 : 1; number <= saves_issued; ++number) {
+  for (uint64_t number = saves_issued > history ? saves_issued - history + 1 : 1; number <= saves_issued;
+       ++number) {
     auto record = records_.find(number);
     const bool known = record != records_.end() && (record->second.final || record->second.save);
-    verdicts.push_back(known ? StatusFor(session, number, record->second)
-                             : Verdict{.number = number, .state = SaveState::kFailed, .failure = LostByRestart(number)});
+    verdicts.push_back(
+        known ? StatusFor(session, number, record->second)
+              : Verdict{.number = number, .state = SaveState::kFailed, .failure = LostByRestart(number)});
   }
   return verdicts;
 }
@@ -227,9 +235,10 @@ void Coordinator::OnStepsSeen(const StepsSeen& seen) {
     if (spec.epoch != world_.epoch || spec.step != save_at_.step() || save->failing()) continue;
     for (int32_t rank = 0; rank < spec.world_size; ++rank) {
       if (save->arrived(rank) || seen.stepped[rank] <= spec.step) continue;
-      save->Fail(MakeFailure(absl::StatusCode::kFailedPrecondition, "SAVE_AT_PASSED",
-                             absl::StrCat("Rank ", rank, " was past step ", spec.step, " when the save was asked for."),
-                             "arrive", rank));
+      save->Fail(MakeFailure(
+          absl::StatusCode::kFailedPrecondition, "SAVE_AT_PASSED",
+          absl::StrCat("Rank ", rank, " was past step ", spec.step, " when the save was asked for."),
+          "arrive", rank));
       break;
     }
   }

@@ -64,8 +64,10 @@ void EpochMachine::PublishClaim() {
 }
 
 void EpochMachine::Inherit() {
-  InheritScript::Spec spec{.epoch = claim_->epoch, .excluded = coordinator_->LiveAttempts(),
-                           .everything = journal_lost_, .unix_ms = start_unix_ms_ + outbox_.now()};
+  InheritScript::Spec spec{.epoch = claim_->epoch,
+                           .excluded = coordinator_->LiveAttempts(),
+                           .everything = journal_lost_,
+                           .unix_ms = start_unix_ms_ + outbox_.now()};
   RunScript(outbox_, life_, std::make_shared<InheritScript>(std::move(spec)),
             [this](const InheritScript::Outcome& outcome) {
               if (!outcome.status.ok()) {
@@ -93,8 +95,8 @@ void EpochMachine::PutClaimRoster() {
     if (moves) roster.push_back({.rank = session.rank, .nonce = session.nonce});
   }
   roster.push_back(claim_->claimer);
-  outbox_.Catalog(PutRoster{.epoch = claim_->epoch, .world_size = claim_->world_size, .roster = roster}, life_,
-                  [this, roster](const absl::Status& status) {
+  outbox_.Catalog(PutRoster{.epoch = claim_->epoch, .world_size = claim_->world_size, .roster = roster},
+                  life_, [this, roster](const absl::Status& status) {
                     if (!status.ok()) {
                       RetryClaim(status, &EpochMachine::PutClaimRoster);
                       return;

@@ -10,7 +10,10 @@
 namespace keepstep::daemon {
 
 EpochMachine::EpochMachine(const Limits& limits, Outbox& outbox, World& world, int64_t start_unix_ms)
-    : limits_(limits), outbox_(outbox), world_(world), start_unix_ms_(start_unix_ms),
+    : limits_(limits),
+      outbox_(outbox),
+      world_(world),
+      start_unix_ms_(start_unix_ms),
       claim_backoff_(limits.retry_first_ms, limits.retry_most_ms) {}
 
 void EpochMachine::OnStarted(const JobStarted& started) {
@@ -54,9 +57,10 @@ void EpochMachine::ProcessOpens() {
 std::optional<Failure> EpochMachine::CheckOpen(const SessionOpened& opened) const {
   if (opened.world_size < 1 || opened.world_size > limits_.max_world_size || opened.rank < 0 ||
       opened.rank >= opened.world_size) {
-    return MakeFailure(absl::StatusCode::kInvalidArgument, "BAD_RANK",
-                       absl::StrCat("Rank ", opened.rank, " of ", opened.world_size, " is not a rank of any world."),
-                       "open", opened.rank);
+    return MakeFailure(
+        absl::StatusCode::kInvalidArgument, "BAD_RANK",
+        absl::StrCat("Rank ", opened.rank, " of ", opened.world_size, " is not a rank of any world."), "open",
+        opened.rank);
   }
   if (opened.epoch == 0) return std::nullopt;
   const auto member = world_.roster.find(opened.rank);
@@ -122,8 +126,10 @@ void EpochMachine::FinishJoin(const SessionOpened& opened) {
       if (load.request.session == old_id) load.request.session = joined.id;
     }
   }
-  if (opened.epoch != 0 || opened.saves_issued > 0) coordinator_->OnResumed(old_id, joined, opened.saves_issued);
-  outbox_.Emit(AnswerOpen{.session = opened.session, .epoch = world_.epoch,
+  if (opened.epoch != 0 || opened.saves_issued > 0)
+    coordinator_->OnResumed(old_id, joined, opened.saves_issued);
+  outbox_.Emit(AnswerOpen{.session = opened.session,
+                          .epoch = world_.epoch,
                           .unsettled = coordinator_->Unsettled(joined, opened.saves_issued)});
   coordinator_->Pump();
 }
@@ -144,8 +150,9 @@ void EpochMachine::OnDead(SessionId session, const char* reason) {
   Session* known = world_.Find(session);
   if (known == nullptr) return;
   const int32_t rank = known->rank;
-  const Failure failure = MakeFailure(absl::StatusCode::kAborted, reason,
-                                      absl::StrCat("The session of rank ", rank, " has ended."), "session", rank);
+  const Failure failure =
+      MakeFailure(absl::StatusCode::kAborted, reason,
+                  absl::StrCat("The session of rank ", rank, " has ended."), "session", rank);
   coordinator_->OnRankDead(rank);
   coordinator_->RefuseHeld(session, failure);
   RefuseLoadsOf(session, failure);
@@ -159,8 +166,9 @@ void EpochMachine::OnTick() {
   }
   for (SessionId id : expired) {
     OnDead(id, "SESSION_EXPIRED");
-    outbox_.Emit(CloseSession{.session = id, .failure = MakeFailure(absl::StatusCode::kAborted, "SESSION_EXPIRED",
-                                                                    "The session was lost for too long.", "session")});
+    outbox_.Emit(CloseSession{.session = id,
+                              .failure = MakeFailure(absl::StatusCode::kAborted, "SESSION_EXPIRED",
+                                                     "The session was lost for too long.", "session")});
   }
   const auto overdue = [this](Millis since) { return outbox_.now() - since >= limits_.recover_ms; };
   while (!opens_.empty() && overdue(opens_.front().since) && !claim_) {
@@ -182,7 +190,8 @@ void EpochMachine::FillSnapshot(JobSnapshot& snapshot) const {
   snapshot.epoch = world_.epoch;
   snapshot.world_size = world_.size;
   for (const auto& [id, session] : world_.sessions) {
-    snapshot.sessions.push_back({.session = id, .rank = session.rank, .lost = session.lost_since.has_value()});
+    snapshot.sessions.push_back(
+        {.session = id, .rank = session.rank, .lost = session.lost_since.has_value()});
   }
   std::sort(snapshot.sessions.begin(), snapshot.sessions.end(),
             [](const SessionSnapshot& a, const SessionSnapshot& b) { return a.rank < b.rank; });

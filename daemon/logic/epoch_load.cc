@@ -1,8 +1,9 @@
 // What ranks are given to load, and where the epoch says that it went on from.
 //
-// Every rank of an epoch gets its LATEST, or the attempt of the step it names as older epochs left it: commits of the
-// epoch itself are never loaded in it. So two ranks never restore different things, whenever each of them asks. A rank
-// that has saved in this epoch and loads again waits for all others to do so; together they start the next epoch.
+// Every rank of an epoch gets its LATEST, or the attempt of the step it names as older epochs left it:
+// commits of the epoch itself are never loaded in it. So two ranks never restore different things, whenever
+// each of them asks. A rank that has saved in this epoch and loads again waits for all others to do so;
+// together they start the next epoch.
 
 #include <algorithm>
 #include <utility>
@@ -50,7 +51,8 @@ void EpochMachine::LoadAgain() {
     asks[session->rank] = true;
     saved = saved || session->saved;
     const LoadRequested& first = loads_.front().request;
-    differ = differ || load.request.latest != first.latest || (!first.latest && load.request.step != first.step);
+    differ =
+        differ || load.request.latest != first.latest || (!first.latest && load.request.step != first.step);
   }
   if (!saved || std::count(asks.begin(), asks.end(), true) != world_.size) return;
   if (!differ) {
@@ -58,8 +60,9 @@ void EpochMachine::LoadAgain() {
     ContinueClaim();
     return;
   }
-  const Failure failure = MakeFailure(absl::StatusCode::kFailedPrecondition, "LOADS_DIFFER",
-                                      "The ranks name different steps. Every rank must load the same one.", "load");
+  const Failure failure =
+      MakeFailure(absl::StatusCode::kFailedPrecondition, "LOADS_DIFFER",
+                  "The ranks name different steps. Every rank must load the same one.", "load");
   while (!loads_.empty()) {
     RefuseLoad(loads_.front().request, failure);
     loads_.pop_front();
@@ -86,12 +89,18 @@ void EpochMachine::FindStep(Load& load) {
 
 void EpochMachine::AnswerLoadWith(const LoadRequested& request, LoadedStep step) {
   if (Session* session = world_.Find(request.session)) session->loaded = step;
-  outbox_.Emit(AnswerLoad{.session = request.session, .ticket = request.ticket, .found = step.found, .step = step.step,
-                          .epoch = world_.epoch, .attempt = step.attempt});
+  outbox_.Emit(AnswerLoad{.session = request.session,
+                          .ticket = request.ticket,
+                          .found = step.found,
+                          .step = step.step,
+                          .epoch = world_.epoch,
+                          .attempt = step.attempt});
 }
 
 void EpochMachine::RefuseLoad(const LoadRequested& request, Failure failure) {
-  outbox_.Emit(AnswerLoad{.session = request.session, .ticket = request.ticket, .epoch = world_.epoch,
+  outbox_.Emit(AnswerLoad{.session = request.session,
+                          .ticket = request.ticket,
+                          .epoch = world_.epoch,
                           .failure = std::move(failure)});
 }
 
@@ -117,14 +126,15 @@ void EpochMachine::ExpireLoads() {
     } else if (!complete) {
       RefuseLoad(request, RanksMissing(world_.MissingRanks(), "load"));
     } else {
-      RefuseLoad(request, MakeFailure(absl::StatusCode::kDeadlineExceeded, "RANKS_DO_NOT_LOAD",
-                                      "Loading after a save needs every rank to load; some did not ask.", "load"));
+      RefuseLoad(request,
+                 MakeFailure(absl::StatusCode::kDeadlineExceeded, "RANKS_DO_NOT_LOAD",
+                             "Loading after a save needs every rank to load; some did not ask.", "load"));
     }
   }
 }
 
-// After a restart nobody knows what the ranks loaded; then no PARENT is published, and until this epoch's first commit
-// "latest" is what it was before.
+// After a restart nobody knows what the ranks loaded; then no PARENT is published, and until this epoch's
+// first commit "latest" is what it was before.
 void EpochMachine::EnsureParent(std::function<void(const absl::Status&)> then) {
   if (parent_ == Parent::kDone) {
     then(absl::OkStatus());
@@ -144,10 +154,11 @@ void EpochMachine::PublishParent() {
   for (const auto& [id, session] : world_.sessions) {
     if (!session.loaded) continue;
     if (first == nullptr) first = &session;
-    if (session.loaded->found == first->loaded->found && session.loaded->step == first->loaded->step) continue;
-    finish(absl::FailedPreconditionError(
-        absl::StrCat("rank ", first->rank, " went on from step ", first->loaded->step, ", rank ", session.rank,
-                     " from step ", session.loaded->step, "; every rank must load the same step")));
+    if (session.loaded->found == first->loaded->found && session.loaded->step == first->loaded->step)
+      continue;
+    finish(absl::FailedPreconditionError(absl::StrCat(
+        "rank ", first->rank, " went on from step ", first->loaded->step, ", rank ", session.rank,
+        " from step ", session.loaded->step, "; every rank must load the same step")));
     return;
   }
   if (first == nullptr) {

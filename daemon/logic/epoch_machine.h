@@ -1,12 +1,15 @@
 // Who the job is now: one world at a time, and one answer to "latest" for all of it.
 //
-// Joining      a rank the roster lacks, or the same nonce again → roster durable → AnswerOpen.
-// Claiming     a new nonce for a rank of the roster, another world size, or all ranks loading again after a save:
+// Joining: a rank the roster lacks, or the same nonce again → roster durable → AnswerOpen.
+// Resuming: in the current epoch, with the roster's nonce; else ABORTED.
+// Claiming: a new nonce for a rank of the roster, another world size, all ranks loading again after a save.
 //   1. No new saves; those in flight are finished within limits.
-//   2. Publish CLAIM of the next epoch.  3. Settle all earlier attempts, publish LATEST (inherit_script.h).
-//   4. Roster durable.  5. Sessions that have neither loaded nor saved, or all of them when they load again, move; others
-//   are closed with ABORTED.  6. Only now is anybody told.
-// Resuming     in the current epoch, with the roster's nonce; else ABORTED.
+//   2. Publish CLAIM of the next epoch.
+//   3. Settle all earlier attempts, publish LATEST (inherit_script.h).
+//   4. Roster durable.
+//   5. Sessions that have neither loaded nor saved move, or all of them when they load again; others are
+//      closed with ABORTED.
+//   6. Only now is anybody told.
 //
 // Invariant: between CLAIM on storage and the move, no save of the old epoch starts.
 

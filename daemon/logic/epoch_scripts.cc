@@ -14,7 +14,9 @@ using storage::StoreResult;
 namespace {
 
 StoreOp List(std::string path) { return {.kind = StoreOp::Kind::kList, .path = std::move(path)}; }
-StoreOp ReadPublished(std::string path) { return {.kind = StoreOp::Kind::kReadPublished, .path = std::move(path)}; }
+StoreOp ReadPublished(std::string path) {
+  return {.kind = StoreOp::Kind::kReadPublished, .path = std::move(path)};
+}
 
 // Directory names beneath a listed directory that `parse` accepts, as their values, ascending.
 template <class Parse>
@@ -79,9 +81,7 @@ ScanScript::Step ScanScript::Next(const StoreResult* previous) {
   if (!previous->status.ok() && !absent) return Fail(previous->status);
   switch (state_) {
     case State::kStart:
-    case State::kEpochs:
-      epochs_ = Parsed(*previous, storage::ParseEpoch);
-      return ReadClaim();
+    case State::kEpochs: epochs_ = Parsed(*previous, storage::ParseEpoch); return ReadClaim();
     case State::kClaim: {
       if (absent) return ReadClaim();
       absl::StatusOr<v1::Claim> claim = storage::DecodeClaim(previous->bytes);
@@ -96,9 +96,7 @@ ScanScript::Step ScanScript::Next(const StoreResult* previous) {
       state_ = State::kSteps;
       return List("");
     }
-    case State::kSteps:
-      steps_ = Parsed(*previous, storage::ParseStep);
-      return ListNextStep();
+    case State::kSteps: steps_ = Parsed(*previous, storage::ParseStep); return ListNextStep();
     case State::kStep:
       for (const AttemptId& attempt : Parsed(*previous, storage::ParseAttempt)) {
         if (attempt.epoch == outcome_.epoch) attempts_.push_back(storage::AttemptName(attempt));
@@ -110,8 +108,10 @@ ScanScript::Step ScanScript::Next(const StoreResult* previous) {
         Verdict verdict{.step = step_, .attempt = attempts_.back(), .state = StateOf(*decision)};
         verdict.number = static_cast<uint64_t>(storage::ParseAttempt(attempts_.back())->counter);
         if (verdict.state != SaveState::kCommitted) {
-          verdict.failure = {.code = absl::StatusCode::kAborted, .reason = decision->reason(),
-                             .message = decision->message(), .stage = "recover"};
+          verdict.failure = {.code = absl::StatusCode::kAborted,
+                             .reason = decision->reason(),
+                             .message = decision->message(),
+                             .stage = "recover"};
         }
         outcome_.decided.push_back(std::move(verdict));
       }
@@ -162,7 +162,8 @@ std::variant<StoreOp, ClaimScript::Outcome> ClaimScript::Next(const StoreResult*
 
 std::variant<StoreOp, ClaimScript::Outcome> ClaimScript::TryNextEpoch() {
   if (tried_++ == kMaxEpochsTried) {
-    return Outcome{.status = absl::UnavailableError("other runs keep claiming this job; stop them, then try again")};
+    return Outcome{
+        .status = absl::UnavailableError("other runs keep claiming this job; stop them, then try again")};
   }
   claim_.set_epoch(++epoch_);
   publish_.emplace(storage::ClaimPath(epoch_), storage::EncodeClaim(claim_));
@@ -211,7 +212,8 @@ std::variant<StoreOp, FindStepScript::Outcome> FindStepScript::Next(const StoreR
 
 std::variant<StoreOp, FindStepScript::Outcome> FindStepScript::TryNextAttempt() {
   if (attempts_.empty()) {
-    return Outcome{.status = absl::NotFoundError(absl::StrCat("step ", step_, " has no committed checkpoint"))};
+    return Outcome{.status =
+                       absl::NotFoundError(absl::StrCat("step ", step_, " has no committed checkpoint"))};
   }
   state_ = State::kAttempt;
   return List(storage::AttemptDir(step_, storage::AttemptName(attempts_.back())));

@@ -72,8 +72,8 @@ class ScanScript {
   std::vector<std::string> attempts_;
 };
 
-// Publishes CLAIM of the first free epoch above `above`. An epoch is burned when its claim may not outlive a power loss:
-// another world could take it again and mistake these attempts for its own.
+// Publishes CLAIM of the first free epoch above `above`. An epoch is burned when its claim may not outlive a
+// power loss: another world could take it again and mistake these attempts for its own.
 class ClaimScript {
  public:
   struct Outcome {
@@ -96,7 +96,8 @@ class ClaimScript {
   std::optional<PublishOnce> publish_;
 };
 
-// The highest committed attempt of `step` made before epoch `before_epoch`: what every rank of that epoch is given.
+// The highest committed attempt of `step` made before epoch `before_epoch`: what every rank of that epoch is
+// given.
 class FindStepScript {
  public:
   struct Outcome {

@@ -1,4 +1,4 @@
-// Worlds that come and go: joins, resumes, claims, one answer to "latest", restarts of the daemon.
+// Worlds that come and go: joins, resumes, claims, one answer to "latest".
 
 #include "absl/strings/match.h"
 #include "daemon/logic/epoch_scripts.h"
@@ -25,7 +25,9 @@ class EpochTest : public testing::Test {
     h.Finish(number, world);
     ASSERT_EQ(h.Told(world[0], number).state, SaveState::kCommitted);
   }
-  bool Exists(const std::string& path) { return h.store().ReadPublished(*storage::BlobPath::Parse(path)).ok(); }
+  bool Exists(const std::string& path) {
+    return h.store().ReadPublished(*storage::BlobPath::Parse(path)).ok();
+  }
   int PositionOfPublish(const char* leaf) {
     return h.Position([leaf](const Action& action) {
       const auto* store = std::get_if<DoStore>(&action);
@@ -43,7 +45,8 @@ class EpochTest : public testing::Test {
   std::vector<SessionId> world;
 };
 
-// Two ranks that are told different epochs, or a rank told of one that a crash takes back, would be two worlds.
+// Two ranks that are told different epochs, or a rank told of one that a crash takes back, would be two
+// worlds.
 TEST_F(EpochTest, TheFirstJoinClaimsAndNobodyIsToldBeforeLatestAndRosterAreDurable) {
   h.Start();
   h.Open(0, 2, 1);
@@ -113,12 +116,14 @@ TEST_F(EpochTest, AClaimWithALostReplyIsSettledByReading) {
   EXPECT_EQ(h.Last<AnswerOpen>().epoch, 1);
 }
 
-// An epoch whose CLAIM a power loss may take could be claimed again, by a world that mistakes these attempts for its own.
+// An epoch whose CLAIM a power loss may take could be claimed again, by a world that mistakes these attempts
+// for its own.
 TEST_F(EpochTest, AClaimWhoseFlushFailedBurnsItsEpoch) {
   h.Start();
   bool failed = false;
   h.intercept = [&](const StoreOp& op) -> std::optional<StoreResult> {
-    if (failed || op.kind != StoreOp::Kind::kPublish || !absl::EndsWith(op.path, "/CLAIM")) return std::nullopt;
+    if (failed || op.kind != StoreOp::Kind::kPublish || !absl::EndsWith(op.path, "/CLAIM"))
+      return std::nullopt;
     failed = true;
     storage::RunStoreOp(h.store(), op);
     return StoreResult{.status = absl::AbortedError("fsync failed")};
@@ -131,7 +136,9 @@ TEST_F(EpochTest, SomebodyElsesClaimIsSteppedOver) {
   v1::Claim claim;
   claim.set_epoch(1);
   claim.set_nonce("somebody else");
-  ASSERT_TRUE(h.store().PublishExclusive(*storage::BlobPath::Parse("epochs/1/CLAIM"), storage::EncodeClaim(claim)).ok());
+  ASSERT_TRUE(h.store()
+                  .PublishExclusive(*storage::BlobPath::Parse("epochs/1/CLAIM"), storage::EncodeClaim(claim))
+                  .ok());
   Begin(1);
   EXPECT_EQ(h.Snapshot().epoch, 2);
 }
@@ -148,9 +155,11 @@ TEST_F(EpochTest, EveryRankGetsTheSameLatestEvenWhenASaveCommitsBetweenTheirLoad
   h.Finish(1, world);
   world[1] = h.Open(1, 2, 51, 2, 1);  // rank 1 lost its session before it loaded
   h.Restart();
-  for (int32_t rank = 0; rank < 2; ++rank) world[rank] = h.Open(rank, 2, static_cast<uint8_t>(50 + rank), 2, 1);
+  for (int32_t rank = 0; rank < 2; ++rank)
+    world[rank] = h.Open(rank, 2, static_cast<uint8_t>(50 + rank), 2, 1);
   EXPECT_TRUE(Exists("epochs/2/LATEST"));
-  const auto latest = DecodeLoadedStep(*h.store().ReadPublished(*storage::BlobPath::Parse("epochs/2/LATEST")));
+  const auto latest =
+      DecodeLoadedStep(*h.store().ReadPublished(*storage::BlobPath::Parse("epochs/2/LATEST")));
   EXPECT_EQ(latest->step, 100) << "the epoch's answer never changes";
 }
 
@@ -340,114 +349,13 @@ TEST_F(EpochTest, ASessionThatComesBackAfterItsLimitHearsOfItsSealedSave) {
   EXPECT_EQ(h.Told(back, 1).state, SaveState::kCommitted);
 }
 
-// A trainer that lost its daemon must learn what became of every save it issued.
-TEST_F(EpochTest, ARestartAccountsForEverySaveThatASessionIssued) {
-  Begin(1);
-  Commit(1, 100);
-  h.Save(world[0], 2, 101);
-  h.Copied(2, 0);
-  const std::string cut_off = h.AttemptOf(2);
-  h.Restart();
-  EXPECT_EQ(h.Files(101, cut_off), std::vector<std::string>{"DECISION"}) << "its space is back before anybody joins";
-  h.Open(0, 1, 10, 1, 3);
-  const std::vector<Verdict> unsettled = h.Last<AnswerOpen>().unsettled;
-  ASSERT_EQ(unsettled.size(), 3u);
-  EXPECT_EQ(unsettled[0].state, SaveState::kCommitted);
-  EXPECT_EQ(unsettled[0].step, 100);
-  EXPECT_EQ(unsettled[1].state, SaveState::kFailed);
-  EXPECT_EQ(unsettled[1].failure.reason, "LOST_BY_RESTART");
-  EXPECT_EQ(unsettled[2].failure.reason, "LOST_BY_RESTART") << "its request never arrived";
-}
-
-// All parts were durable: the seal survived the daemon, so the save does.
-TEST_F(EpochTest, ARestartCommitsASaveWhosePartIsDurable) {
-  Begin(1);
-  h.Save(world[0], 1, 100);
-  h.intercept = [](const StoreOp& op) -> std::optional<StoreResult> {
-    if (op.kind == StoreOp::Kind::kPublish && absl::EndsWith(op.path, "DECISION")) {
-      return StoreResult{.status = absl::UnavailableError("the daemon dies here")};
-    }
-    return std::nullopt;
-  };
-  h.Finish(1, world);
-  h.intercept = nullptr;
-  h.Restart();
-  h.Open(0, 1, 10, 1, 1);
-  EXPECT_EQ(h.Last<AnswerOpen>().unsettled.at(0).state, SaveState::kCommitted);
-  EXPECT_EQ(h.catalog.size(), 1u);
-}
-
-// Rank 0 was told that save 2 is lost; rank 1, which asks for it later, must hear the same.
-TEST_F(EpochTest, ASaveLostToOneRankIsLostToAll) {
-  Begin(2);
-  Commit(1, 100);
-  h.Restart();
-  h.Open(0, 2, 10, 1, 2);
-  const SessionId second = h.Open(1, 2, 11, 1, 1);
-  h.Feed(Registered{second, 1, "layout"});
-  h.Save(second, 2, 101);
-  EXPECT_EQ(h.Told(second, 2).failure.reason, "LOST_BY_RESTART");
-}
-
-TEST_F(EpochTest, NobodyIsAnsweredBeforeTheJournalIsSettled) {
-  Begin(1);
-  h.Save(world[0], 1, 100);
-  h.ForgetActions();
-  h.intercept = [](const StoreOp&) -> std::optional<StoreResult> {
-    return StoreResult{.status = absl::UnavailableError("down")};
-  };
-  h.Restart();
-  h.Open(0, 1, 10, 1, 1);
-  EXPECT_EQ(h.Count<AnswerOpen>(), 0);
-  EXPECT_TRUE(h.Snapshot().recovering);
-  h.intercept = nullptr;
-  h.Advance(Limits().retry_most_ms);
-  EXPECT_EQ(h.Count<AnswerOpen>(), 1);
-  EXPECT_TRUE(h.journal.empty());
-}
-
-TEST_F(EpochTest, AnOpenIsRefusedWhenRecoveryTakesTooLong) {
-  h.intercept = [](const StoreOp&) -> std::optional<StoreResult> {
-    return StoreResult{.status = absl::UnavailableError("down")};
-  };
-  h.Start();
-  h.Open(0, 1, 10);
-  h.Advance(Limits().recover_ms + kTickMs);
-  EXPECT_EQ(h.Last<AnswerOpen>().failure.reason, "RECOVERING");
-}
-
-// With the roster lost, every rank counts as present: whoever joins starts a new world.
-TEST_F(EpochTest, ALostRosterMakesEveryJoinAClaimAndLetsTheCurrentEpochResume) {
-  Begin(2);
-  Commit(1, 100);
-  h.roster_known = false;
-  h.journal.clear();
-  h.Restart();
-  h.Open(0, 2, 10, 1, 1);
-  EXPECT_EQ(h.Last<AnswerOpen>().failure.code, absl::StatusCode::kOk);
-  h.Open(1, 2, 99);
-  EXPECT_EQ(h.Snapshot().epoch, 2);
-}
-
-TEST_F(EpochTest, ARosterThatCannotBeKeptLetsNobodyIn) {
-  Begin(1);
-  h.catalog_fault = [](const Action&) { return absl::UnavailableError("catalog"); };
-  MachineHarness other;
-  other.Start();
-  other.Open(0, 2, 1);
-  other.catalog_fault = h.catalog_fault;
-  other.Open(1, 2, 2);
-  EXPECT_EQ(other.Last<AnswerOpen>().failure.code, absl::StatusCode::kUnavailable);
-  other.catalog_fault = nullptr;
-  other.Open(1, 2, 2);
-  EXPECT_EQ(other.Last<AnswerOpen>().failure.code, absl::StatusCode::kOk);
-}
-
 TEST_F(EpochTest, RanksThatCannotBeAreInvalid) {
   h.Start();
-  for (const auto& [rank, size] : {std::pair(-1, 2), std::pair(2, 2), std::pair(0, 0), std::pair(0, 1 << 20)}) {
+  for (const auto& [rank, size] :
+       {std::pair(-1, 2), std::pair(2, 2), std::pair(0, 0), std::pair(0, 1 << 20)}) {
     h.Open(rank, size, 1);
-    EXPECT_EQ(h.Last<AnswerOpen>().failure.code, absl::StatusCode::kInvalidArgument) << rank << " of " << size;
+    EXPECT_EQ(h.Last<AnswerOpen>().failure.code, absl::StatusCode::kInvalidArgument)
+        << rank << " of " << size;
   }
 }
 

@@ -19,10 +19,11 @@ Failure IoFailure(const absl::Status& status, absl::string_view stage, int32_t r
 }
 
 Failure StaleEpoch(int64_t current_epoch) {
-  return MakeFailure(absl::StatusCode::kAborted, "STALE_EPOCH",
-                     absl::StrCat("The job is in epoch ", current_epoch,
-                                  " now: another run has taken it over. Start this rank again to join that one."),
-                     "epoch");
+  return MakeFailure(
+      absl::StatusCode::kAborted, "STALE_EPOCH",
+      absl::StrCat("The job is in epoch ", current_epoch,
+                   " now: another run has taken it over. Start this rank again to join that one."),
+      "epoch");
 }
 
 Failure RanksMissing(const std::vector<int32_t>& ranks, absl::string_view stage) {
@@ -41,7 +42,8 @@ Failure LostByRestart(uint64_t number) {
 
 Failure Draining() {
   return MakeFailure(absl::StatusCode::kUnavailable, "DRAINING",
-                     "keepstepd is shutting down and takes no new saves. Save again after its restart.", "accept");
+                     "keepstepd is shutting down and takes no new saves. Save again after its restart.",
+                     "accept");
 }
 
 Failure Recovering() {
@@ -52,9 +54,10 @@ Failure Recovering() {
 }
 
 Failure NotRegistered(int32_t rank) {
-  return MakeFailure(absl::StatusCode::kFailedPrecondition, "NOT_REGISTERED",
-                     absl::StrCat("Rank ", rank, " has registered nothing. Register on every rank, then save."),
-                     "accept", rank);
+  return MakeFailure(
+      absl::StatusCode::kFailedPrecondition, "NOT_REGISTERED",
+      absl::StrCat("Rank ", rank, " has registered nothing. Register on every rank, then save."), "accept",
+      rank);
 }
 
 std::string RankList(const std::vector<int32_t>& ranks) {

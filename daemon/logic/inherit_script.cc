@@ -34,11 +34,13 @@ std::variant<StoreOp, InheritScript::Outcome> InheritScript::Next(const StoreRes
     outcome_.latest = *std::move(latest);
     return outcome_;
   }
-  if (!previous->status.ok() && previous->status.code() != absl::StatusCode::kNotFound) return Fail(previous->status);
+  if (!previous->status.ok() && previous->status.code() != absl::StatusCode::kNotFound)
+    return Fail(previous->status);
   switch (state_) {
     case State::kSteps:
       for (const storage::BlobInfo& blob : previous->blobs) {
-        if (auto step = storage::ParseStep(blob.path.Leaf()); step && blob.is_directory) steps_.push_back(*step);
+        if (auto step = storage::ParseStep(blob.path.Leaf()); step && blob.is_directory)
+          steps_.push_back(*step);
       }
       return ListNextStep();
     case State::kStep:
@@ -61,10 +63,8 @@ std::variant<StoreOp, InheritScript::Outcome> InheritScript::Next(const StoreRes
       attempt.litter = !part && previous->blobs.size() > (attempt.decided ? 1 : 0);
       return ListNextAttempt();
     }
-    case State::kDecision:
-      return OnDecision(*previous);
-    case State::kParent:
-      return OnParent(*previous);
+    case State::kDecision: return OnDecision(*previous);
+    case State::kParent: return OnParent(*previous);
     case State::kParentDecision: {
       absl::StatusOr<v1::Decision> decision = storage::DecodeDecision(previous->bytes);
       const bool there = previous->status.ok() && decision.ok() && decision->kind() == v1::Decision::COMMIT;
@@ -74,8 +74,7 @@ std::variant<StoreOp, InheritScript::Outcome> InheritScript::Next(const StoreRes
     }
     case State::kStart:
     case State::kSettling:
-    case State::kPublishing:
-      break;
+    case State::kPublishing: break;
   }
   return outcome_;
 }
@@ -95,7 +94,8 @@ InheritScript::Step InheritScript::ListNextStep() {
 InheritScript::Step InheritScript::ListNextAttempt() {
   if (next_ < attempts_.size()) {
     state_ = State::kAttempt;
-    return StoreOp{.kind = StoreOp::Kind::kList, .path = storage::AttemptDir(attempts_[next_].step, attempts_[next_].name())};
+    return StoreOp{.kind = StoreOp::Kind::kList,
+                   .path = storage::AttemptDir(attempts_[next_].step, attempts_[next_].name())};
   }
   next_ = 0;
   return SettleNext();
@@ -136,11 +136,8 @@ InheritScript::Step InheritScript::OnSettled(const CommitOutcome& outcome) {
       attempt.decided = false;  // no candidate
       outcome_.aborted.push_back(entry);
       break;
-    case CommitOutcome::Kind::kUncertain:
-      spec_.excluded.insert(entry.attempt);
-      break;
-    case CommitOutcome::Kind::kUndecided:
-      return Fail(outcome.status);
+    case CommitOutcome::Kind::kUncertain: spec_.excluded.insert(entry.attempt); break;
+    case CommitOutcome::Kind::kUndecided: return Fail(outcome.status);
   }
   return SettleNext();
 }
@@ -185,7 +182,8 @@ InheritScript::Step InheritScript::OnParent(const StoreResult& result) {
   parent_ = *std::move(parent);
   if (!parent_.found) return Publish({});
   state_ = State::kParentDecision;
-  return StoreOp{.kind = StoreOp::Kind::kReadPublished, .path = storage::DecisionPath(parent_.step, parent_.attempt)};
+  return StoreOp{.kind = StoreOp::Kind::kReadPublished,
+                 .path = storage::DecisionPath(parent_.step, parent_.attempt)};
 }
 
 InheritScript::Step InheritScript::Publish(LoadedStep latest) {

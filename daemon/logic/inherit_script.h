@@ -1,10 +1,12 @@
 // What a new epoch inherits: settles every attempt made before it, then publishes the one answer to "latest".
 //
-//   1. List every attempt. 2. Those of earlier epochs without a decision: CommitMachine kSettle. 3. Newest commit of the
-//   newest epoch, else what that epoch's PARENT names, else the epoch before. 4. Publish epochs/<E>/LATEST.
+//   1. List every attempt.
+//   2. Those of earlier epochs without a decision: CommitMachine kSettle.
+//   3. Newest commit of the newest epoch, else what that epoch's PARENT names, else the epoch before.
+//   4. Publish epochs/<E>/LATEST.
 //
-// Nobody is told anything of the new epoch before 4 is durable. An attempt that cannot be settled stops the script: the
-// answer could differ once it is.
+// Nobody is told anything of the new epoch before 4 is durable. An attempt that cannot be settled stops the
+// script: the answer could differ once it is.
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_INHERIT_SCRIPT_H_
 #define KEEPSTEP_DAEMON_LOGIC_INHERIT_SCRIPT_H_
@@ -43,12 +45,23 @@ class InheritScript {
   std::variant<storage::StoreOp, Outcome> Next(const storage::StoreResult* previous);
 
  private:
-  enum class State : uint8_t { kStart, kSteps, kStep, kAttempt, kSettling, kDecision, kParent, kParentDecision, kPublishing };
+  enum class State : uint8_t {
+    kStart,
+    kSteps,
+    kStep,
+    kAttempt,
+    kSettling,
+    kDecision,
+    kParent,
+    kParentDecision,
+    kPublishing
+  };
   using Step = std::variant<storage::StoreOp, Outcome>;
   struct Attempt {
     storage::AttemptId id;
     int64_t step = 0;
-    bool decided = false, deleting = false, litter = false;  // litter: no part, yet something besides its decision
+    bool decided = false, deleting = false,
+         litter = false;  // litter: no part, yet something besides its decision
     std::string name() const { return storage::AttemptName(id); }
   };
 

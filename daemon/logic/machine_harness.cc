@@ -22,7 +22,9 @@ void MachineHarness::Start() {
   machine_ = std::make_unique<JobMachine>(limits_, seed_++, 1'700'000'000'000);
   answers_.clear();
   held_catalog_.clear();
-  JobStarted started{.roster_known = roster_known, .epoch = roster.epoch, .world_size = roster.world_size,
+  JobStarted started{.roster_known = roster_known,
+                     .epoch = roster.epoch,
+                     .world_size = roster.world_size,
                      .roster = roster.roster};
   for (const auto& [attempt, entry] : journal) started.journal.push_back(entry);
   Feed(started);
@@ -72,7 +74,8 @@ void MachineHarness::Carry(const Action& action) {
         } else if constexpr (std::is_same_v<A, StartRank>) {
           started_[a.number] = a.attempt;
           ++attempts_[a.attempt].ranks;
-          const std::string path = absl::StrCat(storage::AttemptDir(attempts_[a.attempt].step, a.attempt), "/blob-", a.rank);
+          const std::string path =
+              absl::StrCat(storage::AttemptDir(attempts_[a.attempt].step, a.attempt), "/blob-", a.rank);
           storage::PutBlob(store_, *storage::BlobPath::Parse(path), "content").IgnoreError();
         } else if constexpr (std::is_same_v<A, daemon::StopIo>) {
           if (!hold_io_stopped) Feed(IoStopped{a.attempt});
@@ -122,7 +125,8 @@ void MachineHarness::WritePart(const std::string& attempt) {
   Feed(PartWritten{attempt, storage::PublishPart(store_, attempts_[attempt].step, part)});
 }
 
-SessionId MachineHarness::Open(int32_t rank, int32_t world_size, uint8_t nonce, int64_t epoch, uint64_t saves_issued) {
+SessionId MachineHarness::Open(int32_t rank, int32_t world_size, uint8_t nonce, int64_t epoch,
+                               uint64_t saves_issued) {
   const SessionId session = ++last_session_;
   Feed(SessionOpened{session, rank, world_size, NonceOf(nonce), epoch, saves_issued});
   return session;

@@ -1,4 +1,5 @@
-// Drives a JobMachine for tests: a store in memory and a catalog that answer at once, unless a test takes them over.
+// Drives a JobMachine for tests: a store in memory and a catalog that answer at once, unless a test takes
+// them over.
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_MACHINE_HARNESS_H_
 #define KEEPSTEP_DAEMON_LOGIC_MACHINE_HARNESS_H_
@@ -33,7 +34,8 @@ class MachineHarness {
   void Advance(Millis by);  // in ticks
 
   // Sessions are numbered from 1 in the order of opening.
-  SessionId Open(int32_t rank, int32_t world_size, uint8_t nonce, int64_t epoch = 0, uint64_t saves_issued = 0);
+  SessionId Open(int32_t rank, int32_t world_size, uint8_t nonce, int64_t epoch = 0,
+                 uint64_t saves_issued = 0);
   // Opens and registers ranks 0..n-1 with nonces nonce, nonce+1, …
   std::vector<SessionId> OpenWorld(int32_t world_size, uint8_t nonce);
   void Save(SessionId session, uint64_t number, int64_t step, BusyPolicy policy = BusyPolicy::kWait);

@@ -2,7 +2,8 @@
 
 namespace keepstep::daemon {
 
-void Outbox::Store(storage::StoreOp what, Owner owner, std::function<void(const storage::StoreResult&)> then) {
+void Outbox::Store(storage::StoreOp what, Owner owner,
+                   std::function<void(const storage::StoreResult&)> then) {
   const uint64_t op = ++last_op_;
   store_.emplace(op, Waiting<storage::StoreResult>{std::move(owner), std::move(then)});
   Emit(DoStore{op, std::move(what)});

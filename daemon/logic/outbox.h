@@ -1,7 +1,8 @@
 // Where a job's machines put what they want done, and where the answers come back to them.
 //
-// Every operation with an answer gets an id that is never used again and a continuation that runs at most once, in the
-// OnEvent call that brings the answer. An owner that is gone by then is skipped: late answers find nobody.
+// Every operation with an answer gets an id that is never used again and a continuation that runs at most
+// once, in the OnEvent call that brings the answer. An owner that is gone by then is skipped: late answers
+// find nobody.
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_OUTBOX_H_
 #define KEEPSTEP_DAEMON_LOGIC_OUTBOX_H_

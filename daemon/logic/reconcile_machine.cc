@@ -12,7 +12,10 @@ using storage::CommitOutcome;
 
 ReconcileMachine::ReconcileMachine(const Limits& limits, Outbox& outbox, Coordinator& coordinator,
                                    int64_t start_unix_ms)
-    : limits_(limits), outbox_(outbox), coordinator_(coordinator), start_unix_ms_(start_unix_ms),
+    : limits_(limits),
+      outbox_(outbox),
+      coordinator_(coordinator),
+      start_unix_ms_(start_unix_ms),
       backoff_(limits.retry_first_ms, limits.retry_most_ms) {}
 
 void ReconcileMachine::Start(std::vector<JournalEntry> journal,
@@ -43,7 +46,8 @@ void ReconcileMachine::SettleNext() {
   intent.set_reason("LOST_BY_RESTART");
   intent.set_message("keepstepd restarted before this save was durable.");
   RunScript(outbox_, life_,
-            std::make_shared<CommitMachine>(CommitMachine::Want::kSettle, std::move(intent), std::vector<std::string>{}),
+            std::make_shared<CommitMachine>(CommitMachine::Want::kSettle, std::move(intent),
+                                            std::vector<std::string>{}),
             [this, entry](const CommitOutcome& outcome) { OnSettled(entry, outcome); });
 }
 
@@ -62,11 +66,12 @@ void ReconcileMachine::OnSettled(const JournalEntry& entry, const CommitOutcome&
     };
     if (aborted) {
       // Deletions that a power loss undoes would come back with nobody left to know of them.
-      outbox_.Store({.kind = storage::StoreOp::Kind::kSyncTree, .path = storage::AttemptDir(entry.step, entry.attempt)},
-                    life_, [this, entry, erase](const storage::StoreResult& result) {
-                      if (!result.status.ok()) return;
-                      outbox_.Catalog(RecordGone{.attempt = entry.attempt, .step = entry.step}, life_, erase);
-                    });
+      outbox_.Store(
+          {.kind = storage::StoreOp::Kind::kSyncTree, .path = storage::AttemptDir(entry.step, entry.attempt)},
+          life_, [this, entry, erase](const storage::StoreResult& result) {
+            if (!result.status.ok()) return;
+            outbox_.Catalog(RecordGone{.attempt = entry.attempt, .step = entry.step}, life_, erase);
+          });
     } else {
       outbox_.Catalog(RecordCommit{.attempt = entry.attempt, .step = entry.step}, life_, erase);
     }
@@ -82,7 +87,9 @@ void ReconcileMachine::GiveUp(const JournalEntry& entry, const absl::Status& sta
   Failure failure = IoFailure(status, "recover");
   failure.reason = "DURABILITY_UNCERTAIN";
   coordinator_.Remember({.number = static_cast<uint64_t>(storage::ParseAttempt(entry.attempt)->counter),
-                         .step = entry.step, .attempt = entry.attempt, .state = SaveState::kFailed,
+                         .step = entry.step,
+                         .attempt = entry.attempt,
+                         .state = SaveState::kFailed,
                          .failure = std::move(failure)});
 }
 

@@ -1,12 +1,12 @@
 // What an earlier daemon left: settles the attempts of its journal, then looks at the job's epoch.
 //
-//   1. For each journal entry: CommitMachine kSettle (what is durable decides; an aborted attempt's blobs are deleted) →
-//      catalog row written or removed → journal entry erased.
+//   1. For each journal entry: CommitMachine kSettle (what is durable decides; an aborted attempt's blobs
+//      are deleted) → catalog row written or removed → journal entry erased.
 //   2. ScanScript: the current epoch, its LATEST, its decided attempts.
 //   3. `done` runs, once.
 //
-// Idempotent: a crash at any point is repaired by the next start. Storage that does not answer is asked again; after
-// Limits::recover_ms an entry is left as it is, in the journal, and its attempt is not trusted.
+// Idempotent: a crash at any point is repaired by the next start. Storage that does not answer is asked
+// again; after Limits::recover_ms an entry is left as it is, in the journal, and its attempt is not trusted.
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_RECONCILE_MACHINE_H_
 #define KEEPSTEP_DAEMON_LOGIC_RECONCILE_MACHINE_H_

@@ -1,8 +1,9 @@
 // Which groups of one session may change again, for which of its saves.
 //
-// Invariant: Release(number n, group g) is said only when every save of this session numbered <= n no longer needs g's
-// content, because a page holds one number per group and a client compares it with its newest save. With two saves
-// in flight the later one's group may be copied first: its release is held until the earlier one's.
+// Invariant: Release(number n, group g) is said only when every save of this session numbered <= n no longer
+// needs g's content, because a page holds one number per group and a client compares it with its newest save.
+// With two saves in flight the later one's group may be copied first: its release is held until the earlier
+// one's.
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_RELEASE_LEDGER_H_
 #define KEEPSTEP_DAEMON_LOGIC_RELEASE_LEDGER_H_

@@ -1,7 +1,8 @@
-// The step at which every rank saves on request: a wish (preemption, `keepstep save`) becomes one step for all ranks.
+// The step at which every rank saves on request: a wish (preemption, `keepstep save`) becomes one step for
+// all ranks.
 //
-// save_at = highest step stored + max(2, twice the largest spread seen). Each rank reads it before that step, unless it
-// ran ahead further than ever before: then it is found past it and that save fails, by name.
+// save_at = highest step stored + max(2, twice the largest spread seen). Each rank reads it before that step,
+// unless it ran ahead further than ever before: then it is found past it and that save fails, by name.
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_SAVE_AT_H_
 #define KEEPSTEP_DAEMON_LOGIC_SAVE_AT_H_

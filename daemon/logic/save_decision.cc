@@ -1,4 +1,5 @@
-// The end of a save: how its attempt is decided, and what of it is told. The protocol is at the head of save_machine.h.
+// The end of a save: how its attempt is decided, and what of it is told. The protocol is at the head of
+// save_machine.h.
 
 #include <memory>
 #include <utility>
@@ -40,19 +41,15 @@ v1::Decision SaveMachine::AbortRecord() const {
 
 void SaveMachine::OnCommitOutcome(const CommitOutcome& outcome) {
   switch (outcome.kind) {
-    case CommitOutcome::Kind::kCommitted:
-      Committed();
-      return;
-    case CommitOutcome::Kind::kUncertain:
-      EndUncertain(outcome);
-      return;
+    case CommitOutcome::Kind::kCommitted: Committed(); return;
+    case CommitOutcome::Kind::kUncertain: EndUncertain(outcome); return;
     case CommitOutcome::Kind::kAborted:
-    case CommitOutcome::Kind::kUndecided:
-      break;
+    case CommitOutcome::Kind::kUndecided: break;
   }
   cause_ = outcome.kind == CommitOutcome::Kind::kAborted
                ? MakeFailure(absl::StatusCode::kAborted, "LOST_COMMIT_RACE",
-                             "Someone else aborted this attempt. Earlier checkpoints are intact; save again.", "commit")
+                             "Someone else aborted this attempt. Earlier checkpoints are intact; save again.",
+                             "commit")
                : IoFailure(outcome.status, "commit");
   if (!outcome.reason.empty()) cause_.reason = outcome.reason;
   failed_at_ = outbox_.now();
@@ -63,11 +60,10 @@ void SaveMachine::OnCommitOutcome(const CommitOutcome& outcome) {
 
 void SaveMachine::OnAbortOutcome(const CommitOutcome& outcome) {
   switch (outcome.kind) {
-    case CommitOutcome::Kind::kCommitted:
-      Committed();
-      return;
+    case CommitOutcome::Kind::kCommitted: Committed(); return;
     case CommitOutcome::Kind::kUncertain:
-      // Without a part there is no COMMIT to be uncertain of. A slot that cannot be read now can be read later.
+      // Without a part there is no COMMIT to be uncertain of. A slot that cannot be read now can be read
+      // later.
       if (part_asked_ && (absl::IsAborted(outcome.status) || absl::IsDataLoss(outcome.status))) {
         EndUncertain(outcome);
         return;
@@ -80,8 +76,7 @@ void SaveMachine::OnAbortOutcome(const CommitOutcome& outcome) {
         return;
       }
       break;
-    case CommitOutcome::Kind::kUndecided:
-      break;
+    case CommitOutcome::Kind::kUndecided: break;
   }
   outbox_.At(outbox_.now() + backoff_.Next(), life_, [this] { RunAbort(); });
 }
@@ -115,20 +110,24 @@ void SaveMachine::EndUncertain(const CommitOutcome& outcome) {
 
 void SaveMachine::Decide(SaveState state, Failure failure) {
   decided_ = true;
-  owner_.OnDecided(*this, {.number = spec_.number, .step = spec_.step, .attempt = spec_.attempt, .state = state,
+  owner_.OnDecided(*this, {.number = spec_.number,
+                           .step = spec_.step,
+                           .attempt = spec_.attempt,
+                           .state = state,
                            .failure = std::move(failure)});
 }
 
 // Deletions that a power loss undoes would come back with nobody left to know of them.
 void SaveMachine::SyncAndEnd() {
-  outbox_.Store({.kind = storage::StoreOp::Kind::kSyncTree, .path = storage::AttemptDir(spec_.step, spec_.attempt)},
-                life_, [this](const storage::StoreResult& result) {
-                  if (result.status.ok()) {
-                    EraseAndEnd();
-                  } else {
-                    Enter(SaveStage::kOver);  // the journal entry stays: the next start reclaims again
-                  }
-                });
+  outbox_.Store(
+      {.kind = storage::StoreOp::Kind::kSyncTree, .path = storage::AttemptDir(spec_.step, spec_.attempt)},
+      life_, [this](const storage::StoreResult& result) {
+        if (result.status.ok()) {
+          EraseAndEnd();
+        } else {
+          Enter(SaveStage::kOver);  // the journal entry stays: the next start reclaims again
+        }
+      });
 }
 
 // An entry that could not be erased costs the next start one look at storage.

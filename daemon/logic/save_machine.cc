@@ -12,9 +12,17 @@ namespace keepstep::daemon {
 using storage::CommitMachine;
 using storage::CommitOutcome;
 
-SaveMachine::SaveMachine(const Limits& limits, Outbox& outbox, SaveOwner& owner, Spec spec, int64_t start_unix_ms)
-    : limits_(limits), outbox_(outbox), owner_(owner), spec_(std::move(spec)), start_unix_ms_(start_unix_ms),
-      accepted_at_(outbox.now()), ranks_(spec_.world_size), stage_since_(outbox.now()), progress_at_(outbox.now()),
+SaveMachine::SaveMachine(const Limits& limits, Outbox& outbox, SaveOwner& owner, Spec spec,
+                         int64_t start_unix_ms)
+    : limits_(limits),
+      outbox_(outbox),
+      owner_(owner),
+      spec_(std::move(spec)),
+      start_unix_ms_(start_unix_ms),
+      accepted_at_(outbox.now()),
+      ranks_(spec_.world_size),
+      stage_since_(outbox.now()),
+      progress_at_(outbox.now()),
       backoff_(limits.retry_first_ms, limits.retry_most_ms) {}
 
 void SaveMachine::Enter(SaveStage stage) {
@@ -44,8 +52,8 @@ SaveState SaveMachine::rank_state(int32_t rank) const {
 void SaveMachine::Start() {
   Enter(SaveStage::kJournal);
   progress_at_ = outbox_.now();
-  outbox_.Catalog(PutJournal{.entry = {.attempt = spec_.attempt, .step = spec_.step, .epoch = spec_.epoch}}, life_,
-                  [this](const absl::Status& status) { OnJournal(status); });
+  outbox_.Catalog(PutJournal{.entry = {.attempt = spec_.attempt, .step = spec_.step, .epoch = spec_.epoch}},
+                  life_, [this](const absl::Status& status) { OnJournal(status); });
 }
 
 void SaveMachine::OnJournal(const absl::Status& status) {
@@ -116,7 +124,8 @@ void SaveMachine::StartRanks() {
     CheckRank(rank);
     if (failing()) return;
     state.started = true;
-    outbox_.Emit(StartRank{.attempt = spec_.attempt, .rank = rank, .session = state.session, .number = spec_.number});
+    outbox_.Emit(
+        StartRank{.attempt = spec_.attempt, .rank = rank, .session = state.session, .number = spec_.number});
   }
 }
 
@@ -147,10 +156,12 @@ void SaveMachine::OnVerdict(int32_t rank, bool sealed) {
   Rank& state = ranks_[rank];
   if (!Waiting() || !state.arrived || state.sealed) return;
   if (!sealed || !state.copied) {
-    Fail(MakeFailure(absl::StatusCode::kAborted, "POISONED",
-                     absl::StrCat("Rank ", rank, sealed ? " sealed save " : " stopped waiting and let updates into save ",
-                                  spec_.number, sealed ? " before it was copied." : " before it was copied: it would be torn."),
-                     "seal", rank));
+    Fail(MakeFailure(
+        absl::StatusCode::kAborted, "POISONED",
+        absl::StrCat("Rank ", rank, sealed ? " sealed save " : " stopped waiting and let updates into save ",
+                     spec_.number,
+                     sealed ? " before it was copied." : " before it was copied: it would be torn."),
+        "seal", rank));
     return;
   }
   state.sealed = true;
@@ -168,7 +179,10 @@ void SaveMachine::OnRankDead(int32_t rank) {
   if (!Waiting() || ranks_[rank].sealed) return;
   Fail(MakeFailure(absl::StatusCode::kAborted, "TRAINER_DIED",
                    absl::StrCat("Rank ", rank, " died before it sealed save ", spec_.number, "."),
-                   ranks_[rank].copied ? "seal" : ranks_[rank].arrived ? "copy" : "arrive", rank));
+                   ranks_[rank].copied    ? "seal"
+                   : ranks_[rank].arrived ? "copy"
+                                          : "arrive",
+                   rank));
 }
 
 void SaveMachine::OnParentKnown(const absl::Status& status) {
@@ -186,7 +200,9 @@ void SaveMachine::UpdateStage() {
   const auto all = [this](bool Rank::*field) {
     return std::all_of(ranks_.begin(), ranks_.end(), [field](const Rank& rank) { return rank.*field; });
   };
-  Enter(!all(&Rank::copied) ? SaveStage::kCopy : !all(&Rank::sealed) ? SaveStage::kSeal : SaveStage::kPersist);
+  Enter(!all(&Rank::copied)   ? SaveStage::kCopy
+        : !all(&Rank::sealed) ? SaveStage::kSeal
+                              : SaveStage::kPersist);
 }
 
 void SaveMachine::WritePartIfReady() {
@@ -239,13 +255,15 @@ void SaveMachine::OnTick() {
   if (Waiting() && stage_ != SaveStage::kQueued && now - progress_at_ >= limits_.save_progress_ms) {
     const SaveSnapshot seen = Snapshot();
     const int32_t rank = seen.waiting_for_ranks.empty() ? -1 : seen.waiting_for_ranks.front();
-    Fail(MakeFailure(absl::StatusCode::kDeadlineExceeded, "NO_PROGRESS",
-                     absl::StrCat("Save ", spec_.number, " made no progress for ", limits_.save_progress_ms / 1000,
-                                  " s, waiting for rank ", RankList(seen.waiting_for_ranks), "."),
-                     StageName(seen.stage), rank));
+    Fail(MakeFailure(
+        absl::StatusCode::kDeadlineExceeded, "NO_PROGRESS",
+        absl::StrCat("Save ", spec_.number, " made no progress for ", limits_.save_progress_ms / 1000,
+                     " s, waiting for rank ", RankList(seen.waiting_for_ranks), "."),
+        StageName(seen.stage), rank));
   }
   if (!failing() || decided_ || now - failed_at_ < limits_.abort_report_ms) return;
-  if (part_asked_) {  // storage does not answer, and what is there may yet be committed by a claim or a restart
+  if (part_asked_) {  // storage does not answer, and what is there may yet be committed by a claim or a
+                      // restart
     cause_.reason = "DURABILITY_UNCERTAIN";
     cause_state_ = SaveState::kFailed;
   }
@@ -253,8 +271,12 @@ void SaveMachine::OnTick() {
 }
 
 SaveSnapshot SaveMachine::Snapshot() const {
-  SaveSnapshot snapshot{.number = spec_.number, .attempt = spec_.attempt, .step = spec_.step, .stage = stage_,
-                        .accepted_ms = accepted_at_, .stage_since_ms = stage_since_};
+  SaveSnapshot snapshot{.number = spec_.number,
+                        .attempt = spec_.attempt,
+                        .step = spec_.step,
+                        .stage = stage_,
+                        .accepted_ms = accepted_at_,
+                        .stage_since_ms = stage_since_};
   for (int32_t rank = 0; rank < spec_.world_size; ++rank) {
     const Rank& state = ranks_[rank];
     const bool waited = stage_ == SaveStage::kArrive    ? !state.arrived

@@ -1,16 +1,17 @@
 // One attempt at a save, from its journal entry to its decision.
 //
 //   1. Journal entry durable.
-//   2. Plan: at once when no registration changed since the last plan, else when every rank has asked for the save.
-//   3. A rank's copy starts when it has asked and the plan is made. A rank whose registration is not the one planned fails
-//      the save (PLAN_CHANGED).
+//   2. Plan: at once when no registration changed since the last plan, else when every rank has arrived.
+//   3. A rank's copy starts when it has arrived and the plan is made. A rank whose registration is not the
+//      one planned fails the save (PLAN_CHANGED).
 //   4. Every rank copied, sealed and flushed, and the epoch's PARENT durable → the part is written.
-//   5. CommitMachine decides. COMMIT → catalog → decided → journal entry erased.
-//   Failure before 5: its I/O is stopped → ABORT published → blobs deleted → decided → journal entry erased.
+//   5. CommitMachine decides. COMMIT → catalog → told → journal entry erased.
+//   Failure before 5: I/O stopped → ABORT published → blobs deleted → told → journal entry erased.
 //
-// Invariants: copied ≥ sealed for every rank; a part exists only if all are sealed; nothing is deleted before ABORT is
-// durable; whatever the failure, the record on storage wins: COMMIT found while aborting commits. A save that ends
-// undecided or uncertain keeps its journal entry: a restart or a claim settles it by what is durable.
+// Invariants: copied ≥ sealed for every rank; a part exists only if all are sealed; nothing is deleted before
+// ABORT is durable; whatever the failure, the record on storage wins: COMMIT found while aborting commits. A
+// save that ends undecided or uncertain keeps its journal entry: a restart or a claim settles it by what is
+// durable.
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_SAVE_MACHINE_H_
 #define KEEPSTEP_DAEMON_LOGIC_SAVE_MACHINE_H_
@@ -90,8 +91,8 @@ class SaveMachine {
   bool arrived(int32_t rank) const { return ranks_[rank].arrived; }
   bool copied(int32_t rank) const { return ranks_[rank].copied; }
   SaveState rank_state(int32_t rank) const;
-  bool sealed() const;             // by every rank
-  bool started() const;            // some rank's copy has been started
+  bool sealed() const;   // by every rank
+  bool started() const;  // some rank's copy has been started
   bool failing() const { return cause_.code != absl::StatusCode::kOk; }
   bool decided() const { return decided_; }
   bool uncertain() const { return uncertain_; }  // its record on storage is not to be trusted

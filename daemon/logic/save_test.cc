@@ -19,7 +19,8 @@ bool IsPublishOf(const Action& action, const char* leaf) {
 
 bool IsDelete(const Action& action) {
   const auto* store = std::get_if<DoStore>(&action);
-  return store && (store->what.kind == StoreOp::Kind::kDelete || store->what.kind == StoreOp::Kind::kDeleteTree);
+  return store &&
+         (store->what.kind == StoreOp::Kind::kDelete || store->what.kind == StoreOp::Kind::kDeleteTree);
 }
 
 bool IsCommittedReport(const Action& action) {
@@ -54,9 +55,11 @@ TEST_F(SaveTest, CommittedIsToldAfterTheDecisionAndTheCatalog) {
   h.Finish(1, world);
   EXPECT_EQ(h.Told(world[0], 1).state, SaveState::kCommitted);
   EXPECT_EQ(h.Told(world[1], 1).state, SaveState::kCommitted);
-  const int journal = h.Position(Is<PutJournal>), start = h.Position(Is<StartRank>), part = h.Position(Is<WritePart>);
+  const int journal = h.Position(Is<PutJournal>), start = h.Position(Is<StartRank>),
+            part = h.Position(Is<WritePart>);
   const int decision = h.Position([](const Action& a) { return IsPublishOf(a, "/DECISION"); });
-  const int record = h.Position(Is<RecordCommit>), told = h.Position(IsCommittedReport), erase = h.Position(Is<EraseJournal>);
+  const int record = h.Position(Is<RecordCommit>), told = h.Position(IsCommittedReport),
+            erase = h.Position(Is<EraseJournal>);
   EXPECT_LT(-1, journal);
   EXPECT_LT(journal, start);
   EXPECT_LT(start, part);
@@ -125,7 +128,8 @@ TEST_F(SaveTest, AGroupIsReleasedWhenCopiedAndNotBefore) {
   EXPECT_EQ(h.Count<Release>(), 2) << "once per save";
 }
 
-// A part is the durable form of all seals: with one missing, a restart would commit what some rank may have torn.
+// A part is the durable form of all seals: with one missing, a restart would commit what some rank may have
+// torn.
 TEST_F(SaveTest, ThePartWaitsForEverySealAndEveryFlush) {
   Begin(2);
   SaveOnAll(1, 100);
@@ -173,7 +177,8 @@ TEST_F(SaveTest, AbortStopsPublishesDeletesAndForgetsInThisOrder) {
   h.hold_io_stopped = true;
   h.Feed(RankIoFailed{attempt, 0, "write", absl::AbortedError("EIO")});
   EXPECT_EQ(h.Count<StopIo>(), 1);
-  EXPECT_EQ(h.Position([](const Action& a) { return IsPublishOf(a, "/DECISION"); }), -1) << "its files are in use";
+  EXPECT_EQ(h.Position([](const Action& a) { return IsPublishOf(a, "/DECISION"); }), -1)
+      << "its files are in use";
   EXPECT_EQ(h.Count<Release>(), 1) << "the gate does not wait for the abort";
   h.StopIo(attempt);
   const int decision = h.Position([](const Action& a) { return IsPublishOf(a, "/DECISION"); });
@@ -194,7 +199,8 @@ TEST_F(SaveTest, SpaceThatCannotBeReclaimedStaysInTheJournalAndIsTriedAgain) {
   const std::string attempt = h.AttemptOf(1);
   bool broken = true;
   h.intercept = [&](const StoreOp& op) -> std::optional<StoreResult> {
-    if (broken && op.kind == StoreOp::Kind::kDelete) return StoreResult{.status = absl::PermissionDeniedError("no")};
+    if (broken && op.kind == StoreOp::Kind::kDelete)
+      return StoreResult{.status = absl::PermissionDeniedError("no")};
     return std::nullopt;
   };
   h.Feed(RankIoFailed{attempt, 0, "write", absl::AbortedError("EIO")});
@@ -243,7 +249,9 @@ TEST_F(SaveTest, ACommitFoundWhileAbortingIsACommit) {
       commit.set_kind(v1::Decision::COMMIT);
       commit.set_step(100);
       commit.set_attempt(attempt);
-      EXPECT_TRUE(h.store().PublishExclusive(*storage::BlobPath::Parse(op.path), storage::EncodeDecision(commit)).ok());
+      EXPECT_TRUE(h.store()
+                      .PublishExclusive(*storage::BlobPath::Parse(op.path), storage::EncodeDecision(commit))
+                      .ok());
     }
     return std::nullopt;
   };

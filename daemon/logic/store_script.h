@@ -1,6 +1,7 @@
 // A store script is a pure sequence of store operations with one outcome: it has
 //   std::variant<storage::StoreOp, Outcome> Next(const storage::StoreResult* previous);
-// as storage::CommitMachine. The first call passes null, each later one the result of the operation asked for.
+// as storage::CommitMachine. The first call passes null, each later one the result of the operation asked
+// for.
 
 #ifndef KEEPSTEP_DAEMON_LOGIC_STORE_SCRIPT_H_
 #define KEEPSTEP_DAEMON_LOGIC_STORE_SCRIPT_H_
@@ -13,7 +14,8 @@
 
 namespace keepstep::daemon {
 
-// Runs `script` through the outbox; `done(outcome)` is called once, possibly within this call, never after `owner` died.
+// Runs `script` through the outbox; `done(outcome)` is called once, possibly within this call, never after
+// `owner` died.
 template <class Script, class Done>
 void RunScript(Outbox& outbox, Owner owner, std::shared_ptr<Script> script, Done done,
                const storage::StoreResult* previous = nullptr) {

@@ -31,7 +31,7 @@ struct Session {
   bool saved = false;                // in this epoch
   uint64_t last_number = 0;          // newest save asked for
   uint64_t generation = 0;
-  std::string fingerprint;           // of its registration; empty: none
+  std::string fingerprint;  // of its registration; empty: none
   ReleaseLedger releases;
 };
 

@@ -34,7 +34,8 @@ int64_t EpochOf(const std::string& attempt) { return std::atoll(attempt.c_str() 
 
 std::string Content(int64_t step, int32_t rank, int group) {
   std::string bytes(kContentWords * sizeof(uint64_t), '\0');
-  uint64_t word = Mix(static_cast<uint64_t>(step) * 1'000'003 + static_cast<uint64_t>(rank) * 101 + group + 1);
+  uint64_t word =
+      Mix(static_cast<uint64_t>(step) * 1'000'003 + static_cast<uint64_t>(rank) * 101 + group + 1);
   for (int i = 0; i < kContentWords; ++i) {
     word = word * 6364136223846793005 + 1442695040888963407;
     std::memcpy(bytes.data() + i * sizeof word, &word, sizeof word);
@@ -47,8 +48,10 @@ void Checker::Note(int64_t& count, const std::string& what) {
   if (findings_.first.size() < 5) findings_.first.push_back(what);
 }
 
-std::optional<v1::Decision> Checker::ReadDecision(int64_t step, const std::string& attempt, bool durable) const {
-  std::optional<std::string> bytes = store_.Read(absl::StrCat(StepDir(step), "/", attempt, "/DECISION"), durable);
+std::optional<v1::Decision> Checker::ReadDecision(int64_t step, const std::string& attempt,
+                                                  bool durable) const {
+  std::optional<std::string> bytes =
+      store_.Read(absl::StrCat(StepDir(step), "/", attempt, "/DECISION"), durable);
   v1::Decision decision;
   if (!bytes || !ParseFramed(*bytes, decision)) return std::nullopt;
   return decision;
@@ -81,16 +84,18 @@ std::string Checker::Restorable(int64_t step, const std::string& attempt, bool d
 void Checker::OnVerdict(const daemon::Verdict& verdict) {
   if (verdict.state < SaveState::kCommitted || verdict.attempt.empty()) return;
   auto [known, first] = verdicts_.try_emplace(verdict.attempt, verdict.state, verdict.failure.reason);
-  // A save whose fate was unknown may turn out committed. Of one that was given up, a restart may know only that it never
-  // committed. Nothing else may change.
+  // A save whose fate was unknown may turn out committed. Of one that was given up, a restart may know only
+  // that it never committed. Nothing else may change.
   const bool settled_later =
       known->second.second == "DURABILITY_UNCERTAIN" || known->second.second == "DECISION_DAMAGED" ||
       (known->second.first != SaveState::kCommitted && verdict.failure.reason == "LOST_BY_RESTART");
   if (!first && known->second.first != verdict.state && !settled_later) {
-    Note(findings_.mislabelled, absl::StrCat(verdict.attempt, " had state ", static_cast<int>(known->second.first),
-                                             ", now ", static_cast<int>(verdict.state), " ", verdict.failure.reason));
+    Note(findings_.mislabelled,
+         absl::StrCat(verdict.attempt, " had state ", static_cast<int>(known->second.first), ", now ",
+                      static_cast<int>(verdict.state), " ", verdict.failure.reason));
   }
-  if (verdict.state != SaveState::kCommitted || !reported_.emplace(verdict.step, verdict.attempt).second) return;
+  if (verdict.state != SaveState::kCommitted || !reported_.emplace(verdict.step, verdict.attempt).second)
+    return;
   const std::string wrong = Restorable(verdict.step, verdict.attempt, true);
   if (wrong.empty()) return;
   Note(absl::StrContains(wrong, "other content") ? findings_.mislabelled : findings_.lost,
@@ -107,13 +112,15 @@ void Checker::OnLoaded(const daemon::AnswerLoad& answer, bool latest) {
   }
   if (answer.found) {
     const std::string wrong = Restorable(answer.step, answer.attempt, true);
-    if (!wrong.empty()) Note(findings_.lost, absl::StrCat(answer.step, "/", answer.attempt, " is restored but ", wrong));
+    if (!wrong.empty())
+      Note(findings_.lost, absl::StrCat(answer.step, "/", answer.attempt, " is restored but ", wrong));
   }
   if (!latest) return;
   std::optional<std::string> bytes = store_.Read(absl::StrCat("epochs/", answer.epoch, "/LATEST"), true);
   v1::EpochStep record;
   if (!bytes || !ParseFramed(*bytes, record) || record.attempt() != answer.attempt) {
-    Note(findings_.broken, absl::StrCat("\"latest\" of epoch ", answer.epoch, " was told before it was durable"));
+    Note(findings_.broken,
+         absl::StrCat("\"latest\" of epoch ", answer.epoch, " was told before it was durable"));
   }
   CheckNotBehind(answer);
 }
@@ -123,23 +130,26 @@ void Checker::CheckNotBehind(const daemon::AnswerLoad& answer) {
   for (const auto& [step, attempt] : reported_) {
     if (EpochOf(attempt) < answer.epoch) newest = std::max(newest, std::pair(EpochOf(attempt), step));
   }
-  const std::pair<int64_t, int64_t> given{answer.found ? EpochOf(answer.attempt) : 0, answer.found ? answer.step : -1};
+  const std::pair<int64_t, int64_t> given{answer.found ? EpochOf(answer.attempt) : 0,
+                                          answer.found ? answer.step : -1};
   if (given >= newest) return;
-  for (int64_t epoch = newest.first + 1; epoch < answer.epoch; ++epoch) {  // a later epoch went back on purpose
+  for (int64_t epoch = newest.first + 1; epoch < answer.epoch;
+       ++epoch) {  // a later epoch went back on purpose
     std::optional<std::string> bytes = store_.Read(absl::StrCat("epochs/", epoch, "/PARENT"), false);
     v1::EpochStep record;
     if (bytes && ParseFramed(*bytes, record) && record.attempt() == answer.attempt) return;
   }
-  Note(findings_.lost, absl::StrCat("epoch ", answer.epoch, " goes on from step ", given.second, " of epoch ",
-                                    given.first, " although step ", newest.second, " of epoch ", newest.first,
-                                    " was reported COMMITTED"));
+  Note(findings_.lost,
+       absl::StrCat("epoch ", answer.epoch, " goes on from step ", given.second, " of epoch ", given.first,
+                    " although step ", newest.second, " of epoch ", newest.first, " was reported COMMITTED"));
 }
 
 void Checker::OnDelete(const std::string& path) {
   // <step>/<attempt>/<leaf>, or less for a tree.
   const size_t first = path.find('/'), second = path.find('/', first + 1);
   if (first == std::string::npos) return;
-  const std::string attempt = path.substr(first + 1, second == std::string::npos ? second : second - first - 1);
+  const std::string attempt =
+      path.substr(first + 1, second == std::string::npos ? second : second - first - 1);
   if (attempt.empty() || attempt[0] != 'e') return;
   std::optional<v1::Decision> decision = ReadDecision(std::atoll(path.c_str()), attempt, true);
   if (!decision || decision->kind() != v1::Decision::ABORT) {
@@ -164,11 +174,13 @@ void Checker::CheckSpace() {
       const auto files = store_.List(absl::StrCat(step, "/", attempt));
       if (decision && decision->kind() == v1::Decision::COMMIT) {
         const std::string wrong = Restorable(std::atoll(step.c_str()), attempt, false);
-        if (!wrong.empty()) Note(findings_.mislabelled, absl::StrCat(step, "/", attempt, " is committed but ", wrong));
+        if (!wrong.empty())
+          Note(findings_.mislabelled, absl::StrCat(step, "/", attempt, " is committed but ", wrong));
       } else if (!decision && !files.empty()) {
         Note(findings_.broken, absl::StrCat(step, "/", attempt, " was never decided: its space is lost"));
       } else if (files.size() > 1) {
-        Note(findings_.broken, absl::StrCat(step, "/", attempt, " is aborted but still holds ", files[1].first));
+        Note(findings_.broken,
+             absl::StrCat(step, "/", attempt, " is aborted but still holds ", files[1].first));
       }
     }
   }

@@ -1,10 +1,10 @@
 // Judges a simulated run by its own reading of the store: nothing here calls the code under test.
 //
-//   lost         a step reported COMMITTED to anyone that could not be restored after the worst power loss; a load that
-//                goes back behind a commit that was reported
-//   mislabelled  content that is not exactly that of its step on every rank; ranks of one epoch that restore different
-//                things; a verdict that changes; a COMMIT of what some rank did not seal
-//   broken       any other rule: deletion before ABORT, space not reclaimed, gates shut for saves that are over
+//   lost         a step reported COMMITTED to anyone that could not be restored after the worst power loss;
+//                a load that goes back behind a commit that was reported
+//   mislabelled  content that is not exactly that of its step on every rank; ranks of one epoch that restore
+//                different things; a verdict that changes; a COMMIT of what some rank did not seal
+//   broken       any other rule: deletion before ABORT, space not reclaimed, gates shut without need
 
 #ifndef KEEPSTEP_TESTS_SIM_CHECKER_H_
 #define KEEPSTEP_TESTS_SIM_CHECKER_H_
@@ -39,10 +39,11 @@ class Checker {
   explicit Checker(const SimStore& store) : store_(store) {}
 
   void OnVerdict(const daemon::Verdict& verdict);  // told to any rank
-  void OnLoaded(const daemon::AnswerLoad& answer, bool latest);  // an explicit step is answered with that step
-  void OnDelete(const std::string& path);       // before a file of an attempt is deleted
-  void OnPowerLoss() { CheckReported(); }       // after it
-  void OnEnd();                                 // nothing runs any more, the daemon has recovered
+  void OnLoaded(const daemon::AnswerLoad& answer,
+                bool latest);              // an explicit step is answered with that step
+  void OnDelete(const std::string& path);  // before a file of an attempt is deleted
+  void OnPowerLoss() { CheckReported(); }  // after it
+  void OnEnd();                            // nothing runs any more, the daemon has recovered
   void Broken(const std::string& what) { Note(findings_.broken, what); }
   void Mislabelled(const std::string& what) { Note(findings_.mislabelled, what); }
 
@@ -60,8 +61,9 @@ class Checker {
 
   const SimStore& store_;
   Findings findings_;
-  std::set<std::pair<int64_t, std::string>> reported_;              // committed
-  std::map<std::string, std::pair<daemon::SaveState, std::string>> verdicts_;  // final ones by attempt, with reason
+  std::set<std::pair<int64_t, std::string>> reported_;  // committed
+  std::map<std::string, std::pair<daemon::SaveState, std::string>>
+      verdicts_;  // final ones by attempt, with reason
   // By epoch and step asked for, -1 for the latest.
   std::map<std::pair<int64_t, int64_t>, std::tuple<bool, int64_t, std::string>> restored_;
 };

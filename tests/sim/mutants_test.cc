@@ -24,20 +24,19 @@ TEST_P(Mutants, IsFound) {
   ADD_FAILURE() << GetParam().second << " was not found in " << kSeeds << " seeds";
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, Mutants,
-    testing::Values(std::pair(Mutation::kReportBeforePublish, "ReportBeforePublish"),
-                    std::pair(Mutation::kDeleteBeforeAbort, "DeleteBeforeAbort"),
-                    std::pair(Mutation::kPartBeforeSealed, "PartBeforeSealed"),
-                    std::pair(Mutation::kReleaseBeforeCopied, "ReleaseBeforeCopied"),
-                    std::pair(Mutation::kSkipJournal, "SkipJournal"),
-                    std::pair(Mutation::kEraseJournalFirst, "EraseJournalFirst"),
-                    std::pair(Mutation::kRetryFailedFlush, "RetryFailedFlush"),
-                    std::pair(Mutation::kAcceptPoisoned, "AcceptPoisoned"),
-                    std::pair(Mutation::kLatestBeforePublished, "LatestBeforePublished"),
-                    std::pair(Mutation::kResumeStaleEpoch, "ResumeStaleEpoch"),
-                    std::pair(Mutation::kSkipDirectorySync, "SkipDirectorySync")),
-    [](const auto& info) { return std::string(info.param.second); });
+INSTANTIATE_TEST_SUITE_P(All, Mutants,
+                         testing::Values(std::pair(Mutation::kReportBeforePublish, "ReportBeforePublish"),
+                                         std::pair(Mutation::kDeleteBeforeAbort, "DeleteBeforeAbort"),
+                                         std::pair(Mutation::kPartBeforeSealed, "PartBeforeSealed"),
+                                         std::pair(Mutation::kReleaseBeforeCopied, "ReleaseBeforeCopied"),
+                                         std::pair(Mutation::kSkipJournal, "SkipJournal"),
+                                         std::pair(Mutation::kEraseJournalFirst, "EraseJournalFirst"),
+                                         std::pair(Mutation::kRetryFailedFlush, "RetryFailedFlush"),
+                                         std::pair(Mutation::kAcceptPoisoned, "AcceptPoisoned"),
+                                         std::pair(Mutation::kLatestBeforePublished, "LatestBeforePublished"),
+                                         std::pair(Mutation::kResumeStaleEpoch, "ResumeStaleEpoch"),
+                                         std::pair(Mutation::kSkipDirectorySync, "SkipDirectorySync")),
+                         [](const auto& info) { return std::string(info.param.second); });
 
 }  // namespace
 }  // namespace keepstep::sim

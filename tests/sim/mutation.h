@@ -1,5 +1,5 @@
-// Bugs planted by hand in what surrounds the machines: each breaks one rule that the machines keep. The simulation must
-// find every one of them, or it proves nothing about the rule.
+// Bugs planted by hand in what surrounds the machines: each breaks one rule that the machines keep. The
+// simulation must find every one of them, or it proves nothing about the rule.
 
 #ifndef KEEPSTEP_TESTS_SIM_MUTATION_H_
 #define KEEPSTEP_TESTS_SIM_MUTATION_H_

@@ -20,7 +20,9 @@ class Random {
   uint64_t Next() { return Mix(state_ += 0x9e3779b97f4a7c15); }
   int64_t Below(int64_t limit) { return static_cast<int64_t>(Next() % static_cast<uint64_t>(limit)); }
   int64_t Between(int64_t low, int64_t high) { return low + Below(high - low + 1); }
-  bool Chance(double probability) { return static_cast<double>(Next() >> 11) < probability * 9007199254740992.0; }
+  bool Chance(double probability) {
+    return static_cast<double>(Next() >> 11) < probability * 9007199254740992.0;
+  }
 
  private:
   uint64_t state_;

@@ -54,8 +54,11 @@ void SimDaemon::Start() {
   ++life_;
   p_.trace.AddLine(p_.clock.now(), absl::StrCat("daemon starts, life ", life_));
   started_at_ = p_.clock.now();
-  machine_ = std::make_unique<daemon::JobMachine>(ShortLimits(), p_.random.Next(), 1'700'000'000'000 + started_at_);
-  daemon::JobStarted started{.roster_known = roster_known_, .epoch = roster_.epoch, .world_size = roster_.world_size,
+  machine_ =
+      std::make_unique<daemon::JobMachine>(ShortLimits(), p_.random.Next(), 1'700'000'000'000 + started_at_);
+  daemon::JobStarted started{.roster_known = roster_known_,
+                             .epoch = roster_.epoch,
+                             .world_size = roster_.world_size,
                              .roster = roster_.roster};
   for (const auto& [attempt, entry] : journal_) started.journal.push_back(entry);
   Feed(started);
@@ -128,14 +131,16 @@ void SimDaemon::Do(const daemon::Action& action) {
           p_.checker.OnVerdict(a.status);
           decided_ += a.status.state >= daemon::SaveState::kCommitted;
           Tell(a.session, action);
-        } else if constexpr (std::is_same_v<A, daemon::MoveSession> || std::is_same_v<A, daemon::CloseSession> ||
+        } else if constexpr (std::is_same_v<A, daemon::MoveSession> ||
+                             std::is_same_v<A, daemon::CloseSession> ||
                              std::is_same_v<A, daemon::AnswerLoad> || std::is_same_v<A, daemon::Release>) {
           Tell(a.session, action);
         } else if constexpr (std::is_same_v<A, daemon::MakePlan>) {
           attempts_[a.attempt].step = a.step;
           const bool fails = p_.random.Chance(faults_.error);
           Post(p_.random.Between(0, 5), [this, attempt = a.attempt, fails] {
-            Feed(daemon::PlanMade{attempt, fails ? absl::FailedPreconditionError("holes") : absl::OkStatus()});
+            Feed(
+                daemon::PlanMade{attempt, fails ? absl::FailedPreconditionError("holes") : absl::OkStatus()});
           });
         } else if constexpr (std::is_same_v<A, daemon::StartRank>) {
           attempts_[a.attempt].ranks[a.rank] = a;
@@ -186,7 +191,8 @@ void SimDaemon::RunStore(const StoreOp& op, int64_t extra_ms, std::function<void
   flights_[flight].op = op;
   Post(extra_ms + p_.random.Between(0, 5), [this, op, flight, then = std::move(then)] {
     flights_.erase(flight);
-    if (op.kind == StoreOp::Kind::kDelete || op.kind == StoreOp::Kind::kDeleteTree) p_.checker.OnDelete(op.path);
+    if (op.kind == StoreOp::Kind::kDelete || op.kind == StoreOp::Kind::kDeleteTree)
+      p_.checker.OnDelete(op.path);
     then(p_.store.Run(op));
   });
 }
@@ -210,7 +216,9 @@ void SimDaemon::OnDoStore(const daemon::DoStore& action) {
     RunStore(op, 40, [](StoreResult) {});
     return;
   }
-  RunStore(op, 0, [this, id = action.op](StoreResult result) { Feed(daemon::StoreDone{id, std::move(result)}); });
+  RunStore(op, 0, [this, id = action.op](StoreResult result) {
+    Feed(daemon::StoreDone{id, std::move(result)});
+  });
 }
 
 std::string SimDaemon::BlobPath(const std::string& attempt, int32_t rank) const {
@@ -263,7 +271,8 @@ void SimDaemon::FlushBlob(const std::string& attempt, int32_t rank) {
   Post(p_.random.Between(1, 20), [this, attempt, rank] {
     Attempt& a = attempts_[attempt];
     absl::Status flushed = p_.store.FlushBlob(BlobPath(attempt, rank));
-    if (!flushed.ok() && mutation_ == Mutation::kRetryFailedFlush) flushed = p_.store.FlushBlob(BlobPath(attempt, rank));
+    if (!flushed.ok() && mutation_ == Mutation::kRetryFailedFlush)
+      flushed = p_.store.FlushBlob(BlobPath(attempt, rank));
     Finished(attempt);
     if (a.stopped) return;
     if (!flushed.ok()) {
@@ -291,7 +300,8 @@ void SimDaemon::WritePart(const std::string& attempt) {
   intent.set_world_size(static_cast<int32_t>(a.ranks.size()));
   for (const auto& [rank, start] : a.ranks) {
     if (!p_.trainers.Sealed(start.session, start.number)) {
-      p_.checker.Mislabelled(absl::StrCat("a part of ", attempt, " is written though rank ", rank, " has not sealed"));
+      p_.checker.Mislabelled(
+          absl::StrCat("a part of ", attempt, " is written though rank ", rank, " has not sealed"));
     }
     const std::string path = BlobPath(attempt, rank);
     v1::Blob& blob = *part.add_blobs();
@@ -299,8 +309,11 @@ void SimDaemon::WritePart(const std::string& attempt) {
     blob.set_size_bytes(static_cast<int64_t>(a.content[rank].size()));
     blob.set_header_digest(storage::DigestOf(absl::string_view()).ToBytes());
     if (mutation_ == Mutation::kReportBeforePublish) {
-      Do(daemon::Report{start.session, {.number = start.number, .step = a.step, .attempt = attempt,
-                                        .state = daemon::SaveState::kCommitted}});
+      Do(daemon::Report{start.session,
+                        {.number = start.number,
+                         .step = a.step,
+                         .attempt = attempt,
+                         .state = daemon::SaveState::kCommitted}});
     }
   }
   ++a.running;

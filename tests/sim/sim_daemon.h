@@ -1,7 +1,8 @@
 // One daemon: a JobMachine, pipelines and a catalog that are as slow, faulty and mortal as the real ones.
 //
-// Copies read the trainer's content at the moment of the copy, so what the gate lets through early is torn. Catalog rows
-// survive from the moment they are acknowledged; those on their way when the daemon dies may or may not.
+// Copies read the trainer's content at the moment of the copy, so what the gate lets through early is torn.
+// Catalog rows survive from the moment they are acknowledged; those on their way when the daemon dies may or
+// may not.
 
 #ifndef KEEPSTEP_TESTS_SIM_SIM_DAEMON_H_
 #define KEEPSTEP_TESTS_SIM_SIM_DAEMON_H_

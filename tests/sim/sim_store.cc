@@ -86,7 +86,8 @@ StoreResult SimStore::Perform(const StoreOp& op) {
       for (const auto& [leaf, directory] : List(op.path)) {
         const std::string path = op.path.empty() ? leaf : absl::StrCat(op.path, "/", leaf);
         const NodePtr node = Walk(path, false);
-        result.blobs.push_back({*storage::BlobPath::Parse(path), static_cast<int64_t>(node->bytes.size()), directory});
+        result.blobs.push_back(
+            {*storage::BlobPath::Parse(path), static_cast<int64_t>(node->bytes.size()), directory});
       }
       return result;
     case StoreOp::Kind::kReadPublished:
@@ -105,16 +106,10 @@ StoreResult SimStore::Perform(const StoreOp& op) {
         result.status = absl::NotFoundError(op.path);
       }
       return result;
-    case StoreOp::Kind::kPublish:
-      result.status = Publish(op);
-      return result;
-    case StoreOp::Kind::kSyncTree:
-      result.status = SyncTree(op.path);
-      return result;
+    case StoreOp::Kind::kPublish: result.status = Publish(op); return result;
+    case StoreOp::Kind::kSyncTree: result.status = SyncTree(op.path); return result;
     case StoreOp::Kind::kDelete:
-    case StoreOp::Kind::kDeleteTree:
-      Remove(op.path);
-      return result;
+    case StoreOp::Kind::kDeleteTree: Remove(op.path); return result;
     case StoreOp::Kind::kPut:
       result.status = WriteBlob(op.path, op.bytes);
       if (result.status.ok()) result.status = FlushBlob(op.path);
@@ -131,7 +126,8 @@ StoreResult SimStore::Run(const StoreOp& op) {
     return {.status = absl::ResourceExhaustedError("ENOSPC")};
   }
   StoreResult result = Perform(op);
-  if (result.status.ok() && random_.Chance(faults_.lost_reply)) return {.status = absl::UnavailableError("reply lost")};
+  if (result.status.ok() && random_.Chance(faults_.lost_reply))
+    return {.status = absl::UnavailableError("reply lost")};
   return result;
 }
 

@@ -1,14 +1,15 @@
 // A disk that keeps only what it was made to keep. Fault model, in full:
 //
-//   - File data is volatile until flushed. A power loss leaves, of every 512-byte or 4-KiB sector of unflushed data, the new
-//     bytes or zeros, and any length up to the file's.
-//   - Directory entries (new, removed) are volatile until their directory is synced. A power loss keeps or undoes each
-//     pending one on its own, in any order.
-//   - A flush of file data may fail; then the data is lost although it can still be read, and the next flush says OK.
+//   - File data is volatile until flushed. A power loss leaves, of every 512-byte or 4-KiB sector of
+//     unflushed data, the new bytes or zeros, and any length up to the file's.
+//   - Directory entries (new, removed) are volatile until their directory is synced. A power loss keeps or
+//     undoes each pending one on its own, in any order.
+//   - A flush of file data may fail; then the data is lost although it can still be read, and the next
+//     flush says OK.
 //   - A sync of a directory may fail; its entries stay pending.
 //   - Any operation may fail before it did anything (EIO, ENOSPC), or do its work and lose the reply.
-//   - A daemon killed in the middle of an operation leaves it undone, done, or for a publish in between: a temporary file,
-//     or the name without its sync.
+//   - A daemon killed in the middle of an operation leaves it undone, done, or for a publish in between: a
+//     temporary file, or the name without its sync.
 //   - What was flushed and synced is kept. Reads are never wrong: damage at rest is another test.
 
 #ifndef KEEPSTEP_TESTS_SIM_SIM_STORE_H_
@@ -34,7 +35,8 @@ struct FaultRates {  // probabilities, per operation
 
 class SimStore {
  public:
-  explicit SimStore(Random& random) : random_(random), root_(std::make_shared<Node>(Node{.directory = true})) {}
+  explicit SimStore(Random& random)
+      : random_(random), root_(std::make_shared<Node>(Node{.directory = true})) {}
 
   void set_faults(const FaultRates& faults) { faults_ = faults; }
 

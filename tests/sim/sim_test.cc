@@ -45,7 +45,8 @@ struct Sums {
   }
 };
 
-// What a trainer was told is durable must be, and must be what it says, at every point at which anything may die.
+// What a trainer was told is durable must be, and must be what it says, at every point at which anything may
+// die.
 TEST(Simulation, NothingIsLostOrMislabelled) {
   if (const uint64_t seed = FromEnvironment("KEEPSTEP_SIM_SEED", 0); seed != 0) {
     Sums sums;
@@ -71,13 +72,14 @@ TEST(Simulation, NothingIsLostOrMislabelled) {
   }
   for (std::thread& thread : threads) thread.join();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  std::printf("%llu seeds in %.1f s: %lld verdicts on saves, %lld commits, %lld daemon deaths, %lld power losses, "
-              "%lld trainer deaths, %llu events: %lld lost, %lld mislabelled, %lld broken\n",
-              static_cast<unsigned long long>(seeds), seconds, static_cast<long long>(sums.verdicts),
-              static_cast<long long>(sums.commits), static_cast<long long>(sums.daemon_deaths),
-              static_cast<long long>(sums.power_losses), static_cast<long long>(sums.trainer_deaths),
-              static_cast<unsigned long long>(sums.events), static_cast<long long>(sums.lost),
-              static_cast<long long>(sums.mislabelled), static_cast<long long>(sums.broken));
+  std::printf(
+      "%llu seeds in %.1f s: %lld verdicts on saves, %lld commits, %lld daemon deaths, %lld power losses, "
+      "%lld trainer deaths, %llu events: %lld lost, %lld mislabelled, %lld broken\n",
+      static_cast<unsigned long long>(seeds), seconds, static_cast<long long>(sums.verdicts),
+      static_cast<long long>(sums.commits), static_cast<long long>(sums.daemon_deaths),
+      static_cast<long long>(sums.power_losses), static_cast<long long>(sums.trainer_deaths),
+      static_cast<unsigned long long>(sums.events), static_cast<long long>(sums.lost),
+      static_cast<long long>(sums.mislabelled), static_cast<long long>(sums.broken));
   for (const std::string& what : sums.findings) ADD_FAILURE() << what;
   EXPECT_GT(sums.commits, static_cast<int64_t>(seeds)) << "too little happens to prove anything";
 }

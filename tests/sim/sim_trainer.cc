@@ -12,13 +12,19 @@ namespace keepstep::sim {
 namespace {
 
 constexpr int64_t kWatchdogMs = 500;  // behind a gate
-constexpr int64_t kRetryMs = 700;       // of a Save call
+constexpr int64_t kRetryMs = 700;     // of a Save call
 
 }  // namespace
 
-SimTrainer::SimTrainer(int32_t rank, const TrainerPlan& plan, SimDaemon& daemon, TrainerHost& host, Checker& checker,
-                       Clock& clock, Random& random)
-    : rank_(rank), plan_(plan), daemon_(daemon), host_(host), checker_(checker), clock_(clock), random_(random) {
+SimTrainer::SimTrainer(int32_t rank, const TrainerPlan& plan, SimDaemon& daemon, TrainerHost& host,
+                       Checker& checker, Clock& clock, Random& random)
+    : rank_(rank),
+      plan_(plan),
+      daemon_(daemon),
+      host_(host),
+      checker_(checker),
+      clock_(clock),
+      random_(random) {
   for (uint8_t& byte : nonce_) byte = static_cast<uint8_t>(random_.Next());
 }
 
@@ -96,8 +102,12 @@ void SimTrainer::Open() {
   }
   asking_ = host_.NewSession(*this);
   life_of_daemon_ = daemon_.life();
-  daemon_.Send(daemon::SessionOpened{.session = asking_, .rank = rank_, .world_size = plan_.world_size, .nonce = nonce_,
-                                     .epoch = epoch_, .saves_issued = issued_});
+  daemon_.Send(daemon::SessionOpened{.session = asking_,
+                                     .rank = rank_,
+                                     .world_size = plan_.world_size,
+                                     .nonce = nonce_,
+                                     .epoch = epoch_,
+                                     .saves_issued = issued_});
 }
 
 void SimTrainer::OnMessage(daemon::SessionId session, const daemon::Action& action) {
@@ -177,7 +187,9 @@ void SimTrainer::Load() {
   state_ = State::kLoading;
   ticket_ = static_cast<uint64_t>(rank_) * 1'000'000 + host_.NewSession(*this) * 100 + ++tickets_;
   const bool again = reloaded_ && loads_ > 0;
-  daemon_.Send(daemon::LoadRequested{.session = session_, .ticket = ticket_, .latest = !again || plan_.reload_latest,
+  daemon_.Send(daemon::LoadRequested{.session = session_,
+                                     .ticket = ticket_,
+                                     .latest = !again || plan_.reload_latest,
                                      .step = again ? plan_.reload_step : 0});
 }
 
@@ -269,7 +281,10 @@ void SimTrainer::Save() {
 void SimTrainer::SendSave(uint64_t number, int64_t step) {
   if (state_ != State::kSaving || number != issued_) return;
   if (session_ != 0) {
-    daemon_.Send(daemon::SaveRequested{.session = session_, .number = number, .step = step, .generation = generation_,
+    daemon_.Send(daemon::SaveRequested{.session = session_,
+                                       .number = number,
+                                       .step = step,
+                                       .generation = generation_,
                                        .policy = plan_.policy});
   }
   After(kRetryMs, [this, number, step] { SendSave(number, step); });
@@ -279,7 +294,8 @@ void SimTrainer::OnReleased(const daemon::Release& release) {
   for (int group = 0; group < kGroups; ++group) {
     if (!release.all_groups && release.group != static_cast<uint32_t>(group)) continue;
     if (release.number < released_[group]) {
-      checker_.Broken(absl::StrCat("rank ", rank_, " is released for save ", release.number, " after ", released_[group]));
+      checker_.Broken(absl::StrCat("rank ", rank_, " is released for save ", release.number, " after ",
+                                   released_[group]));
     }
     released_[group] = std::max(released_[group], release.number);
   }
@@ -306,6 +322,8 @@ bool SimTrainer::Sealed(uint64_t number) const {
   return word != words_.end() && word->second == Word::kSealed;
 }
 
-bool SimTrainer::GatesOpen() const { return *std::min_element(released_.begin(), released_.end()) >= issued_; }
+bool SimTrainer::GatesOpen() const {
+  return *std::min_element(released_.begin(), released_.end()) >= issued_;
+}
 
 }  // namespace keepstep::sim

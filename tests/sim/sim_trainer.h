@@ -1,5 +1,6 @@
-// One trainer process: it updates its groups step by step, saves and loads through the daemon, and keeps the client's
-// rules: no update before the gate is open, no seal before the copy is released, POISONED before it opens a gate on its own.
+// One trainer process: it updates its groups step by step, saves and loads through the daemon, and keeps the
+// client's rules: no update before the gate is open, no seal before the copy is released, POISONED before it
+// opens a gate on its own.
 //
 // Its content is Content(step, rank, group), so that a copy at the wrong moment is seen at once.
 
@@ -30,15 +31,15 @@ class TrainerHost {
   virtual daemon::SessionId NewSession(SimTrainer& trainer) = 0;
   // Whether every rank's current process has come as far: training is lockstep.
   virtual bool MayTrainOn(const SimTrainer& trainer) = 0;
-  virtual void OnAdvanced() = 0;                  // somebody may be waiting for it
-  virtual void OnExit(SimTrainer& trainer) = 0;   // its launcher's turn
-  virtual bool stopping() const = 0;              // no further updates
+  virtual void OnAdvanced() = 0;                 // somebody may be waiting for it
+  virtual void OnExit(SimTrainer& trainer) = 0;  // its launcher's turn
+  virtual bool stopping() const = 0;             // no further updates
 };
 
 struct TrainerPlan {  // the same on every rank
   int32_t world_size = 1;
   int64_t save_every = 3;
-  int64_t reload_at = -1;        // step after which every rank loads again, once
+  int64_t reload_at = -1;  // step after which every rank loads again, once
   bool reload_latest = true;
   int64_t reload_step = 0;
   daemon::BusyPolicy policy = daemon::BusyPolicy::kWait;
@@ -46,8 +47,8 @@ struct TrainerPlan {  // the same on every rank
 
 class SimTrainer {
  public:
-  SimTrainer(int32_t rank, const TrainerPlan& plan, SimDaemon& daemon, TrainerHost& host, Checker& checker, Clock& clock,
-             Random& random);
+  SimTrainer(int32_t rank, const TrainerPlan& plan, SimDaemon& daemon, TrainerHost& host, Checker& checker,
+             Clock& clock, Random& random);
 
   // The launcher and fate.
   void Start() { Open(); }

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kTroubleMs = 2'500;
 constexpr int64_t kTrainOnMs = 1'000;
-constexpr int64_t kSettleMs = 6'000;   // longer than any limit of the run
+constexpr int64_t kSettleMs = 6'000;  // longer than any limit of the run
 constexpr int64_t kRecoverMs = 2'000;
 
 }  // namespace
@@ -20,7 +20,10 @@ RunResult RunSeed(uint64_t seed, Mutation mutation, bool print_trace) {
 }
 
 SimWorld::SimWorld(uint64_t seed, Mutation mutation, bool print_trace)
-    : random_(seed), trace_(print_trace), store_(random_), checker_(store_),
+    : random_(seed),
+      trace_(print_trace),
+      store_(random_),
+      checker_(store_),
       daemon_({random_, clock_, store_, checker_, static_cast<TrainerSide&>(*this), trace_}, mutation) {
   plan_.world_size = static_cast<int32_t>(random_.Between(1, 4));
   plan_.save_every = random_.Between(2, 5);
@@ -74,12 +77,14 @@ void SimWorld::CheckSettled() {
   }
   for (SimTrainer* trainer : current_) {
     if (!trainer->alive() || trainer->frozen()) continue;
-    if (!trainer->GatesOpen()) checker_.Broken(absl::StrCat("the gates of rank ", trainer->rank(), " stay shut"));
+    if (!trainer->GatesOpen())
+      checker_.Broken(absl::StrCat("the gates of rank ", trainer->rank(), " stay shut"));
     if (!trainer->connected()) checker_.Broken(absl::StrCat("rank ", trainer->rank(), " cannot join"));
   }
 }
 
-// ---- what the daemon sees of trainers ------------------------------------------------------------------------------
+// ---- what the daemon sees of trainers
+// ------------------------------------------------------------------------------
 
 bool SimWorld::CopyGroup(daemon::SessionId session, int32_t rank, int group, std::string* content) {
   SimTrainer* trainer = sessions_.at(session);
@@ -92,9 +97,12 @@ void SimWorld::Deliver(daemon::SessionId session, const daemon::Action& action) 
   sessions_.at(session)->OnMessage(session, action);
 }
 
-bool SimWorld::Sealed(daemon::SessionId session, uint64_t number) { return sessions_.at(session)->Sealed(number); }
+bool SimWorld::Sealed(daemon::SessionId session, uint64_t number) {
+  return sessions_.at(session)->Sealed(number);
+}
 
-// ---- what trainers see of each other -------------------------------------------------------------------------------
+// ---- what trainers see of each other
+// -------------------------------------------------------------------------------
 
 daemon::SessionId SimWorld::NewSession(SimTrainer& trainer) {
   sessions_[++last_session_] = &trainer;
@@ -103,7 +111,8 @@ daemon::SessionId SimWorld::NewSession(SimTrainer& trainer) {
 
 bool SimWorld::MayTrainOn(const SimTrainer& trainer) {
   return std::all_of(current_.begin(), current_.end(), [&trainer](const SimTrainer* other) {
-    return other == &trainer || (other->alive() && other->training() && other->progress() >= trainer.progress());
+    return other == &trainer ||
+           (other->alive() && other->training() && other->progress() >= trainer.progress());
   });
 }
 
@@ -117,8 +126,8 @@ void SimWorld::Launch(int32_t rank, int64_t delay_ms) {
   clock_.After(delay_ms, [this, rank] {
     SimTrainer* old = current_[rank];
     if (old != nullptr && old->alive() && !old->frozen()) return;  // somebody was faster
-    trainers_.push_back(std::make_unique<SimTrainer>(rank, plan_, daemon_, static_cast<TrainerHost&>(*this), checker_,
-                                                      clock_, random_));
+    trainers_.push_back(std::make_unique<SimTrainer>(rank, plan_, daemon_, static_cast<TrainerHost&>(*this),
+                                                     checker_, clock_, random_));
     current_[rank] = trainers_.back().get();
     trace_.AddLine(clock_.now(), absl::StrCat("rank ", rank, " starts"));
     current_[rank]->Start();
@@ -131,19 +140,16 @@ void SimWorld::OnExit(SimTrainer& trainer) {
   if (current_[trainer.rank()] == &trainer) Launch(trainer.rank(), random_.Between(10, 200));
 }
 
-// ---- fate ----------------------------------------------------------------------------------------------------------
+// ---- fate
+// ----------------------------------------------------------------------------------------------------------
 
 void SimWorld::Strike() {
   if (calm_) return;
   SimTrainer* victim = current_[random_.Below(plan_.world_size)];
   switch (random_.Below(10)) {
     case 0:
-    case 1:
-      KillDaemon(false);
-      break;
-    case 2:
-      KillDaemon(true);
-      break;
+    case 1: KillDaemon(false); break;
+    case 2: KillDaemon(true); break;
     case 3:
     case 4:
       if (victim != nullptr && victim->alive()) {
@@ -157,19 +163,20 @@ void SimWorld::Strike() {
     case 5:
       if (victim != nullptr) {
         victim->Freeze(random_.Between(50, 3'000));
-        if (random_.Chance(0.5)) Launch(victim->rank(), random_.Between(20, 400));  // given up by its launcher
+        if (random_.Chance(0.5))
+          Launch(victim->rank(), random_.Between(20, 400));  // given up by its launcher
       }
       break;
     case 6:
       if (victim != nullptr) victim->LoseStream();
       break;
     case 7:
-    case 8:
-      Storm();
-      break;
+    case 8: Storm(); break;
     case 9:
-      if (random_.Chance(0.5) && victim != nullptr) victim->Reregister();
-      else daemon_.Send(daemon::CancelRequested{.ticket = 1, .step = plan_.save_every * random_.Between(1, 6)});
+      if (random_.Chance(0.5) && victim != nullptr)
+        victim->Reregister();
+      else
+        daemon_.Send(daemon::CancelRequested{.ticket = 1, .step = plan_.save_every * random_.Between(1, 6)});
       break;
   }
   clock_.After(random_.Between(1, 2 * strike_every_ms_), [this] { Strike(); });

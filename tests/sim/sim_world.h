@@ -1,7 +1,9 @@
-// A whole run from one seed: a disk, a daemon, trainers, and everything that can go wrong with them, in virtual time.
+// A whole run from one seed: a disk, a daemon, trainers, and everything that can go wrong with them, in
+// virtual time.
 //
-// For a few seconds of virtual time fate kills, freezes, cuts and starves; then it stops, training ends, and all saves
-// must be decided within kSettleMs. A clean restart of the daemon and a power loss follow, and the checker judges.
+// For a few seconds of virtual time fate kills, freezes, cuts and starves; then it stops, training ends, and
+// all saves must be decided within kSettleMs. A clean restart of the daemon and a power loss follow, and the
+// checker judges.
 
 #ifndef KEEPSTEP_TESTS_SIM_SIM_WORLD_H_
 #define KEEPSTEP_TESTS_SIM_SIM_WORLD_H_
