@@ -129,6 +129,7 @@ void Job::SessionGone(SessionId session, bool dead) {
       job.Feed(SessionLost{session});
       return;
     }
+    job.LookAtVerdicts(session, *job.Find(session));  // what it sealed on its way out counts
     job.Feed(SessionDead{session});
     Member* member = job.Find(session);
     if (member == nullptr) return;
