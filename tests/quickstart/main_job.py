@@ -144,7 +144,8 @@ class MainJob:
             raise Failed(f"restored steps {sorted(steps)}; all should be the last committed one")
         (step,) = steps
         say(f"""New processes restored the last committed step, {step}, into other layouts. Each of {self.count(step)}
-            tensors is compared with what it was when step {step} was saved:""")
+            tensors is compared with what it was when step {step} was saved. What the daemon's pool still holds is not
+            read from disk again:""")
         state = next(state for state in model.states(step) if state.step == step)
         return [self._restored(state, name, ranks) for name, (ranks, _) in results.items()]
 
@@ -160,7 +161,7 @@ class MainJob:
         self.note(layout.title, wrong)
         return RestoreRow(
             layout.title, state.step, max(one["seconds"] for one in told), sum(one["delivered_bytes"] for one in told),
-            not wrong,
+            sum(one["read_bytes"] for one in told), not wrong,
         )  # fmt: skip
 
     def count(self, step: int) -> int:

@@ -41,6 +41,7 @@ class RestoreRow:
     step: int
     seconds: float
     bytes: int
+    read_bytes: int  # from storage: the rest came from the daemon's pool, which still held it
     identical: bool
 
 
@@ -72,10 +73,10 @@ def save_table(rows: Sequence[SaveRow]) -> None:
 
 def restore_table(rows: Sequence[RestoreRow]) -> None:
     table(
-        ["restored into", "step", "time", "MB", "MB/s", "identical"],
+        ["restored into", "step", "time", "MB", "MB/s", "MB from disk", "identical"],
         [
             [row.title, str(row.step), _ms(row.seconds), _mb(row.bytes), _rate(row.bytes, row.seconds),
-             _yes(row.identical)]
+             _mb(row.read_bytes), _yes(row.identical)]
             for row in rows
         ],
     )  # fmt: skip

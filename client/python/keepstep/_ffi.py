@@ -174,7 +174,7 @@ def _load() -> c.CDLL:
         raise DaemonUnavailable(
             f"{LIBRARY_NAME} not found (looked at {tried[0]} and above the package); set KEEPSTEP_LIBRARY to its "
             "path, or build it: bazel build //client:libkeepstep.so. keepstep.open reads without it.",
-            code="UNAVAILABLE",
+            code="FAILED_PRECONDITION",
             reason="NO_LIBRARY",
         )
     found = c.CDLL(str(path))
