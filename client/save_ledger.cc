@@ -86,11 +86,13 @@ void SaveLedger::Apply(const v1::SaveStatus& status) {
   Record* record = Find(status.number());
   if (record == nullptr) return;
   record->answered = true;
-  // A verdict that this client reached by itself explains more than the daemon's echo of it.
-  if (!record->over || record->status.state() == status.state()) {
-    const int64_t step = record->status.step();
+  // Over on the page comes before its status does, which the answer brings.
+  if (!IsFinal(record->status.state()) || record->status.state() == status.state()) {
+    const v1::SaveStatus own = record->status;
     record->status = status;
-    record->status.set_step(step);  // a daemon that has restarted may know the number alone
+    record->status.set_step(own.step());  // a daemon that has restarted may know the number alone
+    // A verdict that this client reached by itself explains more than the daemon's echo of it.
+    if (own.has_failure()) *record->status.mutable_failure() = own.failure();
   }
   if (IsFinal(status.state())) Finish(record);
   if (pages_ != nullptr) FutexWakeAll(pages_->daemon().changes);
@@ -108,7 +110,7 @@ void SaveLedger::Resumed(const v1::Opened& opened, bool restarted) {
     Apply(status);
     listed.insert(status.number());
   }
-  const absl::Status lost = MakeError(absl::StatusCode::kAborted, "LOST_IN_RESTART",
+  const absl::Status lost = MakeError(absl::StatusCode::kAborted, "LOST_BY_RESTART",
                                       "the connection to the daemon broke before the save was safe", "seal");
   std::lock_guard lock(mu_);
   for (auto& [number, record] : records_) {

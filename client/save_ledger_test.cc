@@ -81,6 +81,10 @@ TEST_F(SaveLedgerTest, ChangedTensorPoisonsTheSaveAndNamesIt) {
   EXPECT_EQ(status.state(), v1::FAILED);
   EXPECT_EQ(status.failure().reason(), "UPDATED_DURING_SAVE");
   EXPECT_NE(status.failure().message().find("tensor-1"), std::string::npos);
+  v1::SaveStatus echo = StatusOf(number, v1::FAILED);
+  echo.mutable_failure()->set_reason("POISONED");
+  ledger_.Apply(echo);
+  EXPECT_EQ(ledger_.Status(number)->failure().reason(), "UPDATED_DURING_SAVE");
 }
 
 // A trainer that goes on the moment its gate opens must not make its own save look torn.
@@ -154,7 +158,7 @@ TEST_F(SaveLedgerTest, UnansweredSaveFailsWhenTheSessionResumes) {
   const uint64_t number = Issue();
   ledger_.Resumed(v1::Opened(), /*restarted=*/false);
   EXPECT_TRUE(ledger_.Answered(number));
-  EXPECT_EQ(ledger_.Status(number)->failure().reason(), "LOST_IN_RESTART");
+  EXPECT_EQ(ledger_.Status(number)->failure().reason(), "LOST_BY_RESTART");
   EXPECT_EQ(pages_->VerdictOf(number), Verdict::kPoisoned);
 }
 

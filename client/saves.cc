@@ -142,7 +142,7 @@ absl::Status Saves::Ask(uint64_t number, v1::SaveState state, Deadline deadline)
     status.set_number(number);
     ledger_->Apply(status);
   } else if (absl::IsNotFound(asked) && ledger_->Answered(number)) {
-    ledger_->Fail(number, MakeError(absl::StatusCode::kAborted, "LOST_IN_RESTART",
+    ledger_->Fail(number, MakeError(absl::StatusCode::kAborted, "LOST_BY_RESTART",
                                     "the daemon restarted and does not know the save", "commit"));
   }
   return asked;

@@ -43,7 +43,7 @@ void Session::Close() {
   stop_.Set();
   std::lock_guard lock(mu_);
   if (!ended_.ok()) return;
-  ended_ = MakeError(absl::StatusCode::kCancelled, "CLOSED", "the client is closed");
+  ended_ = MakeError(absl::StatusCode::kFailedPrecondition, "CLOSED", "the client is closed");
   changed_.notify_all();
   if (handoff_ != nullptr) handoff_->SendGoodbye();
   if (channel_ != nullptr) channel_->Cancel();
