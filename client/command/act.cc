@@ -9,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "client/command/commands.h"
 #include "client/command/format.h"
+#include "client/failure.h"
+#include "client/grpc_status.h"
 #include "client/version.h"
 
 namespace keepstep::client {
@@ -89,7 +91,10 @@ int RunRemove(const Globals& globals, const RemoveOptions& options) {
   if (!daemon.ok()) return Complain(daemon.status());
   grpc::Status status;
   const auto plan = Delete(**daemon, options, *name, /*dry_run=*/true, &status);
-  if (!plan.ok()) return Complain(status, absl::StrCat("keepstep ls ", name->job));
+  if (!plan.ok()) {
+    const bool last = BlameOf(FromGrpc(status)).reason == "LAST_CHECKPOINT";
+    return Complain(status, absl::StrCat(last ? "keepstep rm --allow-last " : "keepstep show ", options.name));
+  }
   if (globals.json && options.dry_run) PrintJson(*plan);
   if (!globals.json) {
     for (const std::string& line : plan->plan()) printf("%s\n", line.c_str());

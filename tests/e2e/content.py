@@ -49,7 +49,7 @@ class Model:
                 WEIGHT: keepstep.piece(self.weight, SHAPES[WEIGHT], np.s_[begin:end]),
                 BIAS: keepstep.replica(self.bias, range(self._world)) if self._world > 1 else self.bias,
             },
-            "optimizer": {MOMENT: keepstep.flat(self.moment, SHAPES[MOMENT], self._flat[0])},
+            "optimizer": {MOMENT.removeprefix("optimizer."): keepstep.flat(self.moment, SHAPES[MOMENT], self._flat[0])},
         }
 
     def local(self, step: int) -> dict[str, Array]:

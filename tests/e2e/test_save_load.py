@@ -22,7 +22,7 @@ def test_every_world_restores_what_another_saved(daemon: Daemon, home: Path, tra
             events = world.finish()
         assert restored(events) == {(step, "yes")}
         step += 2
-        assert sorted(committed(events)) == sorted([step - 1, step] * size)
+        assert sorted(committed(events)) == sorted([step - 1, step] * size), events
     checkpoint = keepstep.open(directory)
     assert checkpoint.step == step
     for name in SHAPES:

@@ -26,7 +26,9 @@ from keepstep.handle import SaveHandle
 
 _log = logging.getLogger("keepstep")
 _WATCH_SECONDS = 0.2
-_TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})  # the next save may work
+# A save that could not be had now: the next one may work. Not so for these reasons, whatever their code.
+_TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
+_LASTING = frozenset({"EXTRAS_TOO_LARGE", "STALE_EPOCH"})
 
 
 class Checkpointer:
@@ -176,7 +178,7 @@ class Checkpointer:
         try:
             number = self._client.save(step, on_busy=self._on_busy, extras=packed, metrics=metrics, tags=tags)
         except KeepstepError as error:
-            if error.code not in _TRANSIENT or error.reason == "EXTRAS_TOO_LARGE":
+            if error.code not in _TRANSIENT or error.reason in _LASTING:
                 raise
             return SaveStatus(number=0, step=step, state="FAILED", error=error)
         return self._client.poll(number)
