@@ -287,7 +287,7 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
   if (!newest.ok()) return newest.status();
   if (newest->has_value() && (*newest)->step() == step && !request.allow_last()) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "LAST_CHECKPOINT",
-                     absl::StrCat("Step ", step, " is what the job would resume from. Say allow_last to delete it all the same."));
+                     absl::StrCat("Step ", step, " is what the job would resume from. To delete it all the same, say so (--allow-last)."));
   }
   auto attempts = storage::ListAttempts(store, step);
   if (!attempts.ok()) return attempts.status();
