@@ -11,15 +11,23 @@
 
 namespace keepstep::daemon {
 
-AttemptIo::AttemptIo(Context context, JournalEntry entry) : context_(std::move(context)), entry_(std::move(entry)) {}
+AttemptIo::AttemptIo(Context context, JournalEntry entry)
+    : context_(std::move(context)), entry_(std::move(entry)) {}
 
-void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, int32_t world_size, const SaveArgs& args) {
+void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, int32_t world_size,
+                          const SaveArgs& args) {
   Share& share = shares_[rank];
   if (share.pipeline != nullptr || stopping_) return;
   auto directory = storage::BlobPath::Parse(storage::AttemptDir(entry_.step, entry_.attempt));
-  SaveSpec spec{.store = context_.store, .directory = *directory, .cache_prefix = context_.cache_prefix,
-                .world_size = world_size, .plan = plan_, .shards = args.registration->shards,
-                .buffer_addresses = args.registration->addresses, .port = session->port(), .extras = args.extras};
+  SaveSpec spec{.store = context_.store,
+                .directory = *directory,
+                .cache_prefix = context_.cache_prefix,
+                .world_size = world_size,
+                .plan = plan_,
+                .shards = args.registration->shards,
+                .buffer_addresses = args.registration->addresses,
+                .port = session->port(),
+                .extras = args.extras};
   for (const reshard::BlobPlan& blob : plan_->blobs) {
     if (blob.rank == rank) share.total_bytes += blob.size_bytes;
   }
@@ -29,13 +37,15 @@ void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, 
   share.metrics = args.metrics;
   share.tags = args.tags;
   share.copied_bytes = std::make_shared<std::atomic<int64_t>>(0);
-  share.pipeline = StartSave(*context_.plane, std::move(spec), CallbacksOf(rank, std::move(session), share.copied_bytes));
+  share.pipeline =
+      StartSave(*context_.plane, std::move(spec), CallbacksOf(rank, std::move(session), share.copied_bytes));
 }
 
 SaveCallbacks AttemptIo::CallbacksOf(int32_t rank, std::shared_ptr<ClientSession> session,
                                      std::shared_ptr<std::atomic<int64_t>> copied) {
   // Weak: pipelines live in this object, and callbacks in the pipelines. `on_strand` outlives both.
-  auto later = [weak = weak_from_this(), on_strand = context_.on_strand](std::function<void(AttemptIo&)> task) {
+  auto later = [weak = weak_from_this(),
+                on_strand = context_.on_strand](std::function<void(AttemptIo&)> task) {
     on_strand([weak, task = std::move(task)] {
       if (auto self = weak.lock()) task(*self);
     });
@@ -67,8 +77,8 @@ SaveCallbacks AttemptIo::CallbacksOf(int32_t rank, std::shared_ptr<ClientSession
   return callbacks;
 }
 
-// The last group's release lets the client seal at once. So RankCopied is fed within the same task: a seal that is seen
-// next comes after it.
+// The last group's release lets the client seal at once. So RankCopied is fed within the same task: a seal
+// that is seen next comes after it.
 void AttemptIo::OnGroupCopied(int32_t rank, uint32_t group) {
   context_.feed(GroupCopied{entry_.attempt, rank, group});
   Share& share = shares_[rank];
@@ -109,8 +119,9 @@ void AttemptIo::WritePart(v1::Decision intent) {
   intent.set_tensor_bytes(tensor_bytes);
   intent.set_tensor_count(static_cast<int64_t>(tensors.size()));
   writing_part_ = true;
-  context_.io->Submit([weak = weak_from_this(), on_strand = context_.on_strand, store = context_.store, step = entry_.step,
-                       attempt = entry_.attempt, shares = std::move(shares), intent = std::move(intent)] {
+  context_.io->Submit([weak = weak_from_this(), on_strand = context_.on_strand, store = context_.store,
+                       step = entry_.step, attempt = entry_.attempt, shares = std::move(shares),
+                       intent = std::move(intent)] {
     const v1::Part part = BuildPart(attempt, 0, 1, shares, intent);
     absl::Status status = storage::PublishPart(*store, step, part);
     on_strand([weak, status = std::move(status)] {
@@ -125,7 +136,8 @@ void AttemptIo::WritePart(v1::Decision intent) {
 
 void AttemptIo::Stop() {
   stopping_ = true;
-  const absl::Status why = MakeError(absl::StatusCode::kCancelled, "STOPPED", "The save was given up.", "copy");
+  const absl::Status why =
+      MakeError(absl::StatusCode::kCancelled, "STOPPED", "The save was given up.", "copy");
   cancellation_->Cancel(why);
   for (auto& [rank, share] : shares_) {
     if (share.pipeline != nullptr && !share.ended) share.pipeline->Cancel(why);

@@ -1,7 +1,7 @@
 // The I/O of one attempt to save a step: its ranks' pipelines, what they left on storage, its part.
 //
-// Lives on its job's strand: every method is called there, every event is fed there. Pipelines report from their own threads;
-// what they say is posted to the strand first.
+// Lives on its job's strand: every method is called there, every event is fed there. Pipelines report from
+// their own threads; what they say is posted to the strand first.
 
 #ifndef KEEPSTEP_DAEMON_ATTEMPT_IO_H_
 #define KEEPSTEP_DAEMON_ATTEMPT_IO_H_
@@ -63,8 +63,10 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
   void SetPlan(std::shared_ptr<const reshard::SavePlan> plan) { plan_ = std::move(plan); }
 
   // → GroupCopied, RankCopied, RankFlushed or RankIoFailed. REQUIRES: a plan.
-  void StartRank(int32_t rank, std::shared_ptr<ClientSession> session, int32_t world_size, const SaveArgs& args);
-  // From the shares of all ranks → PartWritten. `intent` gets kind, step, attempt, layout, metrics and sizes here.
+  void StartRank(int32_t rank, std::shared_ptr<ClientSession> session, int32_t world_size,
+                 const SaveArgs& args);
+  // From the shares of all ranks → PartWritten. `intent` gets kind, step, attempt, layout, metrics and sizes
+  // here.
   void WritePart(v1::Decision intent);
   // Cancels what runs → IoStopped when nothing is in use any more.
   void Stop();

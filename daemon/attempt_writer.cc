@@ -24,7 +24,9 @@ namespace {
 constexpr int64_t kPlaceAlignment = 64;
 
 int64_t UnixMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 uint64_t Random64() {
@@ -71,8 +73,10 @@ absl::Status CheckFree(storage::BlobStore& store, int64_t step, int64_t epoch) {
   if (absl::IsNotFound(committed.status())) return absl::OkStatus();
   if (!committed.ok()) return committed.status();
   if (committed->epoch() != epoch) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kAlreadyExists, "STEP_EXISTS",
-                   absl::StrCat("Step ", step, " is committed in this epoch. Choose another step, or delete it first."), "begin");
+  return MakeError(
+      absl::StatusCode::kAlreadyExists, "STEP_EXISTS",
+      absl::StrCat("Step ", step, " is committed in this epoch. Choose another step, or delete it first."),
+      "begin");
 }
 
 // Runs the pipeline of the whole attempt to its end.
@@ -113,12 +117,15 @@ absl::StatusOr<SavedShare> RunSave(DataPlane& plane, SaveSpec spec) {
 
 }  // namespace
 
-AttemptWriter::AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* log, std::string spool_directory)
+AttemptWriter::AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* log,
+                             std::string spool_directory)
     : plane_(plane), catalog_(catalog), log_(log), spool_directory_(std::move(spool_directory)) {}
 
-absl::StatusOr<v1::BeginResponse> AttemptWriter::Begin(std::shared_ptr<Job> job, const v1::BeginRequest& request) {
+absl::StatusOr<v1::BeginResponse> AttemptWriter::Begin(std::shared_ptr<Job> job,
+                                                       const v1::BeginRequest& request) {
   if (request.step() < 0 || request.step() > storage::kMaxStep) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "STEP", absl::StrCat("Step ", request.step(), " is out of range."), "begin");
+    return MakeError(absl::StatusCode::kInvalidArgument, "STEP",
+                     absl::StrCat("Step ", request.step(), " is out of range."), "begin");
   }
   auto attempt = std::make_shared<Attempt>();
   attempt->job = job;
@@ -137,8 +144,10 @@ absl::StatusOr<v1::BeginResponse> AttemptWriter::Begin(std::shared_ptr<Job> job,
     std::lock_guard lock(mutex_);
     if (attempts_.size() >= kMaxOpenAttempts) {
       catalog_->EraseJournal(job->identity().path, attempt->name).IgnoreError();
-      return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_ATTEMPTS",
-                       absl::StrCat(kMaxOpenAttempts, " checkpoints are being written already. Commit or abort one."), "begin");
+      return MakeError(
+          absl::StatusCode::kResourceExhausted, "TOO_MANY_ATTEMPTS",
+          absl::StrCat(kMaxOpenAttempts, " checkpoints are being written already. Commit or abort one."),
+          "begin");
     }
     attempts_[attempt->name] = attempt;
   }
@@ -161,7 +170,8 @@ absl::Status AttemptWriter::Lay(const v1::BeginRequest& request, Attempt& attemp
       size_bytes = (size_bytes + kPlaceAlignment - 1) / kPlaceAlignment * kPlaceAlignment;
       const int64_t box_bytes = reshard::NumElements(box.box) * item_bytes;
       if (box_bytes > INT64_MAX / 2 - size_bytes) {
-        return MakeError(absl::StatusCode::kInvalidArgument, "TOO_LARGE", "The layout has more bytes than fit.", "begin");
+        return MakeError(absl::StatusCode::kInvalidArgument, "TOO_LARGE",
+                         "The layout has more bytes than fit.", "begin");
       }
       box = reshard::RowMajorLayout(box.box, item_bytes, size_bytes);
       size_bytes += box_bytes;
@@ -188,7 +198,8 @@ absl::StatusOr<std::shared_ptr<AttemptWriter::Attempt>> AttemptWriter::Find(absl
   auto found = attempts_.find(std::string(name));
   if (found == attempts_.end()) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "ATTEMPT_OVER",
-                     absl::StrCat("No attempt '", name.substr(0, 100), "' is being written: it was committed, aborted, or never begun."));
+                     absl::StrCat("No attempt '", name.substr(0, 100),
+                                  "' is being written: it was committed, aborted, or never begun."));
   }
   found->second->used = std::chrono::steady_clock::now();
   return found->second;
@@ -205,27 +216,34 @@ absl::Status AttemptWriter::Write(absl::string_view name, const v1::WriteChunk& 
   if (!found.ok()) return found.status();
   Attempt& attempt = **found;
   std::lock_guard lock(attempt.mutex);
-  if (attempt.over) return MakeError(absl::StatusCode::kFailedPrecondition, "ATTEMPT_OVER", "The attempt is decided.");
+  if (attempt.over)
+    return MakeError(absl::StatusCode::kFailedPrecondition, "ATTEMPT_OVER", "The attempt is decided.");
   auto shard = attempt.by_name.find(chunk.fqn());
   if (shard == attempt.by_name.end() || chunk.box() >= attempt.received_bytes[shard->second].size()) {
     return MakeError(absl::StatusCode::kInvalidArgument, "UNKNOWN_BOX",
-                     absl::StrCat("'", chunk.fqn(), "' box ", chunk.box(), " is not in the layout of Begin."), "write");
+                     absl::StrCat("'", chunk.fqn(), "' box ", chunk.box(), " is not in the layout of Begin."),
+                     "write");
   }
   const reshard::TensorShard& tensor = attempt.shards->shards[shard->second];
   const reshard::LocalBox& box = tensor.boxes[chunk.box()];
   int64_t& received = attempt.received_bytes[shard->second][chunk.box()];
   const int64_t box_bytes = reshard::NumElements(box.box) * reshard::SizeBytes(tensor.meta.dtype);
   const int64_t size = static_cast<int64_t>(chunk.data().size());
-  if (chunk.offset_bytes() < 0 || chunk.offset_bytes() > box_bytes || size > box_bytes - chunk.offset_bytes()) {
+  if (chunk.offset_bytes() < 0 || chunk.offset_bytes() > box_bytes ||
+      size > box_bytes - chunk.offset_bytes()) {
     return MakeError(absl::StatusCode::kOutOfRange, "PAST_THE_END",
-                     absl::StrCat("'", chunk.fqn(), "' box ", chunk.box(), " has ", box_bytes, " bytes."), "write");
+                     absl::StrCat("'", chunk.fqn(), "' box ", chunk.box(), " has ", box_bytes, " bytes."),
+                     "write");
   }
   if (chunk.offset_bytes() != received) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "OUT_OF_ORDER",
-                     absl::StrCat("'", chunk.fqn(), "' box ", chunk.box(), " goes on at byte ", received, ", not at ",
-                                  chunk.offset_bytes(), "."), "write");
+                     absl::StrCat("'", chunk.fqn(), "' box ", chunk.box(), " goes on at byte ", received,
+                                  ", not at ", chunk.offset_bytes(), "."),
+                     "write");
   }
-  if (absl::Status status = attempt.spool->Put(box.offset_bytes + chunk.offset_bytes(), chunk.data()); !status.ok()) return status;
+  if (absl::Status status = attempt.spool->Put(box.offset_bytes + chunk.offset_bytes(), chunk.data());
+      !status.ok())
+    return status;
   received += size;
   return absl::OkStatus();
 }
@@ -235,15 +253,17 @@ absl::StatusOr<v1::Decision> AttemptWriter::Commit(absl::string_view name) {
   if (!found.ok()) return found.status();
   Attempt& attempt = **found;
   std::lock_guard lock(attempt.mutex);
-  if (attempt.over) return MakeError(absl::StatusCode::kFailedPrecondition, "ATTEMPT_OVER", "The attempt is decided.");
+  if (attempt.over)
+    return MakeError(absl::StatusCode::kFailedPrecondition, "ATTEMPT_OVER", "The attempt is decided.");
   for (size_t i = 0; i < attempt.received_bytes.size(); ++i) {
     const reshard::TensorShard& shard = attempt.shards->shards[i];
     for (size_t k = 0; k < shard.boxes.size(); ++k) {
       const int64_t all = reshard::NumElements(shard.boxes[k].box) * reshard::SizeBytes(shard.meta.dtype);
       if (attempt.received_bytes[i][k] == all) continue;
       return MakeError(absl::StatusCode::kFailedPrecondition, "BYTES_MISSING",
-                       absl::StrCat("'", shard.meta.fqn, "' box ", k, " has ", attempt.received_bytes[i][k], " of ", all,
-                                    " bytes. Write the rest, or abort."), "commit");
+                       absl::StrCat("'", shard.meta.fqn, "' box ", k, " has ", attempt.received_bytes[i][k],
+                                    " of ", all, " bytes. Write the rest, or abort."),
+                       "commit");
     }
   }
   attempt.over = true;
@@ -256,8 +276,13 @@ absl::StatusOr<v1::Decision> AttemptWriter::Commit(absl::string_view name) {
 absl::StatusOr<v1::Decision> AttemptWriter::Publish(Attempt& attempt) {
   auto directory = storage::BlobPath::Parse(storage::AttemptDir(attempt.step, attempt.name));
   storage::BlobStore& store = *attempt.job->store();
-  SaveSpec spec{.store = attempt.job->store(), .directory = *directory, .cache_prefix = attempt.job->cache_prefix(),
-                .world_size = 1, .plan = attempt.plan, .shards = attempt.shards, .buffer_addresses = {Spool::kBase},
+  SaveSpec spec{.store = attempt.job->store(),
+                .directory = *directory,
+                .cache_prefix = attempt.job->cache_prefix(),
+                .world_size = 1,
+                .plan = attempt.plan,
+                .shards = attempt.shards,
+                .buffer_addresses = {Spool::kBase},
                 .port = attempt.spool};
   auto share = RunSave(*plane_, std::move(spec));
   if (!share.ok()) return share.status();
@@ -276,8 +301,8 @@ absl::StatusOr<v1::Decision> AttemptWriter::Publish(Attempt& attempt) {
   intent.set_tensor_bytes(bytes);
   const v1::Part part = BuildPart(attempt.name, 0, 1, absl::MakeConstSpan(&*share, 1), intent);
   if (absl::Status status = storage::PublishPart(store, attempt.step, part); !status.ok()) return status;
-  const storage::CommitOutcome outcome =
-      storage::Decide(store, storage::CommitMachine(storage::CommitMachine::Want::kCommit, intent, {storage::PartName(0)}));
+  const storage::CommitOutcome outcome = storage::Decide(
+      store, storage::CommitMachine(storage::CommitMachine::Want::kCommit, intent, {storage::PartName(0)}));
   if (outcome.kind != storage::CommitOutcome::Kind::kCommitted) {
     const absl::StatusCode code = outcome.status.ok() ? absl::StatusCode::kAborted : outcome.status.code();
     return MakeError(code, outcome.reason.empty() ? "ABORTED" : outcome.reason,
@@ -286,8 +311,9 @@ absl::StatusOr<v1::Decision> AttemptWriter::Publish(Attempt& attempt) {
   const std::string& path = attempt.job->identity().path;
   catalog_->RecordCommit(path, outcome.decision, absl::MakeConstSpan(&part, 1)).IgnoreError();  // rebuildable
   catalog_->EraseJournal(path, attempt.name).IgnoreError();  // else settled again at the next start
-  log_->Info(absl::StrCat(attempt.job->label(), "/", attempt.step, " committed, ", HumanBytes(bytes)),
-             {{"job", attempt.job->label()}, {"step", absl::StrCat(attempt.step)}, {"attempt", attempt.name}});
+  log_->Info(
+      absl::StrCat(attempt.job->label(), "/", attempt.step, " committed, ", HumanBytes(bytes)),
+      {{"job", attempt.job->label()}, {"step", absl::StrCat(attempt.step)}, {"attempt", attempt.name}});
   return outcome.decision;
 }
 
@@ -303,8 +329,10 @@ void AttemptWriter::GiveUp(Attempt& attempt, const absl::Status& why) {
   abort.set_writer(absl::StrCat("keepstepd ", kVersion));
   const storage::CommitOutcome outcome = storage::Decide(
       *attempt.job->store(), storage::CommitMachine(storage::CommitMachine::Want::kAbort, abort, {}));
-  const bool decided = outcome.kind == storage::CommitOutcome::Kind::kAborted || outcome.kind == storage::CommitOutcome::Kind::kCommitted;
-  if (decided && outcome.status.ok()) catalog_->EraseJournal(attempt.job->identity().path, attempt.name).IgnoreError();
+  const bool decided = outcome.kind == storage::CommitOutcome::Kind::kAborted ||
+                       outcome.kind == storage::CommitOutcome::Kind::kCommitted;
+  if (decided && outcome.status.ok())
+    catalog_->EraseJournal(attempt.job->identity().path, attempt.name).IgnoreError();
 }
 
 absl::Status AttemptWriter::Abort(absl::string_view name) {

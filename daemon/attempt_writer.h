@@ -1,9 +1,12 @@
 // Checkpoints written over gRPC, without a trainer: Begin, Write, Commit, Abort.
 //
 //   1. Begin checks the layout, claims the job's first epoch if it has none, and journals the attempt.
-//   2. Write puts bytes into an unlinked spool file in the daemon's state directory: bounded by that disk, not by memory.
-//   3. Commit moves them through the same pipeline, part and commit as a trainer's save, with the spool as its memory.
-//   4. Abort, a failed commit, or kIdleLimit without a call publish ABORT and reclaim. A restart does so by the journal.
+//   2. Write puts bytes into an unlinked spool file in the daemon's state directory: bounded by that disk, not by
+//      memory.
+//   3. Commit moves them through the same pipeline, part and commit as a trainer's save, with the spool as its
+//      memory.
+//   4. Abort, a failed commit, or kIdleLimit without a call publish ABORT and reclaim. A restart does so by the
+//      journal.
 //
 // It does not join the job's world: a running job is not disturbed, and a claim meanwhile aborts the attempt.
 
@@ -38,10 +41,11 @@ class AttemptWriter {
  public:
   AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* log, std::string spool_directory);
 
-  // ALREADY_EXISTS: the step is committed in this epoch. RESOURCE_EXHAUSTED: no room to spool, too many attempts.
-  // Errors of the layout as MakeSavePlan.
+  // ALREADY_EXISTS: the step is committed in this epoch. RESOURCE_EXHAUSTED: no room to spool, too many
+  // attempts. Errors of the layout as MakeSavePlan.
   absl::StatusOr<v1::BeginResponse> Begin(std::shared_ptr<Job> job, const v1::BeginRequest& request);
-  // INVALID_ARGUMENT: an unknown tensor or box; OUT_OF_RANGE: past its end; FAILED_PRECONDITION: out of order.
+  // INVALID_ARGUMENT: an unknown tensor or box; OUT_OF_RANGE: past its end; FAILED_PRECONDITION: out of
+  // order.
   absl::Status Write(absl::string_view attempt, const v1::WriteChunk& chunk);
   // FAILED_PRECONDITION while bytes are missing.
   absl::StatusOr<v1::Decision> Commit(absl::string_view attempt);

@@ -12,11 +12,14 @@ namespace {
 
 constexpr size_t kKept = 4;
 
-std::string KeyOf(const Job& job, absl::string_view attempt) { return absl::StrCat(job.cache_prefix(), attempt); }
+std::string KeyOf(const Job& job, absl::string_view attempt) {
+  return absl::StrCat(job.cache_prefix(), attempt);
+}
 
 absl::Status NotFound(const Job& job, const std::string& what) {
   return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_CHECKPOINT",
-                   absl::StrCat(job.label(), " has no checkpoint ", what, ". `keepstep ls ", job.label(), "` shows its steps."));
+                   absl::StrCat(job.label(), " has no checkpoint ", what, ". `keepstep ls ", job.label(),
+                                "` shows its steps."));
 }
 
 }  // namespace
@@ -30,7 +33,8 @@ absl::StatusOr<FoundCheckpoint> CheckpointCache::Find(const Job& job, bool lates
     decision = **newest;
   } else {
     if (step < 0 || step > storage::kMaxStep) {
-      return MakeError(absl::StatusCode::kInvalidArgument, "STEP", absl::StrCat("Step ", step, " is out of range."));
+      return MakeError(absl::StatusCode::kInvalidArgument, "STEP",
+                       absl::StrCat("Step ", step, " is out of range."));
     }
     auto committed = storage::CommittedAttempt(*job.store(), step);
     if (absl::IsNotFound(committed.status())) return NotFound(job, absl::StrCat("of step ", step));
@@ -40,7 +44,8 @@ absl::StatusOr<FoundCheckpoint> CheckpointCache::Find(const Job& job, bool lates
   return FindAttempt(job, decision.step(), decision.attempt());
 }
 
-absl::StatusOr<FoundCheckpoint> CheckpointCache::FindAttempt(const Job& job, int64_t step, absl::string_view attempt) {
+absl::StatusOr<FoundCheckpoint> CheckpointCache::FindAttempt(const Job& job, int64_t step,
+                                                             absl::string_view attempt) {
   const std::string key = KeyOf(job, attempt);
   std::lock_guard lock(mutex_);
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
@@ -56,8 +61,9 @@ absl::StatusOr<FoundCheckpoint> CheckpointCache::FindAttempt(const Job& job, int
   if (!directory.ok()) return directory.status();
   auto stored = StoredCheckpoint::Make(*directory, std::move(manifest->parts), buffer_bytes_);
   if (!stored.ok()) return stored.status();
-  FoundCheckpoint found{.decision = std::move(manifest->decision),
-                        .source = {.store = job.store(), .cache_prefix = job.cache_prefix(), .from = *std::move(stored)}};
+  FoundCheckpoint found{
+      .decision = std::move(manifest->decision),
+      .source = {.store = job.store(), .cache_prefix = job.cache_prefix(), .from = *std::move(stored)}};
   entries_.push_front({key, found});
   if (entries_.size() > kKept) entries_.pop_back();
   return found;

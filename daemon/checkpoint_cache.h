@@ -1,4 +1,5 @@
-// The checkpoints that were read last, parsed and indexed: the ranks of a node that load one step share one reading.
+// The checkpoints that were read last, parsed and indexed: the ranks of a node that load one step share one
+// reading.
 //
 // Thread-safe; blocks for storage. One reading at a time.
 

@@ -24,8 +24,9 @@ constexpr size_t kMaxPinBytes = 128;
 
 v1::Marker MarkerOf(const std::string& text) {
   v1::Marker marker;
-  marker.set_time_unix_ms(
-      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
+  marker.set_time_unix_ms(std::chrono::duration_cast<std::chrono::milliseconds>(
+                              std::chrono::system_clock::now().time_since_epoch())
+                              .count());
   marker.set_text(text);
   return marker;
 }
@@ -39,8 +40,8 @@ absl::StatusOr<std::shared_ptr<Job>> CheckpointsService::JobOf(const grpc::Callb
   return state_.jobs->Find(name, session->get());
 }
 
-absl::StatusOr<std::shared_ptr<Job>> CheckpointsService::JobOfAttempt(const grpc::CallbackServerContext& context,
-                                                                      const std::string& attempt) {
+absl::StatusOr<std::shared_ptr<Job>> CheckpointsService::JobOfAttempt(
+    const grpc::CallbackServerContext& context, const std::string& attempt) {
   auto job = state_.attempts->JobOf(attempt);
   if (!job.ok()) return job.status();
   return JobOf(context, (*job)->identity().path);
@@ -53,7 +54,8 @@ absl::StatusOr<FoundCheckpoint> CheckpointsService::Find(const grpc::CallbackSer
   return state_.checkpoints->Find(**job, name.latest(), name.step());
 }
 
-absl::Status CheckpointsService::FillInfo(const Job& job, const v1::Decision& decision, v1::CheckpointInfo& info) {
+absl::Status CheckpointsService::FillInfo(const Job& job, const v1::Decision& decision,
+                                          v1::CheckpointInfo& info) {
   info.set_job(job.label());
   *info.mutable_decision() = decision;
   info.set_stored_bytes(decision.tensor_bytes());
@@ -63,7 +65,8 @@ absl::Status CheckpointsService::FillInfo(const Job& job, const v1::Decision& de
   return absl::OkStatus();
 }
 
-grpc::ServerUnaryReactor* CheckpointsService::List(grpc::CallbackServerContext* context, const v1::ListRequest* request,
+grpc::ServerUnaryReactor* CheckpointsService::List(grpc::CallbackServerContext* context,
+                                                   const v1::ListRequest* request,
                                                    v1::ListResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto session = OptionalSession(state_, *context);
@@ -93,7 +96,8 @@ grpc::ServerUnaryReactor* CheckpointsService::List(grpc::CallbackServerContext* 
   });
 }
 
-grpc::ServerUnaryReactor* CheckpointsService::Get(grpc::CallbackServerContext* context, const v1::GetRequest* request,
+grpc::ServerUnaryReactor* CheckpointsService::Get(grpc::CallbackServerContext* context,
+                                                  const v1::GetRequest* request,
                                                   v1::CheckpointInfo* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto job = JobOf(*context, request->name().job());
@@ -127,8 +131,9 @@ grpc::ServerWriteReactor<v1::ReadChunk>* CheckpointsService::Read(grpc::Callback
     if (!found.ok()) return found.status();
     const reshard::StoredTensor* stored = found->source.from->Find(request->fqn());
     if (stored == nullptr) {
-      return MakeError(absl::StatusCode::kNotFound, "MISSING_TENSORS",
-                       absl::StrCat("No tensor '", request->fqn(), "' in step ", found->decision.step(), "."));
+      return MakeError(
+          absl::StatusCode::kNotFound, "MISSING_TENSORS",
+          absl::StrCat("No tensor '", request->fqn(), "' in step ", found->decision.step(), "."));
     }
     reshard::Box box = reshard::WholeBox(stored->meta.shape);
     if (request->has_box()) {
@@ -151,13 +156,16 @@ grpc::ServerWriteReactor<v1::ReadChunk>* CheckpointsService::Read(grpc::Callback
   return stream.get();
 }
 
-// ---- writing without a trainer --------------------------------------------------------------------------------------
+// ---- writing without a trainer
+// --------------------------------------------------------------------------------------
 
-grpc::ServerUnaryReactor* CheckpointsService::Begin(grpc::CallbackServerContext* context, const v1::BeginRequest* request,
+grpc::ServerUnaryReactor* CheckpointsService::Begin(grpc::CallbackServerContext* context,
+                                                    const v1::BeginRequest* request,
                                                     v1::BeginResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     if (state_.draining) {
-      return MakeError(absl::StatusCode::kUnavailable, "DRAINING", "keepstepd is shutting down. Try again after its restart.");
+      return MakeError(absl::StatusCode::kUnavailable, "DRAINING",
+                       "keepstepd is shutting down. Try again after its restart.");
     }
     auto session = OptionalSession(state_, *context);
     if (!session.ok()) return session.status();
@@ -173,24 +181,28 @@ grpc::ServerUnaryReactor* CheckpointsService::Begin(grpc::CallbackServerContext*
 grpc::ServerReadReactor<v1::WriteChunk>* CheckpointsService::Write(grpc::CallbackServerContext* context,
                                                                    v1::WriteResponse* response) {
   auto* stream = new BlockingReader<v1::WriteChunk>;
-  stream->Start(state_.calls, [this, context, response](BlockingReader<v1::WriteChunk>& from) -> absl::Status {
-    std::string attempt, fqn;
-    v1::WriteChunk chunk;
-    while (from.Read(&chunk)) {
-      if (attempt.empty()) {
-        attempt = chunk.attempt();
-        if (auto job = JobOfAttempt(*context, attempt); !job.ok()) return job.status();
-      }
-      if (absl::Status status = state_.attempts->Write(attempt, chunk); !status.ok()) return status;
-      response->set_received_bytes(response->received_bytes() + static_cast<int64_t>(chunk.data().size()));
-    }
-    return absl::OkStatus();
-  });
+  stream->Start(state_.calls,
+                [this, context, response](BlockingReader<v1::WriteChunk>& from) -> absl::Status {
+                  std::string attempt, fqn;
+                  v1::WriteChunk chunk;
+                  while (from.Read(&chunk)) {
+                    if (attempt.empty()) {
+                      attempt = chunk.attempt();
+                      if (auto job = JobOfAttempt(*context, attempt); !job.ok()) return job.status();
+                    }
+                    if (absl::Status status = state_.attempts->Write(attempt, chunk); !status.ok())
+                      return status;
+                    response->set_received_bytes(response->received_bytes() +
+                                                 static_cast<int64_t>(chunk.data().size()));
+                  }
+                  return absl::OkStatus();
+                });
   return stream;
 }
 
 grpc::ServerUnaryReactor* CheckpointsService::Commit(grpc::CallbackServerContext* context,
-                                                     const v1::CommitRequest* request, v1::CheckpointInfo* response) {
+                                                     const v1::CommitRequest* request,
+                                                     v1::CheckpointInfo* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto job = JobOfAttempt(*context, request->attempt());
     if (!job.ok()) return job.status();
@@ -200,7 +212,8 @@ grpc::ServerUnaryReactor* CheckpointsService::Commit(grpc::CallbackServerContext
   });
 }
 
-grpc::ServerUnaryReactor* CheckpointsService::Abort(grpc::CallbackServerContext* context, const v1::AbortRequest* request,
+grpc::ServerUnaryReactor* CheckpointsService::Abort(grpc::CallbackServerContext* context,
+                                                    const v1::AbortRequest* request,
                                                     v1::AbortResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request]() -> absl::Status {
     auto job = JobOfAttempt(*context, request->attempt());
@@ -208,9 +221,11 @@ grpc::ServerUnaryReactor* CheckpointsService::Abort(grpc::CallbackServerContext*
   });
 }
 
-// ---- keeping --------------------------------------------------------------------------------------------------------
+// ---- keeping
+// --------------------------------------------------------------------------------------------------------
 
-absl::Status CheckpointsService::VerifyOne(const grpc::CallbackServerContext& context, const v1::VerifyRequest& request,
+absl::Status CheckpointsService::VerifyOne(const grpc::CallbackServerContext& context,
+                                           const v1::VerifyRequest& request,
                                            const std::function<absl::Status(const v1::VerifyEvent&)>& tell,
                                            Cancellation& cancel) {
   auto found = Find(context, request.name());
@@ -245,24 +260,28 @@ absl::Status CheckpointsService::VerifyOne(const grpc::CallbackServerContext& co
   event.set_finished(true);
   if (absl::Status status = tell(event); !status.ok() || result->damages == 0) return status;
   return MakeError(absl::StatusCode::kDataLoss, "DAMAGED",
-                   absl::StrCat(result->damages, " blocks of step ", found->decision.step(), " are damaged. Load another step."));
+                   absl::StrCat(result->damages, " blocks of step ", found->decision.step(),
+                                " are damaged. Load another step."));
 }
 
 grpc::ServerWriteReactor<v1::VerifyEvent>* CheckpointsService::Verify(grpc::CallbackServerContext* context,
                                                                       const v1::VerifyRequest* request) {
   auto stream = BlockingStream<v1::VerifyEvent>::Make();
   stream->Start(state_.calls, [this, context, request](BlockingStream<v1::VerifyEvent>& to) {
-    return VerifyOne(*context, *request, [&](const v1::VerifyEvent& event) { return to.Write(event); }, *to.cancellation());
+    return VerifyOne(
+        *context, *request, [&](const v1::VerifyEvent& event) { return to.Write(event); },
+        *to.cancellation());
   });
   return stream.get();
 }
 
-grpc::ServerUnaryReactor* CheckpointsService::Pin(grpc::CallbackServerContext* context, const v1::PinRequest* request,
-                                                  v1::PinResponse* response) {
+grpc::ServerUnaryReactor* CheckpointsService::Pin(grpc::CallbackServerContext* context,
+                                                  const v1::PinRequest* request, v1::PinResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request]() -> absl::Status {
-    if (request->id().empty() || request->id().size() > kMaxPinBytes || !storage::BlobPath::Parse(request->id()).ok() ||
-        absl::StrContains(request->id(), "/")) {
-      return MakeError(absl::StatusCode::kInvalidArgument, "PIN_ID", "A pin's id is one path component of 1..128 bytes.");
+    if (request->id().empty() || request->id().size() > kMaxPinBytes ||
+        !storage::BlobPath::Parse(request->id()).ok() || absl::StrContains(request->id(), "/")) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "PIN_ID",
+                       "A pin's id is one path component of 1..128 bytes.");
     }
     auto job = JobOf(*context, request->name().job());
     if (!job.ok()) return job.status();
@@ -270,13 +289,14 @@ grpc::ServerUnaryReactor* CheckpointsService::Pin(grpc::CallbackServerContext* c
     if (!found.ok()) return found.status();
     const int64_t step = found->decision.step();
     if (request->unpin()) return storage::UnpinStep(*(*job)->store(), step, request->id());
-    const absl::Status status = storage::PinStep(*(*job)->store(), step, request->id(), MarkerOf(request->text()));
+    const absl::Status status =
+        storage::PinStep(*(*job)->store(), step, request->id(), MarkerOf(request->text()));
     return absl::IsAlreadyExists(status) ? absl::OkStatus() : status;
   });
 }
 
-absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& context, const v1::DeleteRequest& request,
-                                            v1::DeleteResponse& response) {
+absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& context,
+                                            const v1::DeleteRequest& request, v1::DeleteResponse& response) {
   auto job = JobOf(context, request.name().job());
   if (!job.ok()) return job.status();
   auto found = state_.checkpoints->Find(**job, request.name().latest(), request.name().step());
@@ -286,8 +306,11 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
   auto newest = storage::ResolveLatest(store);
   if (!newest.ok()) return newest.status();
   if (newest->has_value() && (*newest)->step() == step && !request.allow_last()) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "LAST_CHECKPOINT",
-                     absl::StrCat("Step ", step, " is what the job would resume from. To delete it all the same, say so (--allow-last)."));
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, "LAST_CHECKPOINT",
+        absl::StrCat(
+            "Step ", step,
+            " is what the job would resume from. To delete it all the same, say so (--allow-last)."));
   }
   auto attempts = storage::ListAttempts(store, step);
   if (!attempts.ok()) return attempts.status();
@@ -296,7 +319,8 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
     auto decision = storage::ReadDecision(store, step, info.id);
     if (!decision.ok() || decision->kind() != v1::Decision::COMMIT) continue;
     const std::string name = storage::AttemptName(info.id);
-    response.add_plan(absl::StrCat((*job)->label(), "/", step, " (", name, "), ", HumanBytes(decision->tensor_bytes())));
+    response.add_plan(
+        absl::StrCat((*job)->label(), "/", step, " (", name, "), ", HumanBytes(decision->tensor_bytes())));
     response.set_freed_bytes(response.freed_bytes() + decision->tensor_bytes());
     if (request.dry_run()) continue;
     absl::Status status = storage::DeleteCheckpoint(store, step, info.id, MarkerOf("deleted on request"));
@@ -305,19 +329,22 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
     state_.plane->cache().Invalidate(absl::StrCat((*job)->cache_prefix(), storage::AttemptDir(step, name)));
     status = state_.catalog->RecordGone((*job)->identity().path, step, name);
     if (!status.ok()) return status;
-    state_.log->Info(absl::StrCat((*job)->label(), "/", step, " deleted"), {{"job", (*job)->label()}, {"attempt", name}});
+    state_.log->Info(absl::StrCat((*job)->label(), "/", step, " deleted"),
+                     {{"job", (*job)->label()}, {"attempt", name}});
   }
   return absl::OkStatus();
 }
 
 grpc::ServerUnaryReactor* CheckpointsService::Delete(grpc::CallbackServerContext* context,
-                                                     const v1::DeleteRequest* request, v1::DeleteResponse* response) {
+                                                     const v1::DeleteRequest* request,
+                                                     v1::DeleteResponse* response) {
   return RunUnary(context, state_.calls,
                   [this, context, request, response] { return DeleteStep(*context, *request, *response); });
 }
 
 grpc::ServerUnaryReactor* CheckpointsService::Cancel(grpc::CallbackServerContext* context,
-                                                     const v1::CancelRequest* request, v1::CancelResponse* response) {
+                                                     const v1::CancelRequest* request,
+                                                     v1::CancelResponse* response) {
   auto unary = EventUnary::Make();
   auto job = JobOf(*context, request->job());
   if (!job.ok()) {

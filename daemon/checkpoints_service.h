@@ -19,7 +19,8 @@ class CheckpointsService final : public v1::Checkpoints::CallbackService {
                                  v1::ListResponse* response) override;
   grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* context, const v1::GetRequest* request,
                                 v1::CheckpointInfo* response) override;
-  grpc::ServerUnaryReactor* QueryTensors(grpc::CallbackServerContext* context, const v1::QueryTensorsRequest* request,
+  grpc::ServerUnaryReactor* QueryTensors(grpc::CallbackServerContext* context,
+                                         const v1::QueryTensorsRequest* request,
                                          v1::QueryTensorsResponse* response) override;
   grpc::ServerWriteReactor<v1::ReadChunk>* Read(grpc::CallbackServerContext* context,
                                                 const v1::ReadRequest* request) override;
@@ -41,14 +42,18 @@ class CheckpointsService final : public v1::Checkpoints::CallbackService {
                                    v1::CancelResponse* response) override;
 
  private:
-  absl::StatusOr<std::shared_ptr<Job>> JobOf(const grpc::CallbackServerContext& context, const std::string& name);
-  absl::StatusOr<std::shared_ptr<Job>> JobOfAttempt(const grpc::CallbackServerContext& context, const std::string& attempt);
-  absl::StatusOr<FoundCheckpoint> Find(const grpc::CallbackServerContext& context, const v1::CheckpointName& name);
+  absl::StatusOr<std::shared_ptr<Job>> JobOf(const grpc::CallbackServerContext& context,
+                                             const std::string& name);
+  absl::StatusOr<std::shared_ptr<Job>> JobOfAttempt(const grpc::CallbackServerContext& context,
+                                                    const std::string& attempt);
+  absl::StatusOr<FoundCheckpoint> Find(const grpc::CallbackServerContext& context,
+                                       const v1::CheckpointName& name);
   absl::Status FillInfo(const Job& job, const v1::Decision& decision, v1::CheckpointInfo& info);
   absl::Status DeleteStep(const grpc::CallbackServerContext& context, const v1::DeleteRequest& request,
                           v1::DeleteResponse& response);
   absl::Status VerifyOne(const grpc::CallbackServerContext& context, const v1::VerifyRequest& request,
-                         const std::function<absl::Status(const v1::VerifyEvent&)>& tell, Cancellation& cancel);
+                         const std::function<absl::Status(const v1::VerifyEvent&)>& tell,
+                         Cancellation& cancel);
 
   ServerState& state_;
 };

@@ -23,17 +23,20 @@ absl::StatusOr<std::shared_ptr<ClientSession>> ClientSession::Make(Parts parts) 
   std::shared_ptr<ClientSession> session(new ClientSession(std::move(parts)));
   const Parts& own = session->parts_;
   if (own.hello.want != proto::Transfer::kWindow) {
-    auto pull = std::make_unique<PullPort>(own.peer.pid, own.pidfd.get(), own.hello.nonce_address, NonceOf(own.hello));
+    auto pull = std::make_unique<PullPort>(own.peer.pid, own.pidfd.get(), own.hello.nonce_address,
+                                           NonceOf(own.hello));
     const absl::Status works = pull->Check();
     if (works.ok()) {
       session->pull_port_ = std::move(pull);
       return session;
     }
     if (own.hello.want == proto::Transfer::kPull) {
-      return MakeError(absl::StatusCode::kFailedPrecondition, "PULL_REFUSED",
-                       absl::StrCat("The daemon cannot read this process's memory (", works.message(),
-                                    "). Use the window (KEEPSTEP_TRANSFER=window), or the same user and namespace for both."),
-                       "handoff");
+      return MakeError(
+          absl::StatusCode::kFailedPrecondition, "PULL_REFUSED",
+          absl::StrCat(
+              "The daemon cannot read this process's memory (", works.message(),
+              "). Use the window (KEEPSTEP_TRANSFER=window), or the same user and namespace for both."),
+          "handoff");
     }
   }
   auto window = SharedMemory::Make("keepstep-window", own.window_bytes, SharedMemory::Peer::kMayWrite);
@@ -44,7 +47,8 @@ absl::StatusOr<std::shared_ptr<ClientSession>> ClientSession::Make(Parts parts) 
 }
 
 std::shared_ptr<MemoryPort> ClientSession::port() {
-  MemoryPort* port = window_port_ != nullptr ? static_cast<MemoryPort*>(window_port_.get()) : pull_port_.get();
+  MemoryPort* port =
+      window_port_ != nullptr ? static_cast<MemoryPort*>(window_port_.get()) : pull_port_.get();
   return std::shared_ptr<MemoryPort>(shared_from_this(), port);
 }
 
@@ -55,7 +59,8 @@ void ClientSession::OnCopyDone(uint64_t id, int32_t error) {
 void ClientSession::OnDisconnected() {
   if (window_port_ == nullptr) return;
   window_port_->OnSessionEnded(MakeError(absl::StatusCode::kAborted, "TRAINER_LOST",
-                                         "The trainer's connection ended while its memory was being copied.", "copy"));
+                                         "The trainer's connection ended while its memory was being copied.",
+                                         "copy"));
 }
 
 void ClientSession::End(absl::Status why) {
@@ -75,7 +80,8 @@ bool ClientSession::ended() const {
 absl::Status ClientSession::Join(Membership membership) {
   std::lock_guard lock(mutex_);
   if (membership_.has_value()) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "ALREADY_OPEN", "This session has joined a job already.", "open");
+    return MakeError(absl::StatusCode::kFailedPrecondition, "ALREADY_OPEN",
+                     "This session has joined a job already.", "open");
   }
   builder_ = std::make_unique<RegistrationBuilder>(membership.mesh, membership.rank, membership.world_size);
   membership_ = std::move(membership);
@@ -87,10 +93,12 @@ std::optional<Membership> ClientSession::membership() const {
   return membership_;
 }
 
-absl::StatusOr<std::shared_ptr<const Registration>> ClientSession::Register(const v1::RegisterRequest& request) {
+absl::StatusOr<std::shared_ptr<const Registration>> ClientSession::Register(
+    const v1::RegisterRequest& request) {
   std::lock_guard lock(mutex_);
   if (builder_ == nullptr) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_OPEN", "Call Open before Register.", "register");
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_OPEN", "Call Open before Register.",
+                     "register");
   }
   auto previous = registrations_.empty() ? nullptr : registrations_.rbegin()->second;
   auto added = builder_->Add(request, previous);
@@ -107,10 +115,13 @@ std::shared_ptr<const Registration> ClientSession::registration() const {
 
 absl::StatusOr<std::shared_ptr<const Registration>> ClientSession::RegistrationOf(uint64_t generation) const {
   std::lock_guard lock(mutex_);
-  auto found = generation == 0 && !registrations_.empty() ? std::prev(registrations_.end()) : registrations_.find(generation);
+  auto found = generation == 0 && !registrations_.empty() ? std::prev(registrations_.end())
+                                                          : registrations_.find(generation);
   if (found == registrations_.end()) {
-    return MakeError(absl::StatusCode::kNotFound, "NOT_REGISTERED",
-                     absl::StrCat("Generation ", generation, " is not registered here. Register, then try again."), "register");
+    return MakeError(
+        absl::StatusCode::kNotFound, "NOT_REGISTERED",
+        absl::StrCat("Generation ", generation, " is not registered here. Register, then try again."),
+        "register");
   }
   return found->second;
 }

@@ -1,13 +1,14 @@
 // One client that has shaken hands: who it is, the pages, the way to its memory, what it has registered.
 //
-// Made by the handoff server; joins a job by Sessions.Open or only looks. Its pull or window port keeps the session alive
-// while a save or load uses it; after End() the port fails instead of reaching anyone's memory.
+// Made by the handoff server; joins a job by Sessions.Open or only looks. Its pull or window port keeps the
+// session alive while a save or load uses it; after End() the port fails instead of reaching anyone's memory.
 
 #ifndef KEEPSTEP_DAEMON_CLIENT_SESSION_H_
 #define KEEPSTEP_DAEMON_CLIENT_SESSION_H_
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -62,7 +63,8 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
     int64_t window_bytes = kDefaultWindowBytes;
   };
 
-  // Decides between pull and window. FAILED_PRECONDITION: the client insists on pull and the kernel refuses it.
+  // Decides between pull and window. FAILED_PRECONDITION: the client insists on pull and the kernel refuses
+  // it.
   static absl::StatusOr<std::shared_ptr<ClientSession>> Make(Parts parts);
 
   SessionId id() const { return parts_.id; }
@@ -73,12 +75,18 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   const std::string& directory() const { return parts_.directory; }
   SessionPages& pages() { return *parts_.pages; }
   FrameSocket& socket() { return *parts_.socket; }
-  proto::Transfer transfer() const { return window_.has_value() ? proto::Transfer::kWindow : proto::Transfer::kPull; }
+  proto::Transfer transfer() const {
+    return window_.has_value() ? proto::Transfer::kWindow : proto::Transfer::kPull;
+  }
   int window_fd() const { return window_.has_value() ? window_->fd() : -1; }
   int64_t window_bytes() const { return window_.has_value() ? parts_.window_bytes : 0; }
 
   std::shared_ptr<MemoryPort> port();
   void OnCopyDone(uint64_t id, int32_t error);
+
+  // Notices of one client are taken together: true for the first since NoticeTaken.
+  bool NoticeCame() { return !noticed_.exchange(true); }
+  void NoticeTaken() { noticed_ = false; }
 
   // The connection is gone: window transfers fail at once. Pull goes on while the process lives.
   void OnDisconnected();
@@ -91,7 +99,8 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   std::optional<Membership> membership() const;
 
   // ---- registrations ----
-  absl::StatusOr<std::shared_ptr<const Registration>> Register(const v1::RegisterRequest& request);  // as RegistrationBuilder
+  absl::StatusOr<std::shared_ptr<const Registration>> Register(
+      const v1::RegisterRequest& request);                   // as RegistrationBuilder
   std::shared_ptr<const Registration> registration() const;  // the newest; null: none
   // One of the newest few generations. 0: the newest. NOT_FOUND.
   absl::StatusOr<std::shared_ptr<const Registration>> RegistrationOf(uint64_t generation) const;
@@ -104,6 +113,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   std::unique_ptr<PullPort> pull_port_;
   std::unique_ptr<WindowPort> window_port_;
 
+  std::atomic<bool> noticed_{false};
   mutable std::mutex mutex_;
   bool ended_ = false;
   std::optional<Membership> membership_;

@@ -54,7 +54,8 @@ absl::StatusOr<storage::UniqueFd> TakeLock(const std::string& directory) {
   if (!lock.valid()) return Errno(path);
   if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     return absl::FailedPreconditionError(
-        absl::StrCat("another keepstepd holds ", path, ". Stop it, or give this one its own --state-dir and --socket-dir."));
+        absl::StrCat("another keepstepd holds ", path,
+                     ". Stop it, or give this one its own --state-dir and --socket-dir."));
   }
   return lock;
 }
@@ -112,7 +113,8 @@ absl::Status Daemon::Parts::StartStorage() {
   if (!opened.ok()) return opened.status();
   catalog = std::move(opened->catalog);
   trust_rosters = !opened->rebuilt;
-  if (opened->rebuilt) log.Warn("The catalog was damaged; it is rebuilt from storage.", {{"moved_to", opened->moved_to}});
+  if (opened->rebuilt)
+    log.Warn("The catalog was damaged; it is rebuilt from storage.", {{"moved_to", opened->moved_to}});
   return absl::OkStatus();
 }
 
@@ -121,8 +123,13 @@ void Daemon::Parts::StartJobs() {
   logic = std::make_unique<Executor>(kLogicThreads);
   calls = std::make_unique<Executor>(kCallThreads);
   auto end_session = [this](SessionId id, absl::Status why) { EndSession(id, std::move(why)); };
-  const JobServices services{.plane = plane.get(), .logic = logic.get(), .io = io.get(), .catalog = catalog.get(),
-                             .log = &log, .trust_rosters = trust_rosters, .end_session = end_session};
+  const JobServices services{.plane = plane.get(),
+                             .logic = logic.get(),
+                             .io = io.get(),
+                             .catalog = catalog.get(),
+                             .log = &log,
+                             .trust_rosters = trust_rosters,
+                             .end_session = end_session};
   jobs = std::make_unique<JobRegistry>(services, engine.engine.get(), spec.roots);
   checkpoints = std::make_unique<CheckpointCache>(plane->pool().buffer_bytes());
   attempts = std::make_unique<AttemptWriter>(plane.get(), catalog.get(), &log, spec.state_directory);
@@ -144,7 +151,8 @@ void Daemon::Parts::StartJobs() {
       auto changed = catalog->Reconcile(job->identity().path, *job->store());
       if (changed.ok() && *changed == 0) return;
       log.Info("catalog reconciled with storage",
-               {{"job", job->label()}, {"rows", changed.ok() ? absl::StrCat(*changed) : std::string(changed.status().message())}});
+               {{"job", job->label()},
+                {"rows", changed.ok() ? absl::StrCat(*changed) : std::string(changed.status().message())}});
     });
   }
 }
@@ -190,12 +198,14 @@ void Daemon::Parts::EndSession(SessionId id, absl::Status why) {
 
 absl::Status Daemon::Parts::Admit() {
   if (!state.draining) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kUnavailable, "DRAINING", "keepstepd is shutting down. Connect again after its restart.", "handoff");
+  return MakeError(absl::StatusCode::kUnavailable, "DRAINING",
+                   "keepstepd is shutting down. Connect again after its restart.", "handoff");
 }
 
 void Daemon::Parts::OnNotify(ClientSession& session) {
   const auto member = session.membership();
-  if (member.has_value() && member->training) member->job->LookAtVerdicts(session.id());
+  if (!member.has_value() || !member->training || !session.NoticeCame()) return;
+  member->job->LookAtVerdicts(session.id());
 }
 
 void Daemon::Parts::OnLost(ClientSession& session) {
@@ -210,7 +220,8 @@ void Daemon::Parts::OnLost(ClientSession& session) {
 void Daemon::Parts::OnDead(ClientSession& session) {
   const auto member = session.membership();
   if (member.has_value() && member->training) member->job->SessionGone(session.id(), true);
-  sessions.Remove(session.id(), MakeError(absl::StatusCode::kAborted, "TRAINER_DIED", "The trainer's process has ended.", "copy"));
+  sessions.Remove(session.id(), MakeError(absl::StatusCode::kAborted, "TRAINER_DIED",
+                                          "The trainer's process has ended.", "copy"));
 }
 
 Daemon::Parts::~Parts() {
@@ -221,7 +232,8 @@ Daemon::Parts::~Parts() {
     last = std::move(handoff);
   }
   last = nullptr;  // without the lock: its thread may be in EndSession
-  for (const auto& session : sessions.All()) sessions.Remove(session->id(), absl::UnavailableError("The daemon stops."));
+  for (const auto& session : sessions.All())
+    sessions.Remove(session->id(), absl::UnavailableError("The daemon stops."));
   if (server != nullptr) server->Shutdown(std::chrono::system_clock::now() + kCallsLimit);
   calls = nullptr;
   server = nullptr;
@@ -250,7 +262,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonSpec& spec) {
   parts->StartJobs();
   if (absl::Status status = parts->StartServing(); !status.ok()) return status;
   parts->log.Info(absl::StrCat("keepstepd ", kVersion, " serves ", parts->address),
-                  {{"io_engine", parts->engine.name}, {"why", parts->engine.reason},
+                  {{"io_engine", parts->engine.name},
+                   {"why", parts->engine.reason},
                    {"pool_limit", HumanBytes(parts->plane->pool().stats().limit_bytes)}});
   return std::unique_ptr<Daemon>(new Daemon(std::move(parts)));
 }

@@ -1,7 +1,9 @@
 // One keepstepd: everything wired, started in order, stopped by its destructor.
 //
-//   1. The state directory's lock is taken: one daemon per state directory. Stale sockets are replaced only with it held.
-//   2. I/O engine, staging pool, catalog; then the jobs beneath the roots and in the journal, each settling what it finds.
+//   1. The state directory's lock is taken: one daemon per state directory. Stale sockets are replaced only with
+//      it held.
+//   2. I/O engine, staging pool, catalog; then the jobs beneath the roots and in the journal, each settling what
+//      it finds.
 //   3. Handoff and gRPC sockets; a timer feeds ticks, heartbeats and looks at the clients' pages.
 // The destructor stops in reverse; saves that are not decided stay in the journal.
 
@@ -34,7 +36,8 @@ struct DaemonSpec {
 
 class Daemon {
  public:
-  // FAILED_PRECONDITION: another daemon holds the state directory; INVALID_ARGUMENT: a bad spec; errors of the system.
+  // FAILED_PRECONDITION: another daemon holds the state directory; INVALID_ARGUMENT: a bad spec; errors of
+  // the system.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonSpec& spec);
   ~Daemon();
   Daemon(const Daemon&) = delete;

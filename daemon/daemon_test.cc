@@ -1,5 +1,5 @@
-// The whole daemon over its real sockets: two ranks in this process save and load, by pull and by window; errors as callers
-// see them.
+// The whole daemon over its real sockets: two ranks in this process save and load, by pull and by window;
+// errors as callers see them.
 
 #include "daemon/daemon.h"
 
@@ -36,7 +36,8 @@ class DaemonTest : public testing::Test {
   }
 
   DaemonSpec Spec() const {
-    DaemonSpec spec{.socket_directory = home_, .state_directory = home_ + "/state", .roots = {home_ + "/root"}};
+    DaemonSpec spec{
+        .socket_directory = home_, .state_directory = home_ + "/state", .roots = {home_ + "/root"}};
     spec.pool_bytes = 64 << 20;
     return spec;
   }
@@ -47,7 +48,8 @@ class DaemonTest : public testing::Test {
   }
   std::string Job() const { return home_ + "/root/job"; }
 
-  std::unique_ptr<TestClient> Client(const std::string& directory, proto::Transfer want = proto::Transfer::kAuto) {
+  std::unique_ptr<TestClient> Client(const std::string& directory,
+                                     proto::Transfer want = proto::Transfer::kAuto) {
     auto client = TestClient::Connect(home_, directory, want);
     EXPECT_TRUE(client.ok()) << client.status();
     return client.ok() ? *std::move(client) : nullptr;
@@ -66,7 +68,8 @@ std::vector<float> Ramp(size_t count, float first) {
 constexpr int64_t kRows = 1000;
 
 // Ranks 0 and 1 with the halves of one tensor save `step`; both must hear COMMITTED.
-void SaveHalves(TestClient& a, TestClient& b, std::vector<float>& low, std::vector<float>& high, int64_t step) {
+void SaveHalves(TestClient& a, TestClient& b, std::vector<float>& low, std::vector<float>& high,
+                int64_t step) {
   ASSERT_TRUE(a.Register(1, low, 0, kRows).ok());
   ASSERT_TRUE(b.Register(1, high, static_cast<int64_t>(low.size()), kRows).ok());
   auto other = std::async(std::launch::async, [&] { return b.SaveAndSeal(1, step, 1); });
@@ -117,7 +120,9 @@ TEST_P(Transfers, TwoRanksSaveAndAnotherLayoutLoads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Both, Transfers, testing::Values(proto::Transfer::kPull, proto::Transfer::kWindow),
-                         [](const auto& info) { return info.param == proto::Transfer::kPull ? "Pull" : "Window"; });
+                         [](const auto& info) {
+                           return info.param == proto::Transfer::kPull ? "Pull" : "Window";
+                         });
 
 // A committed step must outlive the daemon that wrote it.
 TEST_F(DaemonTest, RestartedDaemonStillHasTheStep) {
@@ -167,7 +172,8 @@ TEST_F(DaemonTest, GarbageFramesAreDroppedAndTheDaemonServes) {
 
 TEST_F(DaemonTest, DaemonPageCannotBeWrittenByTheClient) {
   auto client = Client(Job());
-  EXPECT_EQ(mmap(nullptr, proto::kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, client->daemon_page_fd(), 0), MAP_FAILED);
+  EXPECT_EQ(mmap(nullptr, proto::kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, client->daemon_page_fd(), 0),
+            MAP_FAILED);
   EXPECT_NE(ftruncate(client->daemon_page_fd(), 0), 0);
 }
 
@@ -188,7 +194,8 @@ TEST_F(DaemonTest, ErrorsCarryAReason) {
 
   grpc::ClientContext stranger;
   stranger.AddMetadata(proto::kTokenMetadataKey, std::string(32, '0'));
-  EXPECT_EQ(client->stub().Save(&stranger, request, &response).error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(client->stub().Save(&stranger, request, &response).error_code(),
+            grpc::StatusCode::UNAUTHENTICATED);
   EXPECT_FALSE(client->Open(2, 2).ok());
 }
 

@@ -1,4 +1,5 @@
-// Checks what this machine allows and says how to mend it. Blocks for a moment; changes nothing but a scratch file.
+// Checks what this machine allows and says how to mend it. Blocks for a moment; changes nothing but a scratch
+// file.
 
 #ifndef KEEPSTEP_DAEMON_DOCTOR_H_
 #define KEEPSTEP_DAEMON_DOCTOR_H_

@@ -22,7 +22,8 @@ absl::string_view LeadingReason(absl::string_view message) {
   size_t end = 0;
   while (end < message.size() && IsReasonByte(message[end])) ++end;
   constexpr size_t kShortest = 4;
-  return end >= kShortest && end < message.size() && message[end] == ':' ? message.substr(0, end) : absl::string_view();
+  return end >= kShortest && end < message.size() && message[end] == ':' ? message.substr(0, end)
+                                                                         : absl::string_view();
 }
 
 }  // namespace
@@ -38,7 +39,8 @@ absl::Status MakeError(absl::StatusCode code, absl::string_view reason, absl::st
 
 std::string ReasonOf(const absl::Status& status) {
   if (std::string given = Payload(status, kReasonUrl); !given.empty()) return given;
-  if (absl::string_view leading = LeadingReason(status.message()); !leading.empty()) return std::string(leading);
+  if (absl::string_view leading = LeadingReason(status.message()); !leading.empty())
+    return std::string(leading);
   return absl::StatusCodeToString(status.code());
 }
 

@@ -1,4 +1,5 @@
-// Threads for work that may block: storage operations, planning, calls that read checkpoints. And strands over them.
+// Threads for work that may block: storage operations, planning, calls that read checkpoints. And strands
+// over them.
 //
 // Thread-safe.
 
@@ -40,8 +41,8 @@ class Executor {
   std::vector<std::thread> threads_;
 };
 
-// Runs tasks one at a time, in the order in which they came, on an executor's threads. Tasks must not block for long.
-// The executor outlives it; tasks that wait when it is destroyed still run.
+// Runs tasks one at a time, in the order in which they came, on an executor's threads. Tasks must not block
+// for long. The executor outlives it; tasks that wait when it is destroyed still run.
 class Strand {
  public:
   explicit Strand(Executor* executor) : state_(std::make_shared<State>()), executor_(executor) {}

@@ -43,7 +43,8 @@ absl::StatusOr<ReceivedFrame> FrameSocket::Receive() {
   if (got < 0 && (errno == EAGAIN || errno == EINTR)) return absl::UnavailableError("nothing to read");
   if (got <= 0) return absl::OutOfRangeError("closed");
   frame.descriptors = Descriptors(message);
-  if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) return absl::InvalidArgumentError("a frame beyond the limits");
+  if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+    return absl::InvalidArgumentError("a frame beyond the limits");
   frame.bytes.resize(got);
   return frame;
 }
@@ -70,7 +71,8 @@ absl::Status FrameSocket::Send(absl::Span<const std::byte> frame, absl::Span<con
   }
 }
 
-absl::Status FrameSocket::SendCopy(uint64_t id, bool into_client, absl::Span<const proto::CopyEntry> entries) {
+absl::Status FrameSocket::SendCopy(uint64_t id, bool into_client,
+                                   absl::Span<const proto::CopyEntry> entries) {
   proto::Copy copy;
   copy.id = id;
   copy.into_client = into_client ? 1 : 0;

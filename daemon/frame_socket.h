@@ -30,8 +30,8 @@ class FrameSocket : public CopyFrameSink {
 
   int fd() const { return fd_.get(); }
 
-  // Never blocks. UNAVAILABLE: nothing there; OUT_OF_RANGE: the other side has closed; INVALID_ARGUMENT: too large a frame,
-  // or more descriptors than any frame may carry.
+  // Never blocks. UNAVAILABLE: nothing there; OUT_OF_RANGE: the other side has closed; INVALID_ARGUMENT: too
+  // large a frame, or more descriptors than any frame may carry.
   absl::StatusOr<ReceivedFrame> Receive();
 
   absl::Status Send(absl::Span<const std::byte> frame, absl::Span<const int> descriptors = {});

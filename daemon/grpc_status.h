@@ -1,4 +1,5 @@
-// An error as gRPC callers get it: canonical code, a sentence, and google.rpc.Status details with one ErrorInfo.
+// An error as gRPC callers get it: canonical code, a sentence, and google.rpc.Status details with one
+// ErrorInfo.
 
 #ifndef KEEPSTEP_DAEMON_GRPC_STATUS_H_
 #define KEEPSTEP_DAEMON_GRPC_STATUS_H_

@@ -24,13 +24,16 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kHelloLimit(10);
 constexpr int kPollMs = 1000;
+constexpr int kFramesAtOnce = 64;
 
 // What an epoll event is about: a connection's id and which of its two descriptors.
 constexpr uint64_t kListenerTag = 0, kWakeTag = 1;
 constexpr uint64_t SocketTag(uint64_t id) { return id << 1; }
 constexpr uint64_t PidTag(uint64_t id) { return id << 1 | 1; }
 
-absl::Status Errno(absl::string_view what) { return absl::UnavailableError(absl::StrCat(what, ": ", strerror(errno))); }
+absl::Status Errno(absl::string_view what) {
+  return absl::UnavailableError(absl::StrCat(what, ": ", strerror(errno)));
+}
 
 absl::Status Invalid(absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_FRAME", message, "handoff");
@@ -42,7 +45,8 @@ void Refuse(FrameSocket& socket, const absl::Status& status) {
   refused.code = static_cast<int32_t>(status.code());
   ReasonOf(status).copy(refused.reason, sizeof(refused.reason) - 1);
   std::string(status.message()).copy(refused.message, sizeof(refused.message) - 1);
-  socket.Send(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&refused), sizeof(refused))).IgnoreError();
+  socket.Send(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&refused), sizeof(refused)))
+      .IgnoreError();
 }
 
 absl::StatusOr<std::string> NewToken() {
@@ -59,12 +63,16 @@ absl::StatusOr<proto::Hello> ParseHello(const ReceivedFrame& frame) {
     return Invalid("The first frame is not a Hello.");
   }
   if (hello.header.version != proto::kHandoffVersion) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "UNSUPPORTED_VERSION",
-                     absl::StrCat("Handoff version ", hello.header.version, " is not spoken here, ", proto::kHandoffVersion,
-                                  " is. Install matching versions of client and daemon."), "handoff");
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, "UNSUPPORTED_VERSION",
+        absl::StrCat("Handoff version ", hello.header.version, " is not spoken here, ",
+                     proto::kHandoffVersion, " is. Install matching versions of client and daemon."),
+        "handoff");
   }
-  if (static_cast<uint8_t>(hello.want) > static_cast<uint8_t>(proto::Transfer::kWindow)) return Invalid("Unknown transfer.");
-  if (memchr(hello.directory, 0, sizeof(hello.directory)) == nullptr) return Invalid("The directory's name does not end.");
+  if (static_cast<uint8_t>(hello.want) > static_cast<uint8_t>(proto::Transfer::kWindow))
+    return Invalid("Unknown transfer.");
+  if (memchr(hello.directory, 0, sizeof(hello.directory)) == nullptr)
+    return Invalid("The directory's name does not end.");
   if (frame.descriptors.size() != (hello.has_directory != 0 ? 1u : 0u)) {
     return Invalid("A Hello carries the directory's descriptor, or none.");
   }
@@ -74,13 +82,15 @@ absl::StatusOr<proto::Hello> ParseHello(const ReceivedFrame& frame) {
 absl::Status CheckDirectory(int fd) {
   struct stat info;
   if (fstat(fd, &info) != 0 || !S_ISDIR(info.st_mode)) return Invalid("The descriptor is not a directory.");
-  if (fcntl(fd, F_GETFL) & O_PATH) return Invalid("The directory's descriptor must be open for reading, not O_PATH.");
+  if (fcntl(fd, F_GETFL) & O_PATH)
+    return Invalid("The directory's descriptor must be open for reading, not O_PATH.");
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HandoffServer>> HandoffServer::Start(const HandoffSpec& spec, HandoffEvents* events) {
+absl::StatusOr<std::unique_ptr<HandoffServer>> HandoffServer::Start(const HandoffSpec& spec,
+                                                                    HandoffEvents* events) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (spec.socket_path.size() >= sizeof(address.sun_path)) {
@@ -91,7 +101,8 @@ absl::StatusOr<std::unique_ptr<HandoffServer>> HandoffServer::Start(const Handof
   storage::UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   storage::UniqueFd wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!listener.valid() || !epoll.valid() || !wake.valid()) return Errno("handoff socket");
-  if (bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) return Errno(spec.socket_path);
+  if (bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+    return Errno(spec.socket_path);
   if (chmod(spec.socket_path.c_str(), 0660) != 0) return Errno(spec.socket_path);
   if (listen(listener.get(), 1024) != 0) return Errno(spec.socket_path);
   std::unique_ptr<HandoffServer> server(
@@ -105,7 +116,11 @@ absl::StatusOr<std::unique_ptr<HandoffServer>> HandoffServer::Start(const Handof
 
 HandoffServer::HandoffServer(const HandoffSpec& spec, HandoffEvents* events, storage::UniqueFd listener,
                              storage::UniqueFd epoll, storage::UniqueFd wake)
-    : spec_(spec), events_(events), listener_(std::move(listener)), epoll_(std::move(epoll)), wake_(std::move(wake)) {}
+    : spec_(spec),
+      events_(events),
+      listener_(std::move(listener)),
+      epoll_(std::move(epoll)),
+      wake_(std::move(wake)) {}
 
 HandoffServer::~HandoffServer() {
   {
@@ -162,13 +177,16 @@ void HandoffServer::Accept() {
     if (!fd.valid()) return;
     auto socket = std::make_shared<FrameSocket>(std::move(fd));
     if (static_cast<int>(connections_.size()) >= spec_.max_connections) {
-      Refuse(*socket, MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_SESSIONS",
-                                absl::StrCat("The daemon serves ", spec_.max_connections, " sessions already."), "handoff"));
+      Refuse(*socket,
+             MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_SESSIONS",
+                       absl::StrCat("The daemon serves ", spec_.max_connections, " sessions already."),
+                       "handoff"));
       continue;
     }
     const uint64_t id = ++next_id_;  // from 2: the tags of 0 and 1 are taken
     if (!Watch(socket->fd(), SocketTag(id)).ok()) continue;
-    connections_[id] = {.socket = std::move(socket), .session = nullptr, .hello_by = Clock::now() + kHelloLimit};
+    connections_[id] = {
+        .socket = std::move(socket), .session = nullptr, .hello_by = Clock::now() + kHelloLimit};
   }
 }
 
@@ -190,7 +208,7 @@ void HandoffServer::ForgetRequested() {
 }
 
 void HandoffServer::OnReadable(uint64_t id) {
-  for (;;) {
+  for (int taken = 0; taken < kFramesAtOnce; ++taken) {  // then the others' turn
     auto found = connections_.find(id);
     if (found == connections_.end() || found->second.socket == nullptr) return;
     auto frame = found->second.socket->Receive();
@@ -238,7 +256,8 @@ absl::Status HandoffServer::OnHello(Connection& connection, uint64_t id, Receive
   if (absl::Status status = events_->Admit(); !status.ok()) return status;
   ucred credentials{};
   socklen_t size = sizeof(credentials);
-  if (getsockopt(connection.socket->fd(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return Errno("SO_PEERCRED");
+  if (getsockopt(connection.socket->fd(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
+    return Errno("SO_PEERCRED");
   ClientSession::Parts parts;
   parts.id = id;
   parts.peer = {credentials.pid, credentials.uid, credentials.gid};
@@ -275,8 +294,8 @@ absl::Status HandoffServer::Welcome(Connection& connection, uint64_t id, ClientS
   welcome.window_bytes = static_cast<uint64_t>((*session)->window_bytes());
   std::vector<int> descriptors = {(*session)->pages().daemon_page_fd(), (*session)->pages().client_page_fd()};
   if ((*session)->window_fd() >= 0) descriptors.push_back((*session)->window_fd());
-  return connection.socket->Send(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&welcome), sizeof(welcome)),
-                                 descriptors);
+  return connection.socket->Send(
+      absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&welcome), sizeof(welcome)), descriptors);
 }
 
 void HandoffServer::Close(uint64_t id) {
@@ -305,7 +324,8 @@ void HandoffServer::Remove(uint64_t id) {
   auto found = connections_.find(id);
   if (found == connections_.end()) return;
   Connection& connection = found->second;
-  if (connection.session != nullptr) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.session->pidfd(), nullptr);
+  if (connection.session != nullptr)
+    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.session->pidfd(), nullptr);
   if (connection.socket != nullptr) {
     epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket->fd(), nullptr);
     connection.socket->Shutdown();

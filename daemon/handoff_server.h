@@ -1,9 +1,10 @@
 // The handoff socket's server (proto/handoff.h): one thread, epoll, bounded connections.
 //
-//   1. A connection has 10 s to say Hello. A frame of the wrong size, kind, magic or direction, or with descriptors that it must
-//      not carry, closes the connection it came on; nothing else happens.
+//   1. A connection has 10 s to say Hello. A frame of the wrong size, kind, magic or direction, or with descriptors
+//      that it must not carry, closes the connection it came on; nothing else happens.
 //   2. Hello → credentials (SO_PEERCRED), pidfd, pages, pull or window → Welcome, or Refused with code and reason.
-//   3. A closed connection is reported as lost; the pidfd stays watched until Forget, and its end is reported as death.
+//   3. A closed connection is reported as lost; the pidfd stays watched until Forget, and its end is reported as
+//      death.
 
 #ifndef KEEPSTEP_DAEMON_HANDOFF_SERVER_H_
 #define KEEPSTEP_DAEMON_HANDOFF_SERVER_H_
@@ -50,7 +51,8 @@ class HandoffServer {
   HandoffServer(const HandoffServer&) = delete;
   HandoffServer& operator=(const HandoffServer&) = delete;
 
-  // No longer watches the session's process; closes its connection. Any thread; does nothing for one that is not known.
+  // No longer watches the session's process; closes its connection. Any thread; does nothing for one that is
+  // not known.
   void Forget(SessionId session);
 
  private:
@@ -60,8 +62,8 @@ class HandoffServer {
     std::chrono::steady_clock::time_point hello_by;
   };
 
-  HandoffServer(const HandoffSpec& spec, HandoffEvents* events, storage::UniqueFd listener, storage::UniqueFd epoll,
-                storage::UniqueFd wake);
+  HandoffServer(const HandoffSpec& spec, HandoffEvents* events, storage::UniqueFd listener,
+                storage::UniqueFd epoll, storage::UniqueFd wake);
 
   void Run();
   void Accept();

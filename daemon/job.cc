@@ -18,7 +18,9 @@ uint64_t FreshSeed() {
 }
 
 int64_t UnixMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 }  // namespace
@@ -66,10 +68,12 @@ void Job::ReadCatalog() {
         if (row.job == path) started.journal.push_back({row.attempt, row.step, row.epoch});
       }
     } else {
-      self->services_.log->Warn("The journal cannot be read; saves in flight stay undecided until the next run claims the job.",
-                                {{"job", self->label()}, {"error", std::string(journal.status().message())}});
+      self->services_.log->Warn(
+          "The journal cannot be read; saves in flight stay undecided until the next run claims the job.",
+          {{"job", self->label()}, {"error", std::string(journal.status().message())}});
     }
     self->Post([started = std::move(started)](Job& job) {
+      if (job.stopped_) return;
       job.started_ = true;
       job.Feed(started);
       for (Event& event : std::exchange(job.before_start_, {})) job.Feed(std::move(event));
@@ -78,6 +82,7 @@ void Job::ReadCatalog() {
 }
 
 void Job::Feed(Event event) {
+  if (stopped_) return;
   if (!started_) {
     before_start_.push_back(std::move(event));
     return;
@@ -107,11 +112,13 @@ ShareProgress Job::ProgressOf(const Member& member, const Verdict& verdict) {
   return attempt == nullptr ? ShareProgress{} : attempt->ProgressOf(member.rank);
 }
 
-// ---- sessions -----------------------------------------------------------------------------------------------------
+// ---- sessions
+// -----------------------------------------------------------------------------------------------------
 
 void Job::Open(std::shared_ptr<ClientSession> session, const SessionOpened& opened,
                std::function<void(const AnswerOpen&, std::vector<v1::SaveStatus>)> done, Listener listener) {
-  Post([session = std::move(session), opened, done = std::move(done), listener = std::move(listener)](Job& job) {
+  Post([session = std::move(session), opened, done = std::move(done),
+        listener = std::move(listener)](Job& job) {
     Member& member = job.members_[opened.session];
     member.session = session;
     member.rank = opened.rank;
@@ -124,7 +131,12 @@ void Job::Open(std::shared_ptr<ClientSession> session, const SessionOpened& open
 
 void Job::SessionGone(SessionId session, bool dead) {
   Post([session, dead](Job& job) {
-    if (job.Find(session) == nullptr) return;
+    const absl::Status over =
+        MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session's process has ended.");
+    if (job.Find(session) == nullptr) {
+      job.services_.end_session(session, over);  // it never came to be open, or is closed already
+      return;
+    }
     if (!dead) {
       job.Feed(SessionLost{session});
       return;
@@ -135,7 +147,7 @@ void Job::SessionGone(SessionId session, bool dead) {
     if (member == nullptr) return;
     auto rank = job.ranks_.find(member->rank);
     if (rank != job.ranks_.end() && rank->second == session) job.ranks_.erase(rank);
-    job.tracker_.Forget(session, MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session's process has ended."));
+    job.tracker_.Forget(session, over);
     job.members_.erase(session);
   });
 }
@@ -146,7 +158,10 @@ void Job::Registered(SessionId session, uint64_t generation, std::string fingerp
 
 void Job::LookAtVerdicts(SessionId session) {
   Post([session](Job& job) {
-    if (Member* member = job.Find(session)) job.LookAtVerdicts(session, *member);
+    Member* member = job.Find(session);
+    if (member == nullptr) return;
+    member->session->NoticeTaken();
+    job.LookAtVerdicts(session, *member);
   });
 }
 
@@ -162,13 +177,15 @@ void Job::LookAtVerdicts(SessionId id, Member& member) {
   for (const VerdictSeen& one : seen) Feed(one);
 }
 
-// ---- saves --------------------------------------------------------------------------------------------------------
+// ---- saves
+// --------------------------------------------------------------------------------------------------------
 
 void Job::Save(SessionId session, SaveArgs args, std::function<void(absl::StatusOr<v1::SaveResponse>)> done) {
   Post([session, args = std::move(args), done = std::move(done)](Job& job) {
     Member* member = job.Find(session);
     if (member == nullptr || !member->open) {
-      done(MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session is over. Open a new one.", "accept"));
+      done(MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session is over. Open a new one.",
+                     "accept"));
       return;
     }
     const SaveRequested event{session, args.number, args.step, args.registration->generation, args.policy};
@@ -179,8 +196,8 @@ void Job::Save(SessionId session, SaveArgs args, std::function<void(absl::Status
   });
 }
 
-void Job::Wait(SessionId session, uint64_t number, int64_t step, SaveState state, std::function<void(uint64_t)> ticket,
-               SaveTracker::WaitDone done) {
+void Job::Wait(SessionId session, uint64_t number, int64_t step, SaveState state,
+               std::function<void(uint64_t)> ticket, SaveTracker::WaitDone done) {
   Post([=](Job& job) {
     const uint64_t got = number != 0 ? job.tracker_.Wait(session, number, state, done)
                                      : job.tracker_.WaitForStep(session, step, state, done);
@@ -200,13 +217,16 @@ void Job::StopWatching(uint64_t ticket) {
   Post([ticket](Job& job) { job.tracker_.Unwatch(ticket); });
 }
 
-// ---- others -------------------------------------------------------------------------------------------------------
+// ---- others
+// -------------------------------------------------------------------------------------------------------
 
-void Job::ResolveLoad(SessionId session, bool latest, int64_t step, std::function<void(const AnswerLoad&)> done) {
+void Job::ResolveLoad(SessionId session, bool latest, int64_t step,
+                      std::function<void(const AnswerLoad&)> done) {
   Post([=](Job& job) {
     if (job.Find(session) == nullptr) {
       AnswerLoad over;
-      over.failure = ToFailure(MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session is over. Open a new one."));
+      over.failure = ToFailure(
+          MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session is over. Open a new one."));
       done(over);
       return;
     }
@@ -273,8 +293,9 @@ void Job::EverySecond() {
       ++it;
       continue;
     }
-    it->second(MakeError(absl::StatusCode::kUnavailable, "NO_COMMON_STEP",
-                         "Some rank has not asked should_save yet. Is the job training, and does every rank call it?"));
+    it->second(MakeError(
+        absl::StatusCode::kUnavailable, "NO_COMMON_STEP",
+        "Some rank has not asked should_save yet. Is the job training, and does every rank call it?"));
     it = wishes_.erase(it);
   }
 }
@@ -302,7 +323,7 @@ void Job::Stop() {
   auto promise = std::make_shared<std::promise<std::map<std::string, std::shared_ptr<AttemptIo>>>>();
   auto future = promise->get_future();
   strand_.Post([self = shared_from_this(), promise] {
-    self->started_ = false;  // nothing more is decided here
+    self->stopped_ = true;  // nothing more is decided here
     self->members_.clear();
     self->ranks_.clear();
     promise->set_value(std::exchange(self->attempts_, {}));

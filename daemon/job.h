@@ -1,7 +1,9 @@
-// Drives one job: feeds its JobMachine (logic/job_machine.h) one event at a time and carries out what it answers.
+// Drives one job: feeds its JobMachine (logic/job_machine.h) one event at a time and carries out what it
+// answers.
 //
-// Everything of a job happens on its strand; only I/O runs elsewhere and comes back as events. Methods below post and return;
-// their callbacks run on the strand and must not block. Actions are carried out in the order in which the machine gave them.
+// Everything of a job happens on its strand; only I/O runs elsewhere and comes back as events. Methods below
+// post and return; their callbacks run on the strand and must not block. Actions are carried out in the order
+// in which the machine gave them.
 
 #ifndef KEEPSTEP_DAEMON_JOB_H_
 #define KEEPSTEP_DAEMON_JOB_H_
@@ -92,8 +94,8 @@ class Job : public std::enable_shared_from_this<Job> {
   // ---- saves ----
   void Save(SessionId session, SaveArgs args, std::function<void(absl::StatusOr<v1::SaveResponse>)> done);
   // `number` 0: by step. `ticket` (0: none) is for StopWaiting and is given before `done` can run.
-  void Wait(SessionId session, uint64_t number, int64_t step, SaveState state, std::function<void(uint64_t ticket)> ticket,
-            SaveTracker::WaitDone done);
+  void Wait(SessionId session, uint64_t number, int64_t step, SaveState state,
+            std::function<void(uint64_t ticket)> ticket, SaveTracker::WaitDone done);
   void StopWaiting(uint64_t ticket);
   void Watch(SessionId session, SaveTracker::Watcher watcher, std::function<void(uint64_t ticket)> ticket);
   void StopWatching(uint64_t ticket);
@@ -118,9 +120,9 @@ class Job : public std::enable_shared_from_this<Job> {
     bool open = false;
     std::function<void(const AnswerOpen&, std::vector<v1::SaveStatus>)> opened;
     Listener listener;
-    std::map<uint64_t, SaveArgs> saves;                                // asked for, not over
+    std::map<uint64_t, SaveArgs> saves;  // asked for, not over
     std::multimap<uint64_t, std::function<void(absl::StatusOr<v1::SaveResponse>)>> answers;
-    std::set<uint64_t> unsealed;                                       // whose verdict word is still to be seen
+    std::set<uint64_t> unsealed;  // whose verdict word is still to be seen
   };
 
   Job(const JobServices& services, JobIdentity identity, std::shared_ptr<storage::BlobStore> store);
@@ -170,7 +172,7 @@ class Job : public std::enable_shared_from_this<Job> {
   JobMachine machine_;
   bool feeding_ = false;
   std::deque<Event> events_;
-  bool started_ = false;
+  bool started_ = false, stopped_ = false;
   std::vector<Event> before_start_;  // what arrived before the catalog had been read
 
   PlanCache plans_;

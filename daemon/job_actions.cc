@@ -19,11 +19,13 @@ namespace {
 constexpr size_t kLoggedKept = 256;
 
 int64_t UnixMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
-absl::Status IndexCommit(storage::BlobStore& store, storage::Catalog& catalog, const std::string& job, int64_t step,
-                         const std::string& attempt) {
+absl::Status IndexCommit(storage::BlobStore& store, storage::Catalog& catalog, const std::string& job,
+                         int64_t step, const std::string& attempt) {
   const auto id = storage::ParseAttempt(attempt);
   if (!id.has_value()) return absl::InternalError(absl::StrCat(attempt, " is no attempt"));
   auto manifest = storage::LoadManifest(store, step, *id);
@@ -37,7 +39,8 @@ void Job::Carry(const Action& action) {
   std::visit([this](const auto& one) { Do(one); }, action);
 }
 
-// ---- sessions -----------------------------------------------------------------------------------------------------
+// ---- sessions
+// -----------------------------------------------------------------------------------------------------
 
 void Job::Do(const AnswerOpen& action) {
   Member* member = Find(action.session);
@@ -46,13 +49,15 @@ void Job::Do(const AnswerOpen& action) {
   if (action.failure.code != absl::StatusCode::kOk) {
     members_.erase(action.session);
     opened(action, {});
+    services_.end_session(action.session, FromFailure(action.failure));
     return;
   }
   member->open = true;
   auto [rank, joined] = ranks_.try_emplace(member->rank, action.session);
   if (!joined && rank->second != action.session) {
     const SessionId before = std::exchange(rank->second, action.session);
-    const absl::Status why = MakeError(absl::StatusCode::kAborted, "REPLACED", "The rank has opened a newer session.");
+    const absl::Status why =
+        MakeError(absl::StatusCode::kAborted, "REPLACED", "The rank has opened a newer session.");
     tracker_.Forget(before, why);
     members_.erase(before);
     services_.end_session(before, why);
@@ -66,7 +71,8 @@ void Job::Do(const AnswerOpen& action) {
     if (!IsOver(verdict.state)) member->unsealed.insert(verdict.number);
     unsettled.push_back(tracker_.Status(action.session, verdict, ProgressOf(*member, verdict)));
   }
-  services_.log->Info("session open", {{"job", label()}, {"rank", absl::StrCat(member->rank)},
+  services_.log->Info("session open", {{"job", label()},
+                                       {"rank", absl::StrCat(member->rank)},
                                        {"epoch", absl::StrCat(action.epoch)},
                                        {"pid", absl::StrCat(member->session->peer().pid)}});
   opened(action, std::move(unsettled));
@@ -79,8 +85,10 @@ void Job::Do(const MoveSession& action) {
 void Job::Do(const CloseSession& action) {
   Member* member = Find(action.session);
   if (member == nullptr) return;
-  services_.log->Info("session closed", {{"job", label()}, {"rank", absl::StrCat(member->rank)},
-                                         {"reason", action.failure.reason}, {"why", action.failure.message}});
+  services_.log->Info("session closed", {{"job", label()},
+                                         {"rank", absl::StrCat(member->rank)},
+                                         {"reason", action.failure.reason},
+                                         {"why", action.failure.message}});
   Listener listener = std::move(member->listener);
   auto opened = std::move(member->opened);
   std::vector<std::function<void(absl::StatusOr<v1::SaveResponse>)>> answers;
@@ -126,15 +134,18 @@ void Job::Do(const Drained& action) {
   for (auto& done : std::exchange(drains_, {})) done(action.undecided);
 }
 
-// ---- saves --------------------------------------------------------------------------------------------------------
+// ---- saves
+// --------------------------------------------------------------------------------------------------------
 
 void Job::Do(const AnswerSave& action) {
   Member* member = Find(action.session);
   if (member == nullptr) return;
   tracker_.Update(action.session, action.status, ProgressOf(*member, action.status));
   v1::SaveResponse response;
-  *response.mutable_status() = tracker_.Status(action.session, action.status, ProgressOf(*member, action.status));
-  for (const Verdict& verdict : action.earlier) *response.add_verdicts() = tracker_.Status(action.session, verdict, {});
+  *response.mutable_status() =
+      tracker_.Status(action.session, action.status, ProgressOf(*member, action.status));
+  for (const Verdict& verdict : action.earlier)
+    *response.add_verdicts() = tracker_.Status(action.session, verdict, {});
   member->session->pages().SetState(action.number, action.status.state);
   const auto [begin, end] = member->answers.equal_range(action.number);
   std::vector<std::function<void(absl::StatusOr<v1::SaveResponse>)>> answers;
@@ -177,8 +188,9 @@ void Job::Do(const MakePlan& action) {
     Member* member = Find(id);
     auto registration = member == nullptr ? nullptr : member->session->registration();
     if (registration == nullptr) {
-      Feed(PlanMade{action.attempt, MakeError(absl::StatusCode::kFailedPrecondition, "NOT_REGISTERED",
-                                              absl::StrCat("Rank ", rank, " has registered nothing."), "plan", rank)});
+      Feed(PlanMade{action.attempt,
+                    MakeError(absl::StatusCode::kFailedPrecondition, "NOT_REGISTERED",
+                              absl::StrCat("Rank ", rank, " has registered nothing."), "plan", rank)});
       return;
     }
     ranks.push_back({std::move(registration), member->session->port()});
@@ -204,11 +216,13 @@ void Job::Do(const StartRank& action) {
   const auto save = member == nullptr ? decltype(member->saves.begin()){} : member->saves.find(action.number);
   if (member == nullptr || save == member->saves.end() || attempt->plan() == nullptr) {
     Feed(RankIoFailed{action.attempt, action.rank, "copy",
-                      MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The rank's session ended before it was copied.")});
+                      MakeError(absl::StatusCode::kAborted, "SESSION_OVER",
+                                "The rank's session ended before it was copied.")});
     return;
   }
   const auto membership = member->session->membership();
-  attempt->StartRank(action.rank, member->session, membership.has_value() ? membership->world_size : 1, save->second);
+  attempt->StartRank(action.rank, member->session, membership.has_value() ? membership->world_size : 1,
+                     save->second);
 }
 
 void Job::Do(const WritePart& action) {
@@ -236,7 +250,8 @@ void Job::Do(const StopIo& action) {
   }
 }
 
-// ---- storage and catalog ------------------------------------------------------------------------------------------
+// ---- storage and catalog
+// ------------------------------------------------------------------------------------------
 
 void Job::Do(const DoStore& action) {
   services_.io->Submit([self = shared_from_this(), action] {
@@ -253,7 +268,8 @@ void Job::OnCatalog(uint64_t op, std::function<absl::Status()> work) {
 }
 
 void Job::Do(const PutJournal& action) {
-  AttemptIo::Context context{.plane = services_.plane, .io = services_.io, .store = store_, .cache_prefix = cache_prefix()};
+  AttemptIo::Context context{
+      .plane = services_.plane, .io = services_.io, .store = store_, .cache_prefix = cache_prefix()};
   context.on_strand = [weak = weak_from_this()](std::function<void()> task) {
     if (auto self = weak.lock()) self->Post([task = std::move(task)](Job&) { task(); });
   };
@@ -281,10 +297,12 @@ void Job::Do(const PutRoster& action) {
 
 void Job::Do(const RecordCommit& action) {
   OnCatalog(action.op, [this, self = shared_from_this(), action] {
-    absl::Status status = IndexCommit(*store_, *services_.catalog, identity_.path, action.step, action.attempt);
+    absl::Status status =
+        IndexCommit(*store_, *services_.catalog, identity_.path, action.step, action.attempt);
     if (!status.ok()) {
-      services_.log->Warn("A commit is not in the catalog; storage has it, and reindex mends it.",
-                          {{"job", label()}, {"step", absl::StrCat(action.step)}, {"error", std::string(status.message())}});
+      services_.log->Warn(
+          "A commit is not in the catalog; storage has it, and reindex mends it.",
+          {{"job", label()}, {"step", absl::StrCat(action.step)}, {"error", std::string(status.message())}});
     }
     return status;
   });
@@ -296,7 +314,8 @@ void Job::Do(const RecordGone& action) {
   });
 }
 
-// ---- the log ------------------------------------------------------------------------------------------------------
+// ---- the log
+// ------------------------------------------------------------------------------------------------------
 
 void Job::LogOutcome(const Verdict& verdict) {
   if (!IsOver(verdict.state)) return;
@@ -309,19 +328,24 @@ void Job::LogOutcome(const Verdict& verdict) {
     const double seconds =
         attempt == nullptr ? 0 : std::chrono::duration<double>(Clock::now() - attempt->started()).count();
     const int64_t bytes = attempt == nullptr ? 0 : attempt->TotalProgress().bytes_total;
-    services_.log->Info(absl::StrFormat("%s committed, %s in %.1f s", name, HumanBytes(bytes), seconds),
-                        {{"job", label()}, {"step", absl::StrCat(verdict.step)}, {"attempt", verdict.attempt}});
+    services_.log->Info(
+        absl::StrFormat("%s committed, %s in %.1f s", name, HumanBytes(bytes), seconds),
+        {{"job", label()}, {"step", absl::StrCat(verdict.step)}, {"attempt", verdict.attempt}});
     return;
   }
   const char* what = verdict.state == SaveState::kFailed      ? "failed"
                      : verdict.state == SaveState::kSkipped   ? "skipped"
                      : verdict.state == SaveState::kCancelled ? "cancelled"
                                                               : "superseded";
-  services_.log->Write(verdict.state == SaveState::kFailed ? Log::Level::kWarning : Log::Level::kInfo,
-                       absl::StrCat(name, " ", what, verdict.failure.message.empty() ? "" : ": ", verdict.failure.message),
-                       {{"job", label()}, {"step", absl::StrCat(verdict.step)}, {"attempt", verdict.attempt},
-                        {"rank", absl::StrCat(verdict.failure.rank)}, {"stage", verdict.failure.stage},
-                        {"reason", verdict.failure.reason}});
+  services_.log->Write(
+      verdict.state == SaveState::kFailed ? Log::Level::kWarning : Log::Level::kInfo,
+      absl::StrCat(name, " ", what, verdict.failure.message.empty() ? "" : ": ", verdict.failure.message),
+      {{"job", label()},
+       {"step", absl::StrCat(verdict.step)},
+       {"attempt", verdict.attempt},
+       {"rank", absl::StrCat(verdict.failure.rank)},
+       {"stage", verdict.failure.stage},
+       {"reason", verdict.failure.reason}});
 }
 
 }  // namespace keepstep::daemon

@@ -21,7 +21,8 @@ namespace {
 
 absl::Status NoSuchJob(absl::string_view name) {
   return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_JOB",
-                   absl::StrCat("There is no job '", name.substr(0, 200), "' here. `keepstep ls` shows those that you can see."));
+                   absl::StrCat("There is no job '", name.substr(0, 200),
+                                "' here. `keepstep ls` shows those that you can see."));
 }
 
 std::string Resolved(int directory_fd) {
@@ -46,7 +47,8 @@ bool IsJobName(absl::string_view name) {
 
 }  // namespace
 
-JobRegistry::JobRegistry(const JobServices& services, storage::IoEngine* engine, std::vector<std::string> roots)
+JobRegistry::JobRegistry(const JobServices& services, storage::IoEngine* engine,
+                         std::vector<std::string> roots)
     : services_(services), engine_(engine) {
   for (const std::string& root : roots) {
     char path[PATH_MAX];
@@ -64,7 +66,9 @@ void JobRegistry::OpenKnown() {
       struct stat info;
       if (stat(absl::StrCat(path, "/", storage::kEpochsDir).c_str(), &info) != 0) continue;
       auto job = Attach(OpenDirectory(path));
-      if (!job.ok()) services_.log->Warn("job not opened", {{"job", path}, {"error", std::string(job.status().message())}});
+      if (!job.ok())
+        services_.log->Warn("job not opened",
+                            {{"job", path}, {"error", std::string(job.status().message())}});
     }
     closedir(listing);
   }
@@ -73,25 +77,30 @@ void JobRegistry::OpenKnown() {
   for (const auto& row : *journal) {
     storage::UniqueFd directory = OpenDirectory(row.job);
     struct stat info;
-    const bool ours = directory.valid() && fstat(directory.get(), &info) == 0 && (info.st_uid == geteuid() || geteuid() == 0);
+    const bool ours = directory.valid() && fstat(directory.get(), &info) == 0 &&
+                      (info.st_uid == geteuid() || geteuid() == 0);
     if (ours && Attach(std::move(directory)).ok()) continue;
     std::lock_guard lock(mutex_);
-    if (detached_.insert(row.job).second) services_.log->Warn("job detached: its saves wait for a client", {{"job", row.job}});
+    if (detached_.insert(row.job).second)
+      services_.log->Warn("job detached: its saves wait for a client", {{"job", row.job}});
   }
 }
 
 absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd directory) {
   struct stat info;
   if (!directory.valid() || fstat(directory.get(), &info) != 0) {
-    return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_JOB", absl::StrCat("The directory cannot be opened: ", strerror(errno)));
+    return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_JOB",
+                     absl::StrCat("The directory cannot be opened: ", strerror(errno)));
   }
   std::lock_guard lock(mutex_);
   const auto key = std::make_pair(info.st_dev, info.st_ino);
   if (auto found = jobs_.find(key); found != jobs_.end()) return found->second;
   if (jobs_.size() >= kMaxJobs) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_JOBS", absl::StrCat("The daemon serves ", kMaxJobs, " jobs already."));
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_JOBS",
+                     absl::StrCat("The daemon serves ", kMaxJobs, " jobs already."));
   }
-  JobIdentity identity{.path = Resolved(directory.get()), .owner = info.st_uid, .device = info.st_dev, .inode = info.st_ino};
+  JobIdentity identity{
+      .path = Resolved(directory.get()), .owner = info.st_uid, .device = info.st_dev, .inode = info.st_ino};
   identity.label = LastPart(identity.path);
   identity.under_root = UnderRoot(identity.path);
   auto store = storage::FileStore::Start(std::move(directory), engine_, {});
@@ -104,8 +113,9 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
 
 absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Of(const ClientSession& session) {
   if (session.directory_fd() < 0) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "NO_DIRECTORY",
-                     "The session handed no directory over. Name the job, or open the session with its directory.");
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition, "NO_DIRECTORY",
+        "The session handed no directory over. Name the job, or open the session with its directory.");
   }
   auto job = Attach(storage::UniqueFd(fcntl(session.directory_fd(), F_DUPFD_CLOEXEC, 3)));
   if (job.ok() && !MaySee(**job, &session)) return NoSuchJob(session.directory());
@@ -115,7 +125,8 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Of(const ClientSession& sessio
 absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Find(absl::string_view name, const ClientSession* session) {
   if (name.empty()) {
     if (session == nullptr) {
-      return MakeError(absl::StatusCode::kInvalidArgument, "NO_JOB", "Name a job: this call carries no session.");
+      return MakeError(absl::StatusCode::kInvalidArgument, "NO_JOB",
+                       "Name a job: this call carries no session.");
     }
     return Of(*session);
   }
@@ -141,7 +152,8 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Find(absl::string_view name, c
   return NoSuchJob(name);
 }
 
-absl::StatusOr<std::shared_ptr<Job>> JobRegistry::FindOrMake(absl::string_view name, const ClientSession* session) {
+absl::StatusOr<std::shared_ptr<Job>> JobRegistry::FindOrMake(absl::string_view name,
+                                                             const ClientSession* session) {
   auto found = Find(name, session);
   if (found.ok() || !absl::IsNotFound(found.status()) || roots_.empty()) return found;
   if (!IsJobName(name)) {
@@ -150,7 +162,8 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::FindOrMake(absl::string_view n
   }
   const std::string path = absl::StrCat(roots_.front(), "/", name);
   if (mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
-    return MakeError(absl::StatusCode::kPermissionDenied, "CANNOT_MAKE_JOB", absl::StrCat("mkdir ", path, ": ", strerror(errno)));
+    return MakeError(absl::StatusCode::kPermissionDenied, "CANNOT_MAKE_JOB",
+                     absl::StrCat("mkdir ", path, ": ", strerror(errno)));
   }
   return Find(name, session);
 }

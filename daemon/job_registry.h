@@ -1,8 +1,9 @@
-// The jobs that this daemon knows, each once: a directory's identity is its device and inode, whatever path leads there.
+// The jobs that this daemon knows, each once: a directory's identity is its device and inode, whatever path
+// leads there.
 //
-// Who may see a job: its owner (of the directory) and root; a caller without a session, only jobs beneath listed roots. To all others
-// a job looks missing. At start: every job beneath the roots, and those in the journal whose directory this uid
-// can open; the others stay detached until a client hands a descriptor over.
+// Who may see a job: its owner (of the directory) and root; a caller without a session, only jobs beneath
+// listed roots. To all others a job looks missing. At start: every job beneath the roots, and those in the
+// journal whose directory this uid can open; the others stay detached until a client hands a descriptor over.
 //
 // Thread-safe. Calls block for directory look-ups.
 
@@ -35,8 +36,8 @@ class JobRegistry {
   // Opens what the roots and the journal name. Failures are logged: one bad directory must not stop the rest.
   void OpenKnown();
 
-  // The job of the session's directory, started if it is new. FAILED_PRECONDITION: the session has none, or the
-  // store cannot hold checkpoints; NOT_FOUND: not this uid's.
+  // The job of the session's directory, started if it is new. FAILED_PRECONDITION: the session has none, or
+  // the store cannot hold checkpoints; NOT_FOUND: not this uid's.
   absl::StatusOr<std::shared_ptr<Job>> Of(const ClientSession& session);
 
   // By label or directory; empty: the session's. `session` may be null.

@@ -41,12 +41,15 @@ absl::Status CheckRenames(const v1::LoadRequest& request, const reshard::RankSha
   for (const auto& [from, to] : request.rename()) {
     if (names.contains(from)) continue;
     return MakeError(absl::StatusCode::kInvalidArgument, "RENAME",
-                     absl::StrCat("rename names '", from, "', which is not registered. It maps registered to stored names."), "load");
+                     absl::StrCat("rename names '", from,
+                                  "', which is not registered. It maps registered to stored names."),
+                     "load");
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Wanted> Select(const v1::LoadRequest& request, const reshard::RankShards& shards, const StoredCheckpoint& from) {
+absl::StatusOr<Wanted> Select(const v1::LoadRequest& request, const reshard::RankShards& shards,
+                              const StoredCheckpoint& from) {
   if (absl::Status status = CheckRenames(request, shards); !status.ok()) return status;
   Wanted wanted;
   for (const reshard::TensorShard& shard : shards.shards) {
@@ -54,10 +57,12 @@ absl::StatusOr<Wanted> Select(const v1::LoadRequest& request, const reshard::Ran
     if (request.only_size() > 0 && !Matches(request.only(), name)) continue;
     if (Matches(request.exclude(), name)) continue;
     reshard::TensorShard want = shard;
-    if (auto renamed = request.rename().find(name); renamed != request.rename().end()) want.meta.fqn = renamed->second;
+    if (auto renamed = request.rename().find(name); renamed != request.rename().end())
+      want.meta.fqn = renamed->second;
     const reshard::StoredTensor* stored = from.Find(want.meta.fqn);
     if (request.convert_dtype() && stored != nullptr && stored->meta.dtype != shard.meta.dtype) {
-      if (absl::Status status = CheckConversion(stored->meta.dtype, shard.meta.dtype); !status.ok()) return status;
+      if (absl::Status status = CheckConversion(stored->meta.dtype, shard.meta.dtype); !status.ok())
+        return status;
       want.meta.dtype = stored->meta.dtype;
     }
     wanted.registered_names.push_back(name);
@@ -74,11 +79,13 @@ absl::Status Explain(const absl::Status& status) {
                      absl::StrCat(message, " Use rename={…} or strict=False."), "plan");
   }
   if (!absl::IsFailedPrecondition(status)) return status;
-  const bool holes = absl::StrContains(message, "hole") || absl::StrContains(message, "cover") || absl::StrContains(message, "missing");
+  const bool holes = absl::StrContains(message, "hole") || absl::StrContains(message, "cover") ||
+                     absl::StrContains(message, "missing");
   return MakeError(status.code(), holes ? "MISSING_COVERAGE" : "SHAPE_MISMATCH", message, "plan");
 }
 
-void ListUnexpected(const Wanted& wanted, const reshard::RankShards& registered, const StoredCheckpoint& from, v1::LoadReport& report) {
+void ListUnexpected(const Wanted& wanted, const reshard::RankShards& registered, const StoredCheckpoint& from,
+                    v1::LoadReport& report) {
   absl::flat_hash_set<absl::string_view> known;
   for (const reshard::TensorShard& shard : wanted.shards) known.insert(shard.meta.fqn);
   for (const reshard::TensorShard& shard : registered.shards) known.insert(shard.meta.fqn);
@@ -90,9 +97,11 @@ void ListUnexpected(const Wanted& wanted, const reshard::RankShards& registered,
 
 }  // namespace
 
-absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint& from, const Registration& registration,
-                                        std::shared_ptr<MemoryPort> port, const v1::LoadRequest& request,
-                                        std::function<void(int64_t, int64_t)> progress, Cancellation& cancel) {
+absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint& from,
+                                        const Registration& registration, std::shared_ptr<MemoryPort> port,
+                                        const v1::LoadRequest& request,
+                                        std::function<void(int64_t, int64_t)> progress,
+                                        Cancellation& cancel) {
   const auto started = std::chrono::steady_clock::now();
   const StoredCheckpoint& stored = *from.source.from;
   auto wanted = Select(request, *registration.shards, stored);
@@ -100,9 +109,14 @@ absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint&
   auto plan = reshard::MakeLoadPlan(wanted->shards, [&](absl::string_view name) { return stored.Find(name); },
                                     {.allow_partial = !request.strict(), .stored_names = stored.names()});
   if (!plan.ok()) return Explain(plan.status());
-  LoadSpec spec{.store = from.source.store, .cache_prefix = from.source.cache_prefix, .from = from.source.from,
-                .wanted = wanted->shards, .buffer_addresses = registration.addresses, .plan = &*plan,
-                .port = std::move(port), .progress = std::move(progress)};
+  LoadSpec spec{.store = from.source.store,
+                .cache_prefix = from.source.cache_prefix,
+                .from = from.source.from,
+                .wanted = wanted->shards,
+                .buffer_addresses = registration.addresses,
+                .plan = &*plan,
+                .port = std::move(port),
+                .progress = std::move(progress)};
   if (request.convert_dtype()) spec.local_dtypes = wanted->local_dtypes;
   auto stats = RunLoad(plane, spec, cancel);
   if (!stats.ok()) return stats.status();
@@ -116,7 +130,8 @@ absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint&
   report.set_unique_bytes(stats->unique_bytes);
   report.set_read_bytes(stats->read_bytes);
   report.set_warm_bytes(stats->warm_bytes);
-  for (const reshard::Missing& missing : plan->missing) report.add_missing(wanted->registered_names[missing.shard]);
+  for (const reshard::Missing& missing : plan->missing)
+    report.add_missing(wanted->registered_names[missing.shard]);
   ListUnexpected(*wanted, *registration.shards, stored, report);
   report.set_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
   return report;

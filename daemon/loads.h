@@ -16,12 +16,15 @@
 
 namespace keepstep::daemon {
 
-// Fills what `request` selects of `registration`. Blocks. NOT_FOUND (MISSING_TENSORS, each with the closest stored name), FAILED_PRECONDITION
-// (SHAPE_MISMATCH: other shape or dtype; MISSING_COVERAGE: holes), INVALID_ARGUMENT (a rename of a name that is not
-// registered, a conversion that is not supported), errors of RunLoad.
-absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint& from, const Registration& registration,
-                                        std::shared_ptr<MemoryPort> port, const v1::LoadRequest& request,
-                                        std::function<void(int64_t done, int64_t total)> progress, Cancellation& cancel);
+// Fills what `request` selects of `registration`. Blocks. NOT_FOUND (MISSING_TENSORS, each with the closest
+// stored name), FAILED_PRECONDITION (SHAPE_MISMATCH: other shape or dtype; MISSING_COVERAGE: holes),
+// INVALID_ARGUMENT (a rename of a name that is not registered, a conversion that is not supported), errors of
+// RunLoad.
+absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint& from,
+                                        const Registration& registration, std::shared_ptr<MemoryPort> port,
+                                        const v1::LoadRequest& request,
+                                        std::function<void(int64_t done, int64_t total)> progress,
+                                        Cancellation& cancel);
 
 }  // namespace keepstep::daemon
 

@@ -42,7 +42,8 @@ void Log::Write(Level level, absl::string_view message, Fields fields) {
   const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   std::string line;
   if (format_ == Format::kJson) {
-    line = absl::StrCat("{\"time\":\"", time, "\",\"level\":\"", LevelName(level), "\",\"message\":", Quoted(message));
+    line = absl::StrCat("{\"time\":\"", time, "\",\"level\":\"", LevelName(level),
+                        "\",\"message\":", Quoted(message));
     for (const auto& [name, value] : fields) absl::StrAppend(&line, ",\"", name, "\":", Quoted(value));
     line += "}\n";
   } else {

@@ -1,6 +1,7 @@
 // The daemon's log: one line an event on stderr, as text or as JSON objects.
 //
-// Thread-safe; a line is written whole. Values are escaped, so that a client's names cannot forge lines. Secrets never come here.
+// Thread-safe; a line is written whole. Values are escaped, so that a client's names cannot forge lines.
+// Secrets never come here.
 
 #ifndef KEEPSTEP_DAEMON_LOG_H_
 #define KEEPSTEP_DAEMON_LOG_H_

@@ -39,7 +39,8 @@ std::string DefaultStateDirectory() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("keepstepd keeps training checkpoints: trainers hand their tensors over, it makes them durable.");
+  CLI::App app(
+      "keepstepd keeps training checkpoints: trainers hand their tensors over, it makes them durable.");
   DaemonSpec spec{.socket_directory = DefaultSocketDirectory(), .state_directory = DefaultStateDirectory()};
   std::string engine = "auto";
   int64_t drain_seconds = 120;
@@ -47,13 +48,20 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", keepstep::daemon::kVersion);
   app.add_option("--socket-dir", spec.socket_directory, "Where the sockets are")->capture_default_str();
   app.add_option("--state-dir", spec.state_directory, "Catalog, journal, spool")->capture_default_str();
-  app.add_option("--root", spec.roots, "A directory of jobs that callers without a session may reach (repeatable)");
-  app.add_option("--pool-bytes", spec.pool_bytes, "Most staging memory; 0: a quarter of the machine's")->check(CLI::NonNegativeNumber);
-  app.add_option("--io-engine", engine, "auto, uring or threads")->check(CLI::IsMember({"auto", "uring", "threads"}))->capture_default_str();
-  app.add_option("--drain-seconds", drain_seconds, "What saves in flight get after SIGTERM")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--root", spec.roots,
+                 "A directory of jobs that callers without a session may reach (repeatable)");
+  app.add_option("--pool-bytes", spec.pool_bytes, "Most staging memory; 0: a quarter of the machine's")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--io-engine", engine, "auto, uring or threads")
+      ->check(CLI::IsMember({"auto", "uring", "threads"}))
+      ->capture_default_str();
+  app.add_option("--drain-seconds", drain_seconds, "What saves in flight get after SIGTERM")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_flag("--log-json", log_json, "Log lines as JSON");
   CLI11_PARSE(app, argc, argv);
-  const std::map<std::string, Engine> engines = {{"auto", Engine::kAuto}, {"uring", Engine::kUring}, {"threads", Engine::kThreads}};
+  const std::map<std::string, Engine> engines = {
+      {"auto", Engine::kAuto}, {"uring", Engine::kUring}, {"threads", Engine::kThreads}};
   spec.io_engine = engines.at(engine);
   if (log_json) spec.log_format = keepstep::daemon::Log::Format::kJson;
 
@@ -75,6 +83,7 @@ int main(int argc, char** argv) {
   sigwait(&signals, &received);
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);  // a second one ends it at once
   const int32_t undecided = (*daemon)->Drain(std::chrono::seconds(drain_seconds));
-  if (undecided > 0) fprintf(stderr, "keepstepd: %d saves stay undecided; the next start settles them\n", undecided);
+  if (undecided > 0)
+    fprintf(stderr, "keepstepd: %d saves stay undecided; the next start settles them\n", undecided);
   return 0;
 }

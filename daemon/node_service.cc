@@ -22,8 +22,8 @@ std::string HealthOf(const JobView& view) {
   if (view.logic.recovering) return "recovering: settling what an earlier daemon left";
   if (view.logic.claiming) return "a new run is taking over";
   if (view.logic.world_size > 0 && !view.logic.sessions.empty() && !view.logic.missing_ranks.empty()) {
-    return absl::StrCat("waits for ", view.logic.missing_ranks.size(), " of ", view.logic.world_size, " ranks, first rank ",
-                        view.logic.missing_ranks.front());
+    return absl::StrCat("waits for ", view.logic.missing_ranks.size(), " of ", view.logic.world_size,
+                        " ranks, first rank ", view.logic.missing_ranks.front());
   }
   return "ok";
 }
@@ -52,7 +52,9 @@ absl::Status FillJob(Job& job, v1::JobStatus& out) {
   out.set_health(newest.ok() ? HealthOf(view) : std::string(newest.status().message()));
   out.set_ranks(static_cast<int32_t>(view.logic.sessions.size()));
   out.set_world_size(view.logic.world_size);
-  out.set_transfer(view.windowed == 0 ? (view.pulling == 0 ? "" : "pull") : view.pulling == 0 ? "window" : "mixed");
+  out.set_transfer(view.windowed == 0  ? (view.pulling == 0 ? "" : "pull")
+                   : view.pulling == 0 ? "window"
+                                       : "mixed");
   struct statvfs info {};
   if (statvfs(job.identity().path.c_str(), &info) == 0) {
     out.set_free_bytes(static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize));
@@ -81,7 +83,8 @@ void DrainAll(ServerState& state, std::function<void(int32_t)> done) {
   }
 }
 
-grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* context, const v1::StatusRequest* request,
+grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* context,
+                                              const v1::StatusRequest* request,
                                               v1::StatusResponse* response) {
   return RunUnary(context, state_.calls, [this, context, response]() -> absl::Status {
     auto session = OptionalSession(state_, *context);
@@ -102,7 +105,8 @@ grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* conte
     for (const auto& job : state_.jobs->VisibleTo(session->get())) {
       if (absl::Status status = FillJob(*job, *response->add_jobs()); !status.ok()) return status;
     }
-    const bool root = *session != nullptr && ((*session)->peer().uid == 0 || (*session)->peer().uid == geteuid());
+    const bool root =
+        *session != nullptr && ((*session)->peer().uid == 0 || (*session)->peer().uid == geteuid());
     for (const std::string& directory : root ? state_.jobs->Detached() : std::vector<std::string>()) {
       v1::JobStatus* job = response->add_jobs();
       job->set_job(directory.substr(directory.rfind('/') + 1));
@@ -114,7 +118,8 @@ grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* conte
   });
 }
 
-grpc::ServerUnaryReactor* NodeService::Doctor(grpc::CallbackServerContext* context, const v1::DoctorRequest* request,
+grpc::ServerUnaryReactor* NodeService::Doctor(grpc::CallbackServerContext* context,
+                                              const v1::DoctorRequest* request,
                                               v1::DoctorResponse* response) {
   return RunUnary(context, state_.calls, [this, response] {
     *response = Examine(state_);
@@ -122,7 +127,8 @@ grpc::ServerUnaryReactor* NodeService::Doctor(grpc::CallbackServerContext* conte
   });
 }
 
-grpc::ServerUnaryReactor* NodeService::Reindex(grpc::CallbackServerContext* context, const v1::ReindexRequest* request,
+grpc::ServerUnaryReactor* NodeService::Reindex(grpc::CallbackServerContext* context,
+                                               const v1::ReindexRequest* request,
                                                v1::ReindexResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto session = OptionalSession(state_, *context);
@@ -163,13 +169,14 @@ grpc::ServerUnaryReactor* NodeService::RequestSave(grpc::CallbackServerContext* 
   return unary.get();
 }
 
-grpc::ServerUnaryReactor* NodeService::Drain(grpc::CallbackServerContext* context, const v1::DrainRequest* request,
-                                             v1::DrainResponse* response) {
+grpc::ServerUnaryReactor* NodeService::Drain(grpc::CallbackServerContext* context,
+                                             const v1::DrainRequest* request, v1::DrainResponse* response) {
   auto unary = EventUnary::Make();
   auto session = RequireSession(state_, *context);
   absl::Status status = session.status();
   if (status.ok() && (*session)->peer().uid != 0 && (*session)->peer().uid != geteuid()) {
-    status = MakeError(absl::StatusCode::kPermissionDenied, "NOT_OPERATOR", "Only root and the daemon's own user may drain it.");
+    status = MakeError(absl::StatusCode::kPermissionDenied, "NOT_OPERATOR",
+                       "Only root and the daemon's own user may drain it.");
   }
   if (!status.ok()) {
     unary->End(status);

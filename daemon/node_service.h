@@ -24,7 +24,8 @@ class NodeService final : public v1::Node::CallbackService {
                                    v1::DoctorResponse* response) override;
   grpc::ServerUnaryReactor* Reindex(grpc::CallbackServerContext* context, const v1::ReindexRequest* request,
                                     v1::ReindexResponse* response) override;
-  grpc::ServerUnaryReactor* RequestSave(grpc::CallbackServerContext* context, const v1::RequestSaveRequest* request,
+  grpc::ServerUnaryReactor* RequestSave(grpc::CallbackServerContext* context,
+                                        const v1::RequestSaveRequest* request,
                                         v1::RequestSaveResponse* response) override;
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context, const v1::DrainRequest* request,
                                   v1::DrainResponse* response) override;

@@ -33,7 +33,8 @@ absl::StatusOr<SharedMemory> SharedMemory::Make(const char* name, int64_t size_b
   void* base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (base == MAP_FAILED) return Failed("mmap");
   SharedMemory memory(std::move(fd), absl::MakeSpan(static_cast<std::byte*>(base), size_bytes));
-  const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | (peer == Peer::kMayOnlyRead ? F_SEAL_FUTURE_WRITE : 0);
+  const int seals =
+      F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL | (peer == Peer::kMayOnlyRead ? F_SEAL_FUTURE_WRITE : 0);
   if (fcntl(memory.fd(), F_ADD_SEALS, seals) != 0) return Failed("F_ADD_SEALS");
   return memory;
 }
@@ -46,7 +47,8 @@ SharedMemory::~SharedMemory() {
 }
 
 absl::StatusOr<std::unique_ptr<SessionPages>> SessionPages::Make() {
-  auto daemon = SharedMemory::Make("keepstep-daemon-page", proto::kPageBytes, SharedMemory::Peer::kMayOnlyRead);
+  auto daemon =
+      SharedMemory::Make("keepstep-daemon-page", proto::kPageBytes, SharedMemory::Peer::kMayOnlyRead);
   if (!daemon.ok()) return daemon.status();
   auto client = SharedMemory::Make("keepstep-client-page", proto::kPageBytes, SharedMemory::Peer::kMayWrite);
   if (!client.ok()) return client.status();
@@ -64,7 +66,9 @@ void SessionPages::Wake() {
   syscall(SYS_futex, &daemon_->changes, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-void SessionPages::Beat(uint64_t monotonic_ns) { daemon_->heartbeat_ns.store(monotonic_ns, std::memory_order_release); }
+void SessionPages::Beat(uint64_t monotonic_ns) {
+  daemon_->heartbeat_ns.store(monotonic_ns, std::memory_order_release);
+}
 
 void SessionPages::AddProgress(int64_t bytes) {
   daemon_->progress_bytes.fetch_add(static_cast<uint64_t>(bytes), std::memory_order_release);

@@ -1,7 +1,8 @@
 // Memory that a session shares with its client: the two pages of proto/session_page.h, and the window.
 //
-// Every memfd is sealed against resizing before the client gets it, so neither side can end the other with SIGBUS; the daemon's page
-// also against writes from now on (F_SEAL_FUTURE_WRITE): the daemon's mapping, made before, is the only one that can change it.
+// Every memfd is sealed against resizing before the client gets it, so neither side can end the other with
+// SIGBUS; the daemon's page also against writes from now on (F_SEAL_FUTURE_WRITE): the daemon's mapping, made
+// before, is the only one that can change it.
 
 #ifndef KEEPSTEP_DAEMON_PAGES_H_
 #define KEEPSTEP_DAEMON_PAGES_H_
@@ -47,11 +48,11 @@ class SessionPages {
   int daemon_page_fd() const { return daemon_memory_.fd(); }
   int client_page_fd() const { return client_memory_.fd(); }
 
-  void Beat(uint64_t monotonic_ns);                      // no wake: nobody waits for a heartbeat
+  void Beat(uint64_t monotonic_ns);  // no wake: nobody waits for a heartbeat
   void AddProgress(int64_t bytes);
   void SetSaveAt(int64_t step);
-  void SetState(uint64_t number, SaveState state);       // never replaces a newer save's slot
-  void Release(uint64_t number, uint32_t group);         // never falls
+  void SetState(uint64_t number, SaveState state);  // never replaces a newer save's slot
+  void Release(uint64_t number, uint32_t group);    // never falls
   void ReleaseAll(uint64_t number);
 
   // What the client says of save `number`; kNone when its slot is not about that save.

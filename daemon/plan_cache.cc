@@ -19,7 +19,8 @@ absl::StatusOr<std::shared_ptr<const reshard::SavePlan>> Make(absl::Span<const P
   auto plan = reshard::MakeSavePlan(shards);
   if (!plan.ok()) {
     const bool undeclared = absl::StrContains(plan.status().message(), "replica");
-    return MakeError(plan.status().code(), undeclared ? "REPLICAS" : "LAYOUT", plan.status().message(), "plan");
+    return MakeError(plan.status().code(), undeclared ? "REPLICAS" : "LAYOUT", plan.status().message(),
+                     "plan");
   }
   return std::make_shared<const reshard::SavePlan>(*std::move(plan));
 }
@@ -38,7 +39,8 @@ absl::Status Check(const reshard::SavePlan& plan, absl::Span<const PlanRank> ran
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const reshard::SavePlan>> PlanCache::Get(absl::Span<const PlanRank> ranks,
-                                                                        bool check_replicas, Cancellation& cancel) {
+                                                                        bool check_replicas,
+                                                                        Cancellation& cancel) {
   std::string key;
   for (const PlanRank& rank : ranks) absl::StrAppend(&key, rank.registration->fingerprint, ";");
   std::shared_ptr<const reshard::SavePlan> plan;

@@ -26,10 +26,11 @@ struct PlanRank {
 
 class PlanCache {
  public:
-  // The plan of these ranks, in the order of ranks. With `check_replicas`, samples of declared replicas are compared unless they
-  // were before. Blocks (planning, reading memory). Errors of MakeSavePlan and CheckReplicas, with their reasons.
-  absl::StatusOr<std::shared_ptr<const reshard::SavePlan>> Get(absl::Span<const PlanRank> ranks, bool check_replicas,
-                                                               Cancellation& cancel);
+  // The plan of these ranks, in the order of ranks. With `check_replicas`, samples of declared replicas are
+  // compared unless they were before. Blocks (planning, reading memory). Errors of MakeSavePlan and
+  // CheckReplicas, with their reasons.
+  absl::StatusOr<std::shared_ptr<const reshard::SavePlan>> Get(absl::Span<const PlanRank> ranks,
+                                                               bool check_replicas, Cancellation& cancel);
 
  private:
   struct Entry {

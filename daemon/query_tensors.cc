@@ -27,7 +27,8 @@ v1::ExtentInfo ExtentOf(const StoredCheckpoint& from, const reshard::StoredBox& 
   return info;
 }
 
-absl::Status AddPlan(const StoredCheckpoint& from, const v1::QueryTensorsRequest& request, v1::QueryTensorsResponse& response) {
+absl::Status AddPlan(const StoredCheckpoint& from, const v1::QueryTensorsRequest& request,
+                     v1::QueryTensorsResponse& response) {
   auto mesh = proto::MeshFrom({}, 1);
   std::vector<reshard::TensorShard> wanted;
   for (const v1::Shard& shard : request.wanted()) {
@@ -53,7 +54,8 @@ absl::Status QueryTensors(const StoredCheckpoint& from, const v1::QueryTensorsRe
                           v1::QueryTensorsResponse& response) {
   const int page = request.page_size() == 0 ? kDefaultPage : request.page_size();
   if (page < 1 || page > kMaxPage) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "PAGE_SIZE", "page_size is 1..10000, or 0 for 1000.");
+    return MakeError(absl::StatusCode::kInvalidArgument, "PAGE_SIZE",
+                     "page_size is 1..10000, or 0 for 1000.");
   }
   std::optional<reshard::Box> within;
   if (request.has_box()) {

@@ -1,6 +1,8 @@
-// gRPC callback reactors in the three forms that the services need, so that a service method only decodes, calls, encodes.
+// gRPC callback reactors in the three forms that the services need, so that a service method only decodes,
+// calls, encodes.
 //
-// Each frees itself after the call. Finishing is once: the first end counts, and no response is touched after it.
+// Each frees itself after the call. Finishing is once: the first end counts, and no response is touched after
+// it.
 
 #ifndef KEEPSTEP_DAEMON_REACTORS_H_
 #define KEEPSTEP_DAEMON_REACTORS_H_
@@ -196,7 +198,8 @@ class EventStream : public grpc::ServerWriteReactor<Message> {
   std::shared_ptr<EventStream> self_;
 };
 
-// A stream written by a thread that blocks: bytes, progress. Nothing is lost if the caller gives up before Start.
+// A stream written by a thread that blocks: bytes, progress. Nothing is lost if the caller gives up before
+// Start.
 template <typename Message>
 class BlockingStream : public grpc::ServerWriteReactor<Message> {
  public:

@@ -34,7 +34,8 @@ absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Add(
 absl::Status RegistrationBuilder::Begin(const v1::RegisterRequest& request, const Registration* previous) {
   const uint64_t last = previous == nullptr ? 0 : previous->generation;
   if (request.generation() <= last) {
-    return Invalid("GENERATION", absl::StrCat("Generation ", request.generation(), " is not above ", last, ", the current one."));
+    return Invalid("GENERATION", absl::StrCat("Generation ", request.generation(), " is not above ", last,
+                                              ", the current one."));
   }
   open_ = true;
   generation_ = request.generation();
@@ -61,7 +62,8 @@ absl::Status RegistrationBuilder::Take(const v1::RegisterRequest& request) {
     auto found = by_name_.find(fqn);
     if (found == by_name_.end()) {
       return MakeError(absl::StatusCode::kNotFound, "NOT_REGISTERED",
-                       absl::StrCat("Tensor '", fqn, "' is not registered, so it cannot be removed."), "register");
+                       absl::StrCat("Tensor '", fqn, "' is not registered, so it cannot be removed."),
+                       "register");
     }
     const size_t hole = found->second;
     by_name_.erase(found);
@@ -82,11 +84,14 @@ absl::Status RegistrationBuilder::Take(const v1::RegisterRequest& request) {
 }
 
 absl::Status RegistrationBuilder::TakeBuffer(const v1::Buffer& buffer) {
-  if (!buffer.has_host()) return Invalid("BUFFER_KIND", absl::StrCat("Buffer ", buffer.id(), " says no kind of memory."));
+  if (!buffer.has_host())
+    return Invalid("BUFFER_KIND", absl::StrCat("Buffer ", buffer.id(), " says no kind of memory."));
   const uint64_t address = buffer.host().address();
   const int64_t size = buffer.host().size_bytes();
-  if (size < 0 || (size > 0 && address == 0) || static_cast<uint64_t>(size) > std::numeric_limits<uint64_t>::max() - address) {
-    return Invalid("BUFFER_RANGE", absl::StrCat("Buffer ", buffer.id(), ": ", size, " bytes at ", address, " is no memory."));
+  if (size < 0 || (size > 0 && address == 0) ||
+      static_cast<uint64_t>(size) > std::numeric_limits<uint64_t>::max() - address) {
+    return Invalid("BUFFER_RANGE",
+                   absl::StrCat("Buffer ", buffer.id(), ": ", size, " bytes at ", address, " is no memory."));
   }
   if (buffers_.size() >= kMaxShards) {
     return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_BUFFERS",
@@ -100,16 +105,17 @@ absl::Status RegistrationBuilder::TakeShard(const v1::Shard& from) {
   auto shard = proto::ShardFrom(from, mesh_, rank_, world_size_);
   if (!shard.ok()) return shard.status();
   if (!fresh_.insert(shard->meta.fqn).second) {
-    return Invalid("DUPLICATE_TENSOR",
-                   absl::StrCat("Tensor '", shard->meta.fqn, "' is registered twice; names are unique in a rank."));
+    return Invalid("DUPLICATE_TENSOR", absl::StrCat("Tensor '", shard->meta.fqn,
+                                                    "' is registered twice; names are unique in a rank."));
   }
   auto found = by_name_.find(shard->meta.fqn);
   boxes_ += shard->boxes.size();
   if (found != by_name_.end()) boxes_ -= shards_[found->second].boxes.size();
   if (shards_.size() >= kMaxShards || boxes_ > kMaxBoxes) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_TENSORS",
-                     absl::StrCat("A rank registers at most ", kMaxShards, " tensors of together ", kMaxBoxes, " boxes."),
-                     "register");
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, "TOO_MANY_TENSORS",
+        absl::StrCat("A rank registers at most ", kMaxShards, " tensors of together ", kMaxBoxes, " boxes."),
+        "register");
   }
   if (found != by_name_.end()) {
     shards_[found->second] = *std::move(shard);
@@ -131,7 +137,8 @@ absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Finish(
     auto memory = buffers_.find(shard.buffer);
     if (memory == buffers_.end()) {
       return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_BUFFER",
-                       absl::StrCat("Tensor '", shard.meta.fqn, "' lies in buffer ", shard.buffer, ", which is not registered."),
+                       absl::StrCat("Tensor '", shard.meta.fqn, "' lies in buffer ", shard.buffer,
+                                    ", which is not registered."),
                        "register");
     }
     absl::Status status = reshard::ValidateShard(shard, memory->second.size_bytes);

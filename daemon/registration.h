@@ -1,7 +1,8 @@
 // What one session has registered: buffers of its memory, and the shards that lie in them.
 //
-// A generation arrives in messages; it replaces the one before as a whole, when its last message has passed every check, or not
-// at all. A Registration is immutable, so that saves and loads under way keep the one that they began with.
+// A generation arrives in messages; it replaces the one before as a whole, when its last message has passed
+// every check, or not at all. A Registration is immutable, so that saves and loads under way keep the one
+// that they began with.
 
 #ifndef KEEPSTEP_DAEMON_REGISTRATION_H_
 #define KEEPSTEP_DAEMON_REGISTRATION_H_
@@ -41,12 +42,13 @@ class RegistrationBuilder {
   RegistrationBuilder(reshard::Mesh mesh, int32_t rank, int32_t world_size)
       : mesh_(std::move(mesh)), rank_(rank), world_size_(world_size) {}
 
-  // Takes one message; `previous` (may be null) is the session's registration. Returns the new one after the last message of its
-  // generation, else null. An error drops what came of the generation. INVALID_ARGUMENT: form, duplicates, limits,
-  // a generation that is not above the last; OUT_OF_RANGE: past a buffer; NOT_FOUND: a buffer or a removed name that is
-  // not registered; RESOURCE_EXHAUSTED: too many shards or boxes.
-  absl::StatusOr<std::shared_ptr<const Registration>> Add(const v1::RegisterRequest& request,
-                                                          const std::shared_ptr<const Registration>& previous);
+  // Takes one message; `previous` (may be null) is the session's registration. Returns the new one after the
+  // last message of its generation, else null. An error drops what came of the generation. INVALID_ARGUMENT:
+  // form, duplicates, limits, a generation that is not above the last; OUT_OF_RANGE: past a buffer;
+  // NOT_FOUND: a buffer or a removed name that is not registered; RESOURCE_EXHAUSTED: too many shards or
+  // boxes.
+  absl::StatusOr<std::shared_ptr<const Registration>> Add(
+      const v1::RegisterRequest& request, const std::shared_ptr<const Registration>& previous);
 
  private:
   struct Memory {

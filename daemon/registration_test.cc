@@ -101,16 +101,20 @@ TEST_P(BadRegistration, IsRefusedAndTheNextOneIsTaken) {
 INSTANTIATE_TEST_SUITE_P(
     All, BadRegistration,
     testing::Values(
-        Bad{"no_kind", absl::StatusCode::kInvalidArgument, [](auto& r) { r.mutable_buffers(0)->clear_host(); }},
+        Bad{"no_kind", absl::StatusCode::kInvalidArgument,
+            [](auto& r) { r.mutable_buffers(0)->clear_host(); }},
         Bad{"negative_size", absl::StatusCode::kInvalidArgument,
             [](auto& r) { r.mutable_buffers(0)->mutable_host()->set_size_bytes(-1); }},
         Bad{"wrapping_address", absl::StatusCode::kInvalidArgument,
-            [](auto& r) { r.mutable_buffers(0)->mutable_host()->set_address(std::numeric_limits<uint64_t>::max() - 8); }},
+            [](auto& r) {
+              r.mutable_buffers(0)->mutable_host()->set_address(std::numeric_limits<uint64_t>::max() - 8);
+            }},
         Bad{"null_address", absl::StatusCode::kInvalidArgument,
             [](auto& r) { r.mutable_buffers(0)->mutable_host()->set_address(0); }},
         Bad{"past_the_buffer", absl::StatusCode::kOutOfRange,
             [](auto& r) { r.mutable_buffers(0)->mutable_host()->set_size_bytes(39); }},
-        Bad{"unknown_buffer", absl::StatusCode::kNotFound, [](auto& r) { r.mutable_shards(0)->set_buffer_id(3); }},
+        Bad{"unknown_buffer", absl::StatusCode::kNotFound,
+            [](auto& r) { r.mutable_shards(0)->set_buffer_id(3); }},
         Bad{"duplicate", absl::StatusCode::kInvalidArgument, [](auto& r) { *r.add_shards() = r.shards(0); }},
         Bad{"overlapping_boxes", absl::StatusCode::kInvalidArgument,
             [](auto& r) {

@@ -51,7 +51,8 @@ bool SaveTracker::Update(SessionId session, const Verdict& verdict, const ShareP
   return true;
 }
 
-v1::SaveStatus SaveTracker::Status(SessionId session, const Verdict& verdict, const ShareProgress& progress) const {
+v1::SaveStatus SaveTracker::Status(SessionId session, const Verdict& verdict,
+                                   const ShareProgress& progress) const {
   v1::SaveStatus status;
   auto of_session = saves_.find(session);
   if (of_session != saves_.end()) {

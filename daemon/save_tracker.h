@@ -26,12 +26,13 @@ class SaveTracker {
   using WaitDone = std::function<void(const absl::StatusOr<v1::SaveStatus>&)>;
   using Watcher = std::function<void(const v1::SaveStatus&)>;
 
-  // Notes the state; later states replace earlier ones. Tells waiters and watchers. True when the state is news.
+  // Notes the state; later states replace earlier ones. Tells waiters and watchers. True when the state is
+  // news.
   bool Update(SessionId session, const Verdict& verdict, const ShareProgress& progress);
   v1::SaveStatus Status(SessionId session, const Verdict& verdict, const ShareProgress& progress) const;
 
-  // Calls `done` once, when the save has reached `state` or is over; at once if it has. NOT_FOUND: an unknown save. A ticket to
-  // Unwait with, 0 when `done` has run.
+  // Calls `done` once, when the save has reached `state` or is over; at once if it has. NOT_FOUND: an unknown
+  // save. A ticket to Unwait with, 0 when `done` has run.
   uint64_t Wait(SessionId session, uint64_t number, SaveState state, WaitDone done);
   uint64_t WaitForStep(SessionId session, int64_t step, SaveState state, WaitDone done);
   void Unwait(uint64_t ticket);  // `done` is dropped uncalled

@@ -40,7 +40,8 @@ TEST(SaveTracker, DecidedStatesStay) {
 TEST(SaveTracker, UnknownSavesAndForgottenSessionsAnswer) {
   SaveTracker tracker;
   absl::Status heard;
-  EXPECT_EQ(tracker.Wait(1, 5, SaveState::kCommitted, [&](const auto& status) { heard = status.status(); }), 0u);
+  EXPECT_EQ(tracker.Wait(1, 5, SaveState::kCommitted, [&](const auto& status) { heard = status.status(); }),
+            0u);
   EXPECT_EQ(heard.code(), absl::StatusCode::kNotFound);
   tracker.Update(1, Of(1, SaveState::kAccepted), {});
   tracker.WaitForStep(1, 10, SaveState::kCommitted, [&](const auto& status) { heard = status.status(); });

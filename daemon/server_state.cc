@@ -19,7 +19,8 @@ absl::StatusOr<std::shared_ptr<ClientSession>> OptionalSession(const ServerState
   if (token == metadata.end()) return std::shared_ptr<ClientSession>();
   auto session = state.sessions->ByToken(absl::string_view(token->second.data(), token->second.size()));
   if (session == nullptr) {
-    return Unauthenticated("The session is not known here: it is over, or the daemon has restarted. Shake hands again.");
+    return Unauthenticated(
+        "The session is not known here: it is over, or the daemon has restarted. Shake hands again.");
   }
   return session;
 }

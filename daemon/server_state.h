@@ -43,7 +43,8 @@ struct ServerState {
   std::function<void(SessionId, absl::Status)> end_session;
 };
 
-// The session that the call's token names. UNAUTHENTICATED: no token, or an unknown one (a daemon that has restarted).
+// The session that the call's token names. UNAUTHENTICATED: no token, or an unknown one (a daemon that has
+// restarted).
 absl::StatusOr<std::shared_ptr<ClientSession>> RequireSession(const ServerState& state,
                                                               const grpc::CallbackServerContext& context);
 // Null without a token; UNAUTHENTICATED for an unknown one.

@@ -6,9 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/error.h"
-#include "daemon/loads.h"
-#include "daemon/read_box.h"
 #include "daemon/reactors.h"
+#include "daemon/read_box.h"
 #include "daemon/version.h"
 #include "proto/convert.h"
 #include "storage/attempt.h"
@@ -19,7 +18,6 @@ namespace {
 constexpr int64_t kMaxExtraBytes = 1 << 20;
 constexpr int kMaxExtras = 1024, kMaxMetrics = 256, kMaxTags = 64;
 constexpr size_t kMaxNameBytes = 255;
-constexpr size_t kRunsKept = 1024;
 
 absl::Status Invalid(absl::string_view reason, absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, reason, message);
@@ -29,12 +27,18 @@ absl::StatusOr<Membership> MembershipFrom(const v1::OpenRequest& request, std::s
   auto mesh = proto::MeshFrom(request.mesh(), request.world_size());
   if (!mesh.ok()) return mesh.status();
   if (request.rank() < 0 || request.rank() >= request.world_size()) {
-    return Invalid("RANK", absl::StrCat("Rank ", request.rank(), " is not in a world of ", request.world_size(), "."));
+    return Invalid(
+        "RANK", absl::StrCat("Rank ", request.rank(), " is not in a world of ", request.world_size(), "."));
   }
   if (request.run().size() > kMaxNameBytes) return Invalid("RUN", "The run's name is too long.");
-  if (request.mode() != v1::OpenRequest::TRAIN && request.mode() != v1::OpenRequest::READ) return Invalid("MODE", "Unknown mode.");
-  return Membership{.job = std::move(job), .training = request.mode() == v1::OpenRequest::TRAIN, .rank = request.rank(),
-                    .world_size = request.world_size(), .mesh = *std::move(mesh), .run = request.run()};
+  if (request.mode() != v1::OpenRequest::TRAIN && request.mode() != v1::OpenRequest::READ)
+    return Invalid("MODE", "Unknown mode.");
+  return Membership{.job = std::move(job),
+                    .training = request.mode() == v1::OpenRequest::TRAIN,
+                    .rank = request.rank(),
+                    .world_size = request.world_size(),
+                    .mesh = *std::move(mesh),
+                    .run = request.run()};
 }
 
 v1::SessionEvent OpenedEvent(const Job& job, int64_t epoch, std::vector<v1::SaveStatus> unsettled) {
@@ -63,41 +67,45 @@ absl::Status CheckSave(const v1::SaveRequest& request) {
     return Invalid("STEP", absl::StrCat("Step ", request.step(), " is not in 0..", storage::kMaxStep, "."));
   }
   if (!v1::BusyPolicy_IsValid(request.on_busy())) return Invalid("POLICY", "Unknown policy.");
-  if (request.extras_size() > kMaxExtras || request.metrics_size() > kMaxMetrics || request.tags_size() > kMaxTags) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_EXTRAS", "Too many extras, metrics or tags.", "accept");
+  if (request.extras_size() > kMaxExtras || request.metrics_size() > kMaxMetrics ||
+      request.tags_size() > kMaxTags) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_EXTRAS",
+                     "Too many extras, metrics or tags.", "accept");
   }
   int64_t bytes = 0;
   std::set<std::string> names;
   for (const v1::Extra& extra : request.extras()) {
     if (absl::Status status = reshard::ValidateTensorName(extra.name()); !status.ok()) return status;
-    if (!names.insert(extra.name()).second) return Invalid("DUPLICATE_EXTRA", absl::StrCat("Extra '", extra.name(), "' comes twice."));
-    if (!extra.splittable() && extra.items_size() != 1) return Invalid("EXTRA", "An extra that cannot be split has one item.");
+    if (!names.insert(extra.name()).second)
+      return Invalid("DUPLICATE_EXTRA", absl::StrCat("Extra '", extra.name(), "' comes twice."));
+    if (!extra.splittable() && extra.items_size() != 1)
+      return Invalid("EXTRA", "An extra that cannot be split has one item.");
     for (const std::string& item : extra.items()) bytes += static_cast<int64_t>(item.size());
   }
   if (bytes > kMaxExtraBytes) {
     return MakeError(absl::StatusCode::kResourceExhausted, "EXTRAS_TOO_LARGE",
-                     absl::StrCat("Extras of ", bytes, " bytes; a save takes 1 MiB of them. Register large state as tensors."), "accept");
+                     absl::StrCat("Extras of ", bytes,
+                                  " bytes; a save takes 1 MiB of them. Register large state as tensors."),
+                     "accept");
   }
   return absl::OkStatus();
 }
 
-SaveArgs ArgsFrom(const v1::SaveRequest& request, const Membership& member, std::shared_ptr<const Registration> registration) {
-  SaveArgs args{.number = request.number(), .step = request.step(), .policy = static_cast<BusyPolicy>(request.on_busy()),
+SaveArgs ArgsFrom(const v1::SaveRequest& request, const Membership& member,
+                  std::shared_ptr<const Registration> registration) {
+  SaveArgs args{.number = request.number(),
+                .step = request.step(),
+                .policy = static_cast<BusyPolicy>(request.on_busy()),
                 .registration = std::move(registration)};
   for (const v1::Extra& extra : request.extras()) {
-    args.extras.push_back({.name = extra.name(), .coordinate = CoordinateOf(member.mesh, member.rank),
-                           .splittable = extra.splittable(), .items = {extra.items().begin(), extra.items().end()}});
+    args.extras.push_back({.name = extra.name(),
+                           .coordinate = CoordinateOf(member.mesh, member.rank),
+                           .splittable = extra.splittable(),
+                           .items = {extra.items().begin(), extra.items().end()}});
   }
   args.metrics.insert(request.metrics().begin(), request.metrics().end());
   args.tags.assign(request.tags().begin(), request.tags().end());
   return args;
-}
-
-v1::LoadEvent NothingFound(int64_t epoch) {
-  v1::LoadEvent event;
-  event.mutable_report()->set_found(false);
-  event.mutable_report()->set_epoch(epoch);
-  return event;
 }
 
 }  // namespace
@@ -124,12 +132,17 @@ grpc::ServerWriteReactor<v1::SessionEvent>* SessionsService::Open(grpc::Callback
       return;
     }
     if (!training) {
-      stream->WhenGone([this, id = session->id()] { state_.end_session(id, absl::CancelledError("The reader has gone.")); });
+      stream->WhenGone([this, id = session->id()] {
+        state_.end_session(id, absl::CancelledError("The reader has gone."));
+      });
       stream->Push(OpenedEvent(**job, 0, {}));
       return;
     }
-    SessionOpened opened{.session = session->id(), .rank = request.rank(), .world_size = request.world_size(),
-                         .epoch = request.epoch(), .saves_issued = request.saves_issued()};
+    SessionOpened opened{.session = session->id(),
+                         .rank = request.rank(),
+                         .world_size = request.world_size(),
+                         .epoch = request.epoch(),
+                         .saves_issued = request.saves_issued()};
     std::copy(request.nonce().begin(), request.nonce().end(), opened.nonce.begin());
     stream->WhenGone([job = *job, id = session->id()] { job->SessionGone(id, false); });
     (*job)->Open(
@@ -156,7 +169,8 @@ grpc::ServerWriteReactor<v1::SessionEvent>* SessionsService::Open(grpc::Callback
 }
 
 grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext* context,
-                                                    const v1::RegisterRequest* request, v1::RegisterResponse* response) {
+                                                    const v1::RegisterRequest* request,
+                                                    v1::RegisterResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto session = RequireMember(state_, *context);
     if (!session.ok()) return session.status();
@@ -168,27 +182,46 @@ grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext*
     response->set_registered_bytes((*registration)->total_bytes);
     const int64_t limit = state_.plane->pool().stats().limit_bytes;
     if ((*registration)->total_bytes > limit) {
-      response->add_warnings(absl::StrCat("The staging pool (", HumanBytes(limit), ") is smaller than this rank's state (",
-                                          HumanBytes((*registration)->total_bytes),
-                                          "): updates wait for the storage until the rest is copied. Raise --pool-bytes."));
+      response->add_warnings(
+          absl::StrCat("The staging pool (", HumanBytes(limit), ") is smaller than this rank's state (",
+                       HumanBytes((*registration)->total_bytes),
+                       "): updates wait for the storage until the rest is copied. Raise --pool-bytes."));
     }
     const auto member = (*session)->membership();
     if (member->training) {
+      ReservePool();
       member->job->Registered((*session)->id(), (*registration)->generation, (*registration)->fingerprint);
     }
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* SessionsService::Save(grpc::CallbackServerContext* context, const v1::SaveRequest* request,
-                                                v1::SaveResponse* response) {
+// Memory for one save of everything registered, before the first save needs it.
+void SessionsService::ReservePool() {
+  int64_t bytes = 0;
+  for (const auto& session : state_.sessions->All()) {
+    const auto member = session->membership();
+    const auto registration = session->registration();
+    if (member.has_value() && member->training && registration != nullptr) bytes += registration->total_bytes;
+  }
+  state_.calls->TrySubmit([this, bytes] {
+    const absl::Status status = state_.plane->pool().Reserve(bytes);
+    if (!status.ok())
+      state_.log->Warn("staging memory not reserved", {{"error", std::string(status.message())}});
+  });
+}
+
+grpc::ServerUnaryReactor* SessionsService::Save(grpc::CallbackServerContext* context,
+                                                const v1::SaveRequest* request, v1::SaveResponse* response) {
   auto unary = EventUnary::Make();
   auto session = RequireMember(state_, *context);
   absl::Status status = session.ok() ? CheckSave(*request) : session.status();
   std::optional<Membership> member;
   if (status.ok()) {
     member = (*session)->membership();
-    if (!member->training) status = MakeError(absl::StatusCode::kFailedPrecondition, "READ_ONLY", "A reader cannot save.", "accept");
+    if (!member->training)
+      status =
+          MakeError(absl::StatusCode::kFailedPrecondition, "READ_ONLY", "A reader cannot save.", "accept");
   }
   absl::StatusOr<std::shared_ptr<const Registration>> registration;
   if (status.ok()) {
@@ -208,8 +241,8 @@ grpc::ServerUnaryReactor* SessionsService::Save(grpc::CallbackServerContext* con
   return unary.get();
 }
 
-grpc::ServerUnaryReactor* SessionsService::Wait(grpc::CallbackServerContext* context, const v1::WaitRequest* request,
-                                                v1::SaveStatus* response) {
+grpc::ServerUnaryReactor* SessionsService::Wait(grpc::CallbackServerContext* context,
+                                                const v1::WaitRequest* request, v1::SaveStatus* response) {
   auto unary = EventUnary::Make();
   auto session = RequireMember(state_, *context);
   absl::Status status = session.status();
@@ -221,13 +254,14 @@ grpc::ServerUnaryReactor* SessionsService::Wait(grpc::CallbackServerContext* con
     return unary.get();
   }
   auto job = (*session)->membership()->job;
-  job->Wait((*session)->id(), request->number(), request->step(), static_cast<SaveState>(request->state()),
-            [unary, job](uint64_t ticket) { unary->WhenCancelled([job, ticket] { job->StopWaiting(ticket); }); },
-            [unary, response](const absl::StatusOr<v1::SaveStatus>& reached) {
-              unary->End(reached.status(), [&] {
-                if (reached.ok()) *response = *reached;
-              });
-            });
+  job->Wait(
+      (*session)->id(), request->number(), request->step(), static_cast<SaveState>(request->state()),
+      [unary, job](uint64_t ticket) { unary->WhenCancelled([job, ticket] { job->StopWaiting(ticket); }); },
+      [unary, response](const absl::StatusOr<v1::SaveStatus>& reached) {
+        unary->End(reached.status(), [&] {
+          if (reached.ok()) *response = *reached;
+        });
+      });
   return unary.get();
 }
 
@@ -240,87 +274,15 @@ grpc::ServerWriteReactor<v1::SaveStatus>* SessionsService::Watch(grpc::CallbackS
     return stream.get();
   }
   auto job = (*session)->membership()->job;
-  job->Watch((*session)->id(), [stream](const v1::SaveStatus& status) { stream->Push(status); },
-             [stream, job](uint64_t ticket) { stream->WhenGone([job, ticket] { job->StopWatching(ticket); }); });
-  return stream.get();
-}
-
-absl::StatusOr<FoundCheckpoint> SessionsService::FindForReader(const Membership& member, bool latest, int64_t step) {
-  if (!latest) return state_.checkpoints->Find(*member.job, false, step);
-  if (member.world_size > 1 && member.run.empty()) {
-    return Invalid("NO_RUN", "Readers of more than one rank name a run, or the step: else ranks could get different ones.");
-  }
-  const std::string key = absl::StrCat(member.job->cache_prefix(), "\n", member.run);
-  std::lock_guard lock(mutex_);  // held over the look-up: one answer per run
-  auto known = std::find_if(runs_.begin(), runs_.end(), [&](const auto& run) { return run.first == key; });
-  if (known != runs_.end() && !member.run.empty()) {
-    return state_.checkpoints->FindAttempt(*member.job, known->second.first, known->second.second);
-  }
-  auto found = state_.checkpoints->Find(*member.job, true, 0);
-  if (!found.ok() || member.run.empty()) return found;
-  runs_.push_back({key, {found->decision.step(), found->decision.attempt()}});
-  if (runs_.size() > kRunsKept) runs_.pop_front();
-  return found;
-}
-
-grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackServerContext* context,
-                                                               const v1::LoadRequest* request) {
-  auto stream = BlockingStream<v1::LoadEvent>::Make();
-  auto session = RequireMember(state_, *context);
-  auto registration = session.ok() ? (*session)->RegistrationOf(request->generation()) : session.status();
-  if (!registration.ok()) {
-    stream->Refuse(registration.status());
-    return stream.get();
-  }
-  const auto member = (*session)->membership();
-  // `request` lives as long as the call.
-  auto fill = [this, request, session = *session, registration = *registration](BlockingStream<v1::LoadEvent>& to,
-                                                                             const FoundCheckpoint& from) -> absl::Status {
-    std::mutex mutex;
-    auto last = std::chrono::steady_clock::now();
-    int64_t pending_done = 0, pending_total = 0;
-    auto progress = [&](int64_t done, int64_t total) {
-      session->pages().AddProgress(1);
-      std::lock_guard lock(mutex);
-      pending_done = std::max(pending_done, done);
-      pending_total = total;
-      if (std::chrono::steady_clock::now() - last < std::chrono::milliseconds(200)) return;
-      last = std::chrono::steady_clock::now();
-      v1::LoadEvent event;
-      event.mutable_progress()->set_bytes_done(pending_done);
-      event.mutable_progress()->set_bytes_total(pending_total);
-      to.Write(event).IgnoreError();  // a caller that has gone is seen by the cancellation
-    };
-    auto report = LoadRank(*state_.plane, from, *registration, session->port(), *request, progress, *to.cancellation());
-    if (!report.ok()) return report.status();
-    v1::LoadEvent event;
-    *event.mutable_report() = *std::move(report);
-    return to.Write(event);
-  };
-  if (!member->training) {
-    stream->Start(state_.calls, [this, fill, member = *member, request](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
-      auto found = FindForReader(member, request->latest(), request->step());
-      if (absl::IsNotFound(found.status()) && request->latest()) return to.Write(NothingFound(0));
-      if (!found.ok()) return found.status();
-      return fill(to, *found);
-    });
-    return stream.get();
-  }
-  member->job->ResolveLoad((*session)->id(), request->latest(), request->step(),
-                           [this, stream, fill, job = member->job](const AnswerLoad& answer) {
-    stream->Start(state_.calls, [this, fill, job, answer](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
-      if (answer.failure.code != absl::StatusCode::kOk) return FromFailure(answer.failure);
-      if (!answer.found) return to.Write(NothingFound(answer.epoch));
-      auto found = state_.checkpoints->FindAttempt(*job, answer.step, answer.attempt);
-      if (!found.ok()) return found.status();
-      return fill(to, *found);
-    });
-  });
+  job->Watch(
+      (*session)->id(), [stream](const v1::SaveStatus& status) { stream->Push(status); },
+      [stream, job](uint64_t ticket) { stream->WhenGone([job, ticket] { job->StopWatching(ticket); }); });
   return stream.get();
 }
 
 grpc::ServerUnaryReactor* SessionsService::GetExtra(grpc::CallbackServerContext* context,
-                                                    const v1::GetExtraRequest* request, v1::GetExtraResponse* response) {
+                                                    const v1::GetExtraRequest* request,
+                                                    v1::GetExtraResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto session = RequireSession(state_, *context);
     if (!session.ok()) return session.status();

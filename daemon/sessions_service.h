@@ -34,11 +34,13 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                      v1::GetExtraResponse* response) override;
 
  private:
+  void ReservePool();
   absl::StatusOr<FoundCheckpoint> FindForReader(const Membership& member, bool latest, int64_t step);
 
   ServerState& state_;
   std::mutex mutex_;
-  std::list<std::pair<std::string, std::pair<int64_t, std::string>>> runs_;  // of readers: job and run → step, attempt
+  std::list<std::pair<std::string, std::pair<int64_t, std::string>>>
+      runs_;  // of readers: job and run → step, attempt
 };
 
 }  // namespace keepstep::daemon

@@ -12,8 +12,10 @@ namespace keepstep::daemon {
 namespace {
 
 absl::Status Failed(absl::string_view what, int error) {
-  const auto code = error == ENOSPC || error == EDQUOT ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable;
-  return absl::Status(code, absl::StrCat(what, " of the spool file: ", error == 0 ? "short" : strerror(error)));
+  const auto code = error == ENOSPC || error == EDQUOT ? absl::StatusCode::kResourceExhausted
+                                                       : absl::StatusCode::kUnavailable;
+  return absl::Status(code,
+                      absl::StrCat(what, " of the spool file: ", error == 0 ? "short" : strerror(error)));
 }
 
 }  // namespace
@@ -58,7 +60,8 @@ absl::Status Spool::Write(absl::Span<const MemoryRun> runs, Cancellation& cancel
   for (const MemoryRun& run : runs) {
     if (cancel.cancelled()) return cancel.status();
     const absl::string_view bytes(reinterpret_cast<const char*>(run.local), run.size_bytes);
-    if (absl::Status status = Put(static_cast<int64_t>(run.address - kBase), bytes); !status.ok()) return status;
+    if (absl::Status status = Put(static_cast<int64_t>(run.address - kBase), bytes); !status.ok())
+      return status;
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
-// Bytes that wait to be saved in an unlinked file, behind the interface of a trainer's memory: addresses are offsets
-// from kBase.
+// Bytes that wait to be saved in an unlinked file, behind the interface of a trainer's memory: addresses are
+// offsets from kBase.
 
 #ifndef KEEPSTEP_DAEMON_SPOOL_H_
 #define KEEPSTEP_DAEMON_SPOOL_H_

@@ -42,12 +42,14 @@ storage::UniqueFd ConnectTo(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) return storage::UniqueFd();
+  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+    return storage::UniqueFd();
   return fd;
 }
 
 absl::StatusOr<std::unique_ptr<TestClient>> TestClient::Connect(const std::string& socket_directory,
-                                                                const std::string& directory, proto::Transfer want) {
+                                                                const std::string& directory,
+                                                                proto::Transfer want) {
   std::unique_ptr<TestClient> client(new TestClient);
   FrameSocket socket(ConnectTo(absl::StrCat(socket_directory, "/", proto::kHandoffSocketName)));
   if (socket.fd() < 0) return absl::UnavailableError("nobody listens");
@@ -70,9 +72,11 @@ absl::StatusOr<std::unique_ptr<TestClient>> TestClient::Connect(const std::strin
   if (frame->bytes.size() == sizeof(proto::Refused)) {
     proto::Refused refused;
     memcpy(static_cast<void*>(&refused), frame->bytes.data(), sizeof(refused));
-    return absl::Status(static_cast<absl::StatusCode>(refused.code), absl::StrCat(refused.reason, ": ", refused.message));
+    return absl::Status(static_cast<absl::StatusCode>(refused.code),
+                        absl::StrCat(refused.reason, ": ", refused.message));
   }
-  if (frame->bytes.size() != sizeof(proto::Welcome)) return absl::InternalError("neither Welcome nor Refused");
+  if (frame->bytes.size() != sizeof(proto::Welcome))
+    return absl::InternalError("neither Welcome nor Refused");
   memcpy(static_cast<void*>(&client->welcome_), frame->bytes.data(), sizeof(proto::Welcome));
   client->socket_ = storage::UniqueFd(fcntl(socket.fd(), F_DUPFD_CLOEXEC, 3));
   client->descriptors_ = std::move(frame->descriptors);
@@ -83,12 +87,14 @@ absl::StatusOr<std::unique_ptr<TestClient>> TestClient::Connect(const std::strin
   client->client_page_ = static_cast<proto::ClientPage*>(
       mmap(nullptr, proto::kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, client->descriptors_[1].get(), 0));
   if (client->welcome_.window_bytes > 0) {
-    client->window_ = static_cast<std::byte*>(mmap(nullptr, client->welcome_.window_bytes, PROT_READ | PROT_WRITE,
-                                                   MAP_SHARED, client->descriptors_[2].get(), 0));
+    client->window_ =
+        static_cast<std::byte*>(mmap(nullptr, client->welcome_.window_bytes, PROT_READ | PROT_WRITE,
+                                     MAP_SHARED, client->descriptors_[2].get(), 0));
     client->copier_ = std::thread([raw = client.get()] { raw->CopyLoop(); });
   }
-  client->channel_ = grpc::CreateChannel(absl::StrCat("unix://", socket_directory, "/", proto::kGrpcSocketName),
-                                         grpc::InsecureChannelCredentials());
+  client->channel_ =
+      grpc::CreateChannel(absl::StrCat("unix://", socket_directory, "/", proto::kGrpcSocketName),
+                          grpc::InsecureChannelCredentials());
   client->stub_ = v1::Sessions::NewStub(client->channel_);
   return client;
 }
@@ -142,7 +148,8 @@ absl::StatusOr<v1::Opened> TestClient::Open(int32_t rank, int32_t world_size) {
   return status;
 }
 
-grpc::Status TestClient::Register(uint64_t generation, std::vector<float>& mine, int64_t first, int64_t global) {
+grpc::Status TestClient::Register(uint64_t generation, std::vector<float>& mine, int64_t first,
+                                  int64_t global) {
   v1::RegisterRequest request;
   request.set_generation(generation);
   v1::Buffer* buffer = request.add_buffers();

@@ -1,4 +1,5 @@
-// A client of the daemon for its own tests, with nothing of libkeepstep in it: raw handoff frames and generated stubs.
+// A client of the daemon for its own tests, with nothing of libkeepstep in it: raw handoff frames and
+// generated stubs.
 //
 // By window its copy thread does what a client's does, without checks.
 
@@ -28,7 +29,8 @@ class TestClient {
  public:
   // `directory` empty: a session that only looks. An error is what Refused said.
   static absl::StatusOr<std::unique_ptr<TestClient>> Connect(const std::string& socket_directory,
-                                                             const std::string& directory, proto::Transfer want);
+                                                             const std::string& directory,
+                                                             proto::Transfer want);
   ~TestClient();
 
   std::unique_ptr<grpc::ClientContext> Context() const;  // with the token, and a limit of 30 s

@@ -45,14 +45,15 @@ absl::StatusOr<reshard::Placement> PlacementFrom(const v1::Placement& placement)
     case v1::Placement::STRIDED_SHARD:
       return reshard::StridedShard(placement.tensor_dim(), placement.split_factor());
     default:
-      return absl::InvalidArgumentError(absl::StrCat("Unknown kind of placement ", static_cast<int>(placement.kind()), "."));
+      return absl::InvalidArgumentError(
+          absl::StrCat("Unknown kind of placement ", static_cast<int>(placement.kind()), "."));
   }
 }
 
 absl::Status AddBoxes(const v1::LocalBoxes& boxes, int64_t item_bytes, reshard::TensorShard& shard) {
   if (boxes.boxes_size() > static_cast<int>(reshard::kMaxBoxesPerShard)) {
-    return Invalid(shard.meta.fqn, absl::StrCat("has ", boxes.boxes_size(), " boxes; at most ", reshard::kMaxBoxesPerShard,
-                                                " are taken."));
+    return Invalid(shard.meta.fqn, absl::StrCat("has ", boxes.boxes_size(), " boxes; at most ",
+                                                reshard::kMaxBoxesPerShard, " are taken."));
   }
   for (const v1::LocalBox& from : boxes.boxes()) {
     auto box = BoxFrom(from.box());
@@ -97,25 +98,31 @@ absl::Status AddPlaced(const v1::Placed& placed, const reshard::Mesh& mesh, int3
                               ? reshard::ContiguousStridesBytes(held->local_shape, item_bytes)
                               : DimsFrom(placed.strides_bytes());
   if (strides.size() != held->local_shape.size()) {
-    return Invalid(shard.meta.fqn, absl::StrCat("has ", strides.size(), " strides for ", held->local_shape.size(), " dimensions."));
+    return Invalid(shard.meta.fqn, absl::StrCat("has ", strides.size(), " strides for ",
+                                                held->local_shape.size(), " dimensions."));
   }
   shard.boxes = reshard::PlaceInBuffer(*held, placed.offset_bytes(), strides);
   shard.replica_ranks = std::move(held->replica_ranks);
   return absl::OkStatus();
 }
 
-absl::Status AddReplicas(const v1::Shard& from, int32_t rank, int32_t world_size, reshard::TensorShard& shard) {
+absl::Status AddReplicas(const v1::Shard& from, int32_t rank, int32_t world_size,
+                         reshard::TensorShard& shard) {
   if (from.replica_ranks_size() == 0) return absl::OkStatus();
   if (from.has_placed()) {
-    return Invalid(shard.meta.fqn, "has replica_ranks beside placements, from which they follow; leave them out.");
+    return Invalid(shard.meta.fqn,
+                   "has replica_ranks beside placements, from which they follow; leave them out.");
   }
   std::vector<int32_t> ranks(from.replica_ranks().begin(), from.replica_ranks().end());
   std::sort(ranks.begin(), ranks.end());
-  if (ranks.front() < 0 || ranks.back() >= world_size || std::adjacent_find(ranks.begin(), ranks.end()) != ranks.end()) {
-    return Invalid(shard.meta.fqn, absl::StrCat("replica_ranks must be distinct ranks of a world of ", world_size, "."));
+  if (ranks.front() < 0 || ranks.back() >= world_size ||
+      std::adjacent_find(ranks.begin(), ranks.end()) != ranks.end()) {
+    return Invalid(shard.meta.fqn,
+                   absl::StrCat("replica_ranks must be distinct ranks of a world of ", world_size, "."));
   }
   if (!std::binary_search(ranks.begin(), ranks.end(), rank)) {
-    return Invalid(shard.meta.fqn, absl::StrCat("replica_ranks must include the declaring rank, ", rank, "."));
+    return Invalid(shard.meta.fqn,
+                   absl::StrCat("replica_ranks must include the declaring rank, ", rank, "."));
   }
   if (ranks.size() > 1) shard.replica_ranks = std::move(ranks);
   return absl::OkStatus();
@@ -129,12 +136,14 @@ absl::StatusOr<reshard::Box> BoxFrom(const v1::Box& box) {
         absl::StrCat("A box has ", box.origin_size(), " origins and ", box.shape_size(), " extents."));
   }
   if (box.shape_size() > static_cast<int>(reshard::kMaxDims)) {
-    return absl::InvalidArgumentError(absl::StrCat("A box has ", box.shape_size(), " dimensions; at most 64 are taken."));
+    return absl::InvalidArgumentError(
+        absl::StrCat("A box has ", box.shape_size(), " dimensions; at most 64 are taken."));
   }
   reshard::Box out{.origin = DimsFrom(box.origin()), .shape = DimsFrom(box.shape())};
   for (size_t i = 0; i < out.shape.size(); ++i) {
     if (out.origin[i] < 0 || out.shape[i] < 0) {
-      return absl::InvalidArgumentError(absl::StrCat("Box ", reshard::ToString(out), " has a negative origin or extent."));
+      return absl::InvalidArgumentError(
+          absl::StrCat("Box ", reshard::ToString(out), " has a negative origin or extent."));
     }
   }
   return out;
@@ -159,7 +168,8 @@ absl::StatusOr<reshard::TensorMeta> MetaFrom(const v1::TensorMeta& meta) {
 
 absl::StatusOr<reshard::Mesh> MeshFrom(const v1::Mesh& mesh, int32_t world_size) {
   if (world_size < 1 || world_size > kMaxWorldSize) {
-    return absl::InvalidArgumentError(absl::StrCat("World size ", world_size, " is not in 1..", kMaxWorldSize, "."));
+    return absl::InvalidArgumentError(
+        absl::StrCat("World size ", world_size, " is not in 1..", kMaxWorldSize, "."));
   }
   if (mesh.sizes_size() == 0) return reshard::Mesh{.names = {"rank"}, .sizes = {world_size}};
   if (mesh.sizes_size() != mesh.names_size() || mesh.sizes_size() > static_cast<int>(reshard::kMaxDims)) {
@@ -168,15 +178,18 @@ absl::StatusOr<reshard::Mesh> MeshFrom(const v1::Mesh& mesh, int32_t world_size)
   }
   int64_t ranks = 1;
   for (int64_t size : mesh.sizes()) {
-    if (size < 1 || size > world_size) return absl::InvalidArgumentError(absl::StrCat("A mesh dimension of size ", size, "."));
+    if (size < 1 || size > world_size)
+      return absl::InvalidArgumentError(absl::StrCat("A mesh dimension of size ", size, "."));
     ranks *= size;
     if (ranks > world_size) break;
   }
   if (ranks != world_size) {
-    return absl::InvalidArgumentError(absl::StrCat("The mesh does not have ", world_size, " ranks, the world size."));
+    return absl::InvalidArgumentError(
+        absl::StrCat("The mesh does not have ", world_size, " ranks, the world size."));
   }
   for (const std::string& name : mesh.names()) {
-    if (name.empty() || name.size() > kMaxMeshNameBytes) return absl::InvalidArgumentError("A mesh dimension needs a short name.");
+    if (name.empty() || name.size() > kMaxMeshNameBytes)
+      return absl::InvalidArgumentError("A mesh dimension needs a short name.");
   }
   return reshard::Mesh{.names = {mesh.names().begin(), mesh.names().end()}, .sizes = DimsFrom(mesh.sizes())};
 }

@@ -1,8 +1,9 @@
-// Wire messages to geometry and back: the one place where boxes, shards and meshes of a request are checked for form.
+// Wire messages to geometry and back: the one place where boxes, shards and meshes of a request are checked
+// for form.
 //
-// What comes out is well-formed (dimensions agree, exactly one description of where a shard lies, ranks in the world); that it
-// fits its tensor and its buffer is for reshard::ValidateShard, which needs the buffer. Errors are INVALID_ARGUMENT and name the
-// tensor. Pure; thread-safe.
+// What comes out is well-formed (dimensions agree, exactly one description of where a shard lies, ranks in
+// the world); that it fits its tensor and its buffer is for reshard::ValidateShard, which needs the buffer.
+// Errors are INVALID_ARGUMENT and name the tensor. Pure; thread-safe.
 
 #ifndef KEEPSTEP_PROTO_CONVERT_H_
 #define KEEPSTEP_PROTO_CONVERT_H_
@@ -29,8 +30,8 @@ absl::StatusOr<reshard::TensorMeta> MetaFrom(const v1::TensorMeta& meta);
 absl::StatusOr<reshard::Mesh> MeshFrom(const v1::Mesh& mesh, int32_t world_size);
 
 // One rank's shard; `placed` and `flat` become boxes. `buffer` is the message's buffer_id.
-absl::StatusOr<reshard::TensorShard> ShardFrom(const v1::Shard& shard, const reshard::Mesh& mesh, int32_t rank,
-                                               int32_t world_size);
+absl::StatusOr<reshard::TensorShard> ShardFrom(const v1::Shard& shard, const reshard::Mesh& mesh,
+                                               int32_t rank, int32_t world_size);
 
 v1::Box ToProto(const reshard::Box& box);
 v1::TensorMeta ToProto(const reshard::TensorMeta& meta);

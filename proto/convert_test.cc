@@ -91,8 +91,10 @@ INSTANTIATE_TEST_SUITE_P(
             [](v1::Shard& s) {
               for (int i = 0; i < 63; ++i) s.mutable_meta()->add_shape(1);
             }},
-        Bad{"box_outside", [](v1::Shard& s) { s.mutable_boxes()->mutable_boxes(0)->mutable_box()->set_origin(0, 1); }},
-        Bad{"ragged_box", [](v1::Shard& s) { s.mutable_boxes()->mutable_boxes(0)->mutable_box()->add_origin(0); }},
+        Bad{"box_outside",
+            [](v1::Shard& s) { s.mutable_boxes()->mutable_boxes(0)->mutable_box()->set_origin(0, 1); }},
+        Bad{"ragged_box",
+            [](v1::Shard& s) { s.mutable_boxes()->mutable_boxes(0)->mutable_box()->add_origin(0); }},
         Bad{"nowhere", [](v1::Shard& s) { s.clear_boxes(); }},
         Bad{"flat_past_the_end", [](v1::Shard& s) { s.mutable_flat()->set_end(13); }},
         Bad{"flat_backwards",
