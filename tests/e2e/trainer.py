@@ -11,6 +11,7 @@ It stops after --steps updates, or when it is killed.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 import keepstep
@@ -19,7 +20,7 @@ from tests.e2e.content import Model
 
 
 def say(*words: object) -> None:
-    print(*words, flush=True)
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())  # whole lines from any thread
 
 
 def report(handle: keepstep.SaveHandle) -> None:
