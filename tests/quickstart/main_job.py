@@ -134,6 +134,7 @@ class MainJob:
                 "tests.quickstart.restorer",
                 [[str(self.directory), self.daemon.address, name, str(rank)] for rank in range(layout.world_size)],
                 TIMEOUT_SECONDS,
+                hold="restored",
             )
             results[name] = (ranks, time.monotonic() - begin)
             for rank, ended in enumerate(ranks):

@@ -36,11 +36,16 @@ def run(directory: str, address: str, layout_name: str, rank: int) -> None:
         )
         step = checkpointer.load()
         report = checkpointer.last_load
-    digests = {name: one.digest() for name, one in held.items()}
-    told: dict[str, object] = {"event": "restored", "step": step, "updates": schedule.updates, "digests": digests}
-    if report is not None:
-        told |= {"seconds": report.seconds, "delivered_bytes": report.delivered_bytes, "read_bytes": report.read_bytes}
-    print(json.dumps(told), flush=True)
+        digests = {name: one.digest() for name, one in held.items()}
+        told: dict[str, object] = {
+            "event": "restored", "step": step, "updates": schedule.updates, "digests": digests
+        }  # fmt: skip
+        if report is not None:
+            told |= {
+                "seconds": report.seconds, "delivered_bytes": report.delivered_bytes, "read_bytes": report.read_bytes
+            }  # fmt: skip
+        print(json.dumps(told), flush=True)
+        sys.stdin.read()  # a rank that left now would be missing to one that has yet to load
 
 
 if __name__ == "__main__":
