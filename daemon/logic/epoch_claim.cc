@@ -115,6 +115,7 @@ void EpochMachine::EnterEpoch() {
   world_.roster_known = true;
   journal_lost_ = false;
   latest_ = claim.latest;
+  assembled_ = false;
   parent_ = Parent::kUnknown;
   parent_waiters_.clear();
   std::vector<SessionId> stale;

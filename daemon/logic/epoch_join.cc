@@ -33,6 +33,7 @@ void EpochMachine::Ready(const ScanScript::Outcome& scan) {
     world_.size = scan.world_size;
   }
   latest_ = scan.latest;
+  assembled_ = world_.size > 0 && static_cast<int32_t>(world_.roster.size()) == world_.size;
   for (const Verdict& verdict : scan.decided) coordinator_->Remember(verdict);
   ready_ = true;
 }

@@ -23,7 +23,9 @@ void EpochMachine::OnLoad(const LoadRequested& request) {
 }
 
 void EpochMachine::ProcessLoads() {
-  if (!ready_ || claim_ || !world_.Complete()) return;
+  if (!ready_ || claim_) return;
+  assembled_ = assembled_ || world_.Complete();
+  if (!assembled_) return;
   for (auto load = loads_.begin(); load != loads_.end();) {
     Session* session = world_.Find(load->request.session);
     if (session == nullptr || session->saved || load->finding) {
@@ -116,14 +118,13 @@ void EpochMachine::RefuseLoadsOf(SessionId session, const Failure& failure) {
 }
 
 void EpochMachine::ExpireLoads() {
-  const bool complete = world_.Complete();
-  const Millis limit = complete ? limits_.load_ms : limits_.roster_ms;
+  const Millis limit = assembled_ ? limits_.load_ms : limits_.roster_ms;
   while (!loads_.empty() && !claim_ && outbox_.now() - loads_.front().since >= limit) {
     const LoadRequested request = loads_.front().request;
     loads_.pop_front();
     if (!ready_) {
       RefuseLoad(request, Recovering());
-    } else if (!complete) {
+    } else if (!assembled_) {
       RefuseLoad(request, RanksMissing(world_.MissingRanks(), "load"));
     } else {
       RefuseLoad(request,

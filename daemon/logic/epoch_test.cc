@@ -308,6 +308,18 @@ TEST_F(EpochTest, ALostSessionMayResumeWithinItsLimit) {
   EXPECT_TRUE(h.Snapshot().missing_ranks.empty());
 }
 
+// A rank that loads and leaves at once, as an evaluation does, must not leave a slower one of its world waiting for it.
+TEST_F(EpochTest, ARankThatAsksAfterItsPeersHaveLeftIsToldTheSame) {
+  Begin(3);
+  h.Load(world[0], 1);
+  h.Feed(SessionDead{world[0]});
+  h.Feed(SessionDead{world[1]});
+  h.Load(world[2], 2);
+  EXPECT_EQ(Answer(1).epoch, 1);
+  EXPECT_EQ(Answer(2).epoch, 1);
+  EXPECT_EQ(Answer(2).failure.code, absl::StatusCode::kOk);
+}
+
 TEST_F(EpochTest, ASessionLostForTooLongIsDead) {
   Begin(2);
   for (SessionId session : world) h.Save(session, 1, 100);
