@@ -1,15 +1,16 @@
 /* libkeepstep: hands a process's tensors to its node's checkpoint daemon. C ABI, version 1.
  *
- * A `ks_client` is one rank of one job (or a reader). Register what the rank holds once; then every `ks_save` is one
- * small message, the daemon copies in the background, and `ks_before_update` keeps the next update from tearing the
- * copy. The daemon may restart underneath: the client reconnects, registers again and reports what became of its saves.
+ * A `ks_client` is one rank of one job (or a reader). Register what the rank holds once; then every `ks_save`
+ * is one small message, the daemon copies in the background, and `ks_before_update` keeps the next update
+ * from tearing the copy. The daemon may restart underneath: the client reconnects, registers again and
+ * reports what became of its saves.
  *
- * Thread-safety: every function may be called from any thread. A forked child gets KS_FAILED_PRECONDITION with reason
- * FORKED from everything but ks_close, which then only frees memory.
- * Ownership: the library copies everything that it is given, except the buffers: their memory must stay mapped and
- * unchanged in place until a later registration drops it or the client is closed.
- * Errors: every function that can fail returns a ks_code and, where `error` is not NULL, fills it.
- * Strings are UTF-8, NUL-terminated. Times are in milliseconds; a negative timeout waits without limit.
+ * Thread-safety: every function may be called from any thread. A forked child gets KS_FAILED_PRECONDITION
+ * with reason FORKED from everything but ks_close, which then only frees memory. Ownership: the library
+ * copies everything that it is given, except the buffers: their memory must stay mapped and unchanged in
+ * place until a later registration drops it or the client is closed. Errors: every function that can fail
+ * returns a ks_code and, where `error` is not NULL, fills it. Strings are UTF-8, NUL-terminated. Times are in
+ * milliseconds; a negative timeout waits without limit.
  */
 #ifndef KEEPSTEP_CLIENT_KEEPSTEP_H_
 #define KEEPSTEP_CLIENT_KEEPSTEP_H_
@@ -26,18 +27,31 @@ extern "C" {
 
 /* The canonical codes of gRPC. */
 typedef enum ks_code {
-  KS_OK = 0, KS_CANCELLED = 1, KS_UNKNOWN = 2, KS_INVALID_ARGUMENT = 3, KS_DEADLINE_EXCEEDED = 4, KS_NOT_FOUND = 5,
-  KS_ALREADY_EXISTS = 6, KS_PERMISSION_DENIED = 7, KS_RESOURCE_EXHAUSTED = 8, KS_FAILED_PRECONDITION = 9, KS_ABORTED = 10,
-  KS_OUT_OF_RANGE = 11, KS_UNIMPLEMENTED = 12, KS_INTERNAL = 13, KS_UNAVAILABLE = 14, KS_DATA_LOSS = 15,
+  KS_OK = 0,
+  KS_CANCELLED = 1,
+  KS_UNKNOWN = 2,
+  KS_INVALID_ARGUMENT = 3,
+  KS_DEADLINE_EXCEEDED = 4,
+  KS_NOT_FOUND = 5,
+  KS_ALREADY_EXISTS = 6,
+  KS_PERMISSION_DENIED = 7,
+  KS_RESOURCE_EXHAUSTED = 8,
+  KS_FAILED_PRECONDITION = 9,
+  KS_ABORTED = 10,
+  KS_OUT_OF_RANGE = 11,
+  KS_UNIMPLEMENTED = 12,
+  KS_INTERNAL = 13,
+  KS_UNAVAILABLE = 14,
+  KS_DATA_LOSS = 15,
   KS_UNAUTHENTICATED = 16
 } ks_code;
 
 typedef struct ks_error {
   ks_code code;
-  int32_t rank;        /* -1: none to blame */
-  char reason[64];     /* UPPER_SNAKE_CASE, an entry of docs/errors.md */
+  int32_t rank;    /* -1: none to blame */
+  char reason[64]; /* UPPER_SNAKE_CASE, an entry of docs/errors.md */
   char stage[32];
-  char message[1024];  /* says what to do next */
+  char message[1024]; /* says what to do next */
 } ks_error;
 
 typedef enum ks_mode { KS_TRAIN = 0, KS_READ = 1 } ks_mode;
@@ -45,25 +59,32 @@ typedef enum ks_transfer { KS_TRANSFER_AUTO = 0, KS_TRANSFER_PULL = 1, KS_TRANSF
 typedef enum ks_on_busy { KS_WAIT = 0, KS_SKIP = 1, KS_SUPERSEDE = 2 } ks_on_busy;
 typedef enum ks_component { KS_MODEL = 1, KS_OPTIMIZER = 2, KS_EXTRA = 3 } ks_component;
 typedef enum ks_state {
-  KS_ACCEPTED = 1, KS_SNAPSHOTTED = 2, KS_PERSISTED = 3, KS_COMMITTED = 4, KS_SKIPPED = 5, KS_SUPERSEDED = 6,
-  KS_STATE_CANCELLED = 7, KS_FAILED = 8
+  KS_ACCEPTED = 1,
+  KS_SNAPSHOTTED = 2,
+  KS_PERSISTED = 3,
+  KS_COMMITTED = 4,
+  KS_SKIPPED = 5,
+  KS_SUPERSEDED = 6,
+  KS_STATE_CANCELLED = 7,
+  KS_FAILED = 8
 } ks_state;
 
 typedef struct ks_client ks_client;
 
 typedef struct ks_open_options {
-  uint32_t struct_bytes;    /* sizeof(ks_open_options): lets the struct grow */
-  const char* directory;    /* the job; made (one level) in KS_TRAIN when absent */
-  const char* address;      /* unix:///run/keepstep/keepstep.sock; NULL: $KEEPSTEP_ADDR, then the places of ks_default_address */
-  const char* label;        /* NULL: the directory's last part */
-  const char* run;          /* KS_READ with several ranks; NULL: none */
+  uint32_t struct_bytes; /* sizeof(ks_open_options): lets the struct grow */
+  const char* directory; /* the job; made (one level) in KS_TRAIN when absent */
+  const char* address;   /* unix:///run/keepstep/keepstep.sock; NULL: $KEEPSTEP_ADDR, then the places of
+                            ks_default_address */
+  const char* label;     /* NULL: the directory's last part */
+  const char* run;       /* KS_READ with several ranks; NULL: none */
   ks_mode mode;
   int32_t rank, world_size;
   const char* const* mesh_names; /* NULL: one dimension of world_size */
   const int64_t* mesh_sizes;
   size_t mesh_dims;
-  ks_transfer transfer;     /* KS_TRANSFER_AUTO reads $KEEPSTEP_TRANSFER (pull, window) */
-  int64_t timeout_ms;       /* of the opening; 0: 60 000 */
+  ks_transfer transfer; /* KS_TRANSFER_AUTO reads $KEEPSTEP_TRANSFER (pull, window) */
+  int64_t timeout_ms;   /* of the opening; 0: 60 000 */
 } ks_open_options;
 
 /* Where a shard lies: exactly one of `boxes`, `flat`, `placements` is used, by `where`. */
@@ -85,24 +106,25 @@ typedef struct ks_box {
 
 typedef struct ks_shard {
   const char* fqn;
-  const char* dtype;            /* as safetensors spells it: "F32", "BF16", … */
+  const char* dtype; /* as safetensors spells it: "F32", "BF16", … */
   const int64_t* global_shape;
   size_t ndim;
   ks_component component;
   uint32_t group;
-  int32_t module_buffer;        /* 1: saved from the lowest replica, replicas may differ */
-  void* data;                   /* the buffer's start in this process */
-  int64_t data_bytes;           /* shards with equal `data` and `data_bytes` share one buffer */
+  int32_t module_buffer; /* 1: saved from the lowest replica, replicas may differ */
+  void* data;            /* the buffer's start in this process */
+  int64_t data_bytes;    /* shards with equal `data` and `data_bytes` share one buffer */
   ks_where where;
-  const ks_box* boxes;          /* KS_BOXES */
+  const ks_box* boxes; /* KS_BOXES */
   size_t box_count;
-  const int64_t* flat_origin;   /* KS_FLAT: the box that is flattened; NULL: the whole tensor */
+  const int64_t* flat_origin; /* KS_FLAT: the box that is flattened; NULL: the whole tensor */
   const int64_t* flat_shape;
-  int64_t flat_begin, flat_end; /* elements */
+  int64_t flat_begin, flat_end;   /* elements */
   const ks_placement* placements; /* KS_PLACED: one per mesh dimension */
   size_t placement_count;
   const int64_t* local_strides_bytes; /* KS_PLACED; NULL: contiguous */
-  const int32_t* replica_ranks; /* every holder of the same content, this rank included; NULL: not replicated */
+  const int32_t*
+      replica_ranks; /* every holder of the same content, this rank included; NULL: not replicated */
   size_t replica_count;
 } ks_shard;
 
@@ -110,21 +132,22 @@ typedef struct ks_extra {
   const char* name;
   const void* const* items;
   const size_t* item_bytes;
-  size_t item_count;            /* 1 unless splittable */
+  size_t item_count; /* 1 unless splittable */
   int32_t splittable;
 } ks_extra;
 
 typedef struct ks_save_options {
   uint32_t struct_bytes;
   ks_on_busy on_busy;
-  const ks_extra* extras;       /* together at most 1 MiB */
+  const ks_extra* extras; /* together at most 1 MiB */
   size_t extra_count;
   const char* const* metric_names;
   const double* metric_values;
   size_t metric_count;
   const char* const* tags;
   size_t tag_count;
-  int64_t timeout_ms;           /* of the call; 0: 10 000. After a timeout the gate stays shut until the outcome is known */
+  int64_t
+      timeout_ms; /* of the call; 0: 10 000. After a timeout the gate stays shut until the outcome is known */
 } ks_save_options;
 
 typedef struct ks_save_status {
@@ -134,34 +157,35 @@ typedef struct ks_save_status {
   char attempt[64];
   int64_t bytes_total, bytes_copied, bytes_written;
   double call_seconds, snapshot_seconds, persist_seconds, commit_seconds;
-  ks_error error;               /* of FAILED, SKIPPED, SUPERSEDED, CANCELLED */
+  ks_error error; /* of FAILED, SKIPPED, SUPERSEDED, CANCELLED */
 } ks_save_status;
 
 typedef struct ks_load_options {
   uint32_t struct_bytes;
-  int32_t latest;               /* 1: `step` is not used */
+  int32_t latest; /* 1: `step` is not used */
   int64_t step;
-  int32_t strict;               /* 1: a registered tensor that is not stored is an error */
+  int32_t strict; /* 1: a registered tensor that is not stored is an error */
   int32_t convert_dtype;
-  const char* const* only;      /* fnmatch patterns */
+  const char* const* only; /* fnmatch patterns */
   size_t only_count;
   const char* const* exclude;
   size_t exclude_count;
   const char* const* rename_from; /* registered names … */
   const char* const* rename_to;   /* … and the stored names to read */
   size_t rename_count;
-  int64_t timeout_ms;           /* 0: without limit */
-  void (*progress)(void* context, int64_t bytes_done, int64_t bytes_total); /* NULL: none; on the calling thread */
+  int64_t timeout_ms; /* 0: without limit */
+  void (*progress)(void* context, int64_t bytes_done,
+                   int64_t bytes_total); /* NULL: none; on the calling thread */
   void* progress_context;
 } ks_load_options;
 
 typedef struct ks_load_report {
-  int32_t found;                /* 0: "latest" of a job that has no checkpoint */
+  int32_t found; /* 0: "latest" of a job that has no checkpoint */
   int64_t step, epoch;
   int64_t delivered_bytes, unique_bytes, read_bytes, warm_bytes;
   double seconds;
   char attempt[64];
-  char* missing;                /* names separated by '\n'; free with ks_free */
+  char* missing; /* names separated by '\n'; free with ks_free */
   char* unexpected;
 } ks_load_report;
 
@@ -175,10 +199,12 @@ typedef struct ks_info {
 
 KS_API uint32_t ks_abi_version(void);
 KS_API const char* ks_version(void);
-/* $KEEPSTEP_ADDR, $XDG_RUNTIME_DIR/keepstep/keepstep.sock or /run/keepstep/keepstep.sock: the first that exists. Static. */
+/* $KEEPSTEP_ADDR, $XDG_RUNTIME_DIR/keepstep/keepstep.sock or /run/keepstep/keepstep.sock: the first that
+ * exists. Static. */
 KS_API const char* ks_default_address(void);
 
-/* Connects, hands the directory over and joins the job. UNAVAILABLE (reason NO_DAEMON): nobody listens there. */
+/* Connects, hands the directory over and joins the job. UNAVAILABLE (reason NO_DAEMON): nobody listens there.
+ */
 KS_API ks_code ks_open(const ks_open_options* options, ks_client** client, ks_error* error);
 /* Waits for nothing, tells the daemon that the session is over, frees. NULL is fine. */
 KS_API void ks_close(ks_client* client);
@@ -187,23 +213,29 @@ KS_API ks_code ks_get_info(ks_client* client, ks_info* info, ks_error* error);
 /* Replaces everything that is registered. Checked as a whole: on error the old registration stands. */
 KS_API ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_error* error);
 
-/* Starts a save of everything registered after `step` completed updates. Returns when the daemon has accepted it
- * (or skipped it: the status says so); copying goes on. `number` names the save from here on. */
-KS_API ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options, uint64_t* number, ks_error* error);
-/* The gate: returns when tensors of `group` may change. One comparison when nothing is in flight. The library's
- * watchdog opens it by itself when the daemon is gone or stuck, and that save then fails. */
+/* Starts a save of everything registered after `step` completed updates. Returns when the daemon has accepted
+ * it (or skipped it: the status says so); copying goes on. `number` names the save from here on. */
+KS_API ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options, uint64_t* number,
+                       ks_error* error);
+/* The gate: returns when tensors of `group` may change. One comparison when nothing is in flight. The
+ * library's watchdog opens it by itself when the daemon is gone or stuck, and that save then fails. */
 KS_API ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeout_ms, ks_error* error);
 /* 1 when the gate of `group` is open; never blocks. */
 KS_API int32_t ks_gate_open(ks_client* client, uint32_t group);
 /* Waits until the save reached `state` or is over. KS_OK with status->state FAILED says that it failed. */
-KS_API ks_code ks_wait(ks_client* client, uint64_t number, ks_state state, int64_t timeout_ms, ks_save_status* status, ks_error* error);
-/* The same answer on every rank: 1 when `step` should be saved (interval `every`, or a wish). 0: `every` never. */
+KS_API ks_code ks_wait(ks_client* client, uint64_t number, ks_state state, int64_t timeout_ms,
+                       ks_save_status* status, ks_error* error);
+/* The same answer on every rank: 1 when `step` should be saved (interval `every`, or a wish). 0: `every`
+ * never. */
 KS_API int32_t ks_should_save(ks_client* client, int64_t step, int64_t every);
 
 /* Fills the registered buffers. On error the buffers are undefined. */
-KS_API ks_code ks_load(ks_client* client, const ks_load_options* options, ks_load_report* report, ks_error* error);
-/* Extras of a committed step as one malloc'd record, free with ks_free: see client/extras.h for its layout. */
-KS_API ks_code ks_get_extras(ks_client* client, int32_t latest, int64_t step, int32_t rank, uint8_t** bytes, size_t* size, ks_error* error);
+KS_API ks_code ks_load(ks_client* client, const ks_load_options* options, ks_load_report* report,
+                       ks_error* error);
+/* Extras of a committed step as one malloc'd record, free with ks_free: see client/extras.h for its layout.
+ */
+KS_API ks_code ks_get_extras(ks_client* client, int32_t latest, int64_t step, int32_t rank, uint8_t** bytes,
+                             size_t* size, ks_error* error);
 /* Committed steps as the daemon lists them, newest last; free with ks_free. */
 KS_API ks_code ks_steps(ks_client* client, int64_t** steps, size_t* count, ks_error* error);
 KS_API void ks_free(void* memory);

@@ -2,8 +2,9 @@
 // sealed.
 //
 // Every change of a verdict happens here, under one lock, so that each changes once:
-//   OPEN → SEALED    when the daemon has answered, every group of the save is released, and its samples compare
-//   OPEN → POISONED  when a sample differs, when the save is refused or lost, or when the watchdog gives up:
+//   OPEN → SEALED    when the daemon has answered, every group of the save is released, and its samples
+//   compare OPEN → POISONED  when a sample differs, when the save is refused or lost, or when the watchdog
+//   gives up:
 //                    before any gate opens on its own
 // A gate of group g is open when, for every save that holds g: the save is over, or the watchdog has opened
 // it, or the daemon has answered and released g and the samples of g have been compared.

@@ -1,11 +1,14 @@
 // Checkpoints written over gRPC, without a trainer: Begin, Write, Commit, Abort.
 //
 //   1. Begin checks the layout, claims the job's first epoch if it has none, and journals the attempt.
-//   2. Write puts bytes into an unlinked spool file in the daemon's state directory: bounded by that disk, not by
+//   2. Write puts bytes into an unlinked spool file in the daemon's state directory: bounded by that disk,
+//   not by
 //      memory.
-//   3. Commit moves them through the same pipeline, part and commit as a trainer's save, with the spool as its
+//   3. Commit moves them through the same pipeline, part and commit as a trainer's save, with the spool as
+//   its
 //      memory.
-//   4. Abort, a failed commit, or kIdleLimit without a call publish ABORT and reclaim. A restart does so by the
+//   4. Abort, a failed commit, or kIdleLimit without a call publish ABORT and reclaim. A restart does so by
+//   the
 //      journal.
 //
 // It does not join the job's world: a running job is not disturbed, and a claim meanwhile aborts the attempt.

@@ -64,10 +64,13 @@ void ClientSession::OnDisconnected() {
 }
 
 void ClientSession::End(absl::Status why) {
+  std::function<void(const absl::Status&)> hook;
   {
     std::lock_guard lock(mutex_);
     if (std::exchange(ended_, true)) return;
+    hook = std::exchange(at_end_, nullptr);
   }
+  if (hook) hook(why);
   parts_.socket->Shutdown();
   if (window_port_ != nullptr) window_port_->OnSessionEnded(std::move(why));
 }
@@ -75,6 +78,17 @@ void ClientSession::End(absl::Status why) {
 bool ClientSession::ended() const {
   std::lock_guard lock(mutex_);
   return ended_;
+}
+
+void ClientSession::AtEnd(std::function<void(const absl::Status&)> hook) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!ended_) {
+      at_end_ = std::move(hook);
+      return;
+    }
+  }
+  hook(absl::CancelledError("The session is over."));
 }
 
 absl::Status ClientSession::Join(Membership membership) {

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -93,6 +94,8 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   // Nothing of this client's memory is to be reached any more. Idempotent.
   void End(absl::Status why);
   bool ended() const;
+  // Runs once, when the session ends, or now if it has: closes what the client still listens to.
+  void AtEnd(std::function<void(const absl::Status&)> hook);
 
   // FAILED_PRECONDITION when it has joined already.
   absl::Status Join(Membership membership);
@@ -116,6 +119,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   std::atomic<bool> noticed_{false};
   mutable std::mutex mutex_;
   bool ended_ = false;
+  std::function<void(const absl::Status&)> at_end_;
   std::optional<Membership> membership_;
   std::unique_ptr<RegistrationBuilder> builder_;
   std::map<uint64_t, std::shared_ptr<const Registration>> registrations_;

@@ -1,8 +1,10 @@
 // One keepstepd: everything wired, started in order, stopped by its destructor.
 //
-//   1. The state directory's lock is taken: one daemon per state directory. Stale sockets are replaced only with
+//   1. The state directory's lock is taken: one daemon per state directory. Stale sockets are replaced only
+//   with
 //      it held.
-//   2. I/O engine, staging pool, catalog; then the jobs beneath the roots and in the journal, each settling what
+//   2. I/O engine, staging pool, catalog; then the jobs beneath the roots and in the journal, each settling
+//   what
 //      it finds.
 //   3. Handoff and gRPC sockets; a timer feeds ticks, heartbeats and looks at the clients' pages.
 // The destructor stops in reverse; saves that are not decided stay in the journal.

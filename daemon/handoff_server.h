@@ -1,9 +1,12 @@
 // The handoff socket's server (proto/handoff.h): one thread, epoll, bounded connections.
 //
-//   1. A connection has 10 s to say Hello. A frame of the wrong size, kind, magic or direction, or with descriptors
+//   1. A connection has 10 s to say Hello. A frame of the wrong size, kind, magic or direction, or with
+//   descriptors
 //      that it must not carry, closes the connection it came on; nothing else happens.
-//   2. Hello → credentials (SO_PEERCRED), pidfd, pages, pull or window → Welcome, or Refused with code and reason.
-//   3. A closed connection is reported as lost; the pidfd stays watched until Forget, and its end is reported as
+//   2. Hello → credentials (SO_PEERCRED), pidfd, pages, pull or window → Welcome, or Refused with code and
+//   reason.
+//   3. A closed connection is reported as lost; the pidfd stays watched until Forget, and its end is reported
+//   as
 //      death.
 
 #ifndef KEEPSTEP_DAEMON_HANDOFF_SERVER_H_

@@ -131,6 +131,7 @@ grpc::ServerWriteReactor<v1::SessionEvent>* SessionsService::Open(grpc::Callback
       stream->Close(status);
       return;
     }
+    session->AtEnd([stream](const absl::Status& why) { stream->Close(why); });
     if (!training) {
       stream->WhenGone([this, id = session->id()] {
         state_.end_session(id, absl::CancelledError("The reader has gone."));

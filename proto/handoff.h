@@ -1,18 +1,21 @@
 // The handoff socket: what gRPC cannot carry between a client and its local daemon.
 //
-// A SOCK_SEQPACKET Unix socket beside the gRPC one. One connection a session; it lives as long as the session does, so
-// that its end is the first sign of a dead client. Frames are the structs below, little-endian, one a packet; the
-// receiver checks the size against `kind` before it reads a field.
+// A SOCK_SEQPACKET Unix socket beside the gRPC one. One connection a session; it lives as long as the session
+// does, so that its end is the first sign of a dead client. Frames are the structs below, little-endian, one
+// a packet; the receiver checks the size against `kind` before it reads a field.
 //
-//   1. client → Hello, with the job directory's descriptor by SCM_RIGHTS (O_DIRECTORY, or none for a session that
+//   1. client → Hello, with the job directory's descriptor by SCM_RIGHTS (O_DIRECTORY, or none for a session
+//   that
 //      only looks). The daemon takes uid, gid and pid from SO_PEERCRED and holds a pidfd from then on.
-//   2. daemon reads the 16-byte nonce at Hello.nonce_address with process_vm_readv. The same bytes: pull works.
-//   3. daemon → Welcome with descriptors [daemon page, client page] and, by window, [window]; or Refused, and closes.
+//   2. daemon reads the 16-byte nonce at Hello.nonce_address with process_vm_readv. The same bytes: pull
+//   works.
+//   3. daemon → Welcome with descriptors [daemon page, client page] and, by window, [window]; or Refused, and
+//   closes.
 //   4. client opens gRPC with the token, and from then on:
 //      by window: daemon → Copy {out or in, entries}; client's copy thread → CopyDone with the same id.
-//      client → Notify when it has changed its page (a verdict). Lost notifies are harmless: the daemon also looks
-//      at the page on its own timer.
-//      client → Goodbye before it closes for good: the daemon does not wait for the session to resume.
+//      client → Notify when it has changed its page (a verdict). Lost notifies are harmless: the daemon also
+//      looks at the page on its own timer. client → Goodbye before it closes for good: the daemon does not
+//      wait for the session to resume.
 //
 // All memory that a side maps is sealed against shrinking, so that neither can end the other with SIGBUS.
 
@@ -33,7 +36,15 @@ inline constexpr char kGrpcSocketName[] = "keepstep.sock";
 inline constexpr char kHandoffSocketName[] = "keepstep-handoff.sock";
 inline constexpr char kTokenMetadataKey[] = "keepstep-token";  // value: 32 lower-case hex digits
 
-enum class FrameKind : uint16_t { kHello = 1, kWelcome = 2, kRefused = 3, kCopy = 4, kCopyDone = 5, kNotify = 6, kGoodbye = 7 };
+enum class FrameKind : uint16_t {
+  kHello = 1,
+  kWelcome = 2,
+  kRefused = 3,
+  kCopy = 4,
+  kCopyDone = 5,
+  kNotify = 6,
+  kGoodbye = 7
+};
 
 // How the daemon reaches a client's host memory.
 enum class Transfer : uint8_t { kAuto = 0, kPull = 1, kWindow = 2 };

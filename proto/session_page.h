@@ -1,12 +1,16 @@
-// The two pages that a session shares with its daemon: the gate, the seal and the signs of life, without RPCs.
+// The two pages that a session shares with its daemon: the gate, the seal and the signs of life, without
+// RPCs.
 //
-// DaemonPage is written by the daemon alone: its memfd carries F_SEAL_FUTURE_WRITE, so clients can only map it to read.
-// ClientPage is written by the client alone; the daemon believes nothing in it beyond this session's own saves.
-// Words are lock-free atomics; a writer stores the data words, then adds one to `changes` and wakes its futex.
+// DaemonPage is written by the daemon alone: its memfd carries F_SEAL_FUTURE_WRITE, so clients can only map
+// it to read. ClientPage is written by the client alone; the daemon believes nothing in it beyond this
+// session's own saves. Words are lock-free atomics; a writer stores the data words, then adds one to
+// `changes` and wakes its futex.
 //
-// The gate (client): before_update(g) may return when released[g] >= the client's private count of saves issued.
-// The seal (both):   verdict slots change once per save, OPEN → SEALED by the client's sealing thread when every group
-//                    is released and compared, or OPEN → POISONED by its watchdog before that opens a gate on its own.
+// The gate (client): before_update(g) may return when released[g] >= the client's private count of saves
+// issued. The seal (both):   verdict slots change once per save, OPEN → SEALED by the client's sealing thread
+// when every group
+//                    is released and compared, or OPEN → POISONED by its watchdog before that opens a gate on
+//                    its own.
 
 #ifndef KEEPSTEP_PROTO_SESSION_PAGE_H_
 #define KEEPSTEP_PROTO_SESSION_PAGE_H_
@@ -33,13 +37,14 @@ constexpr uint8_t SlotValue(uint64_t slot) { return slot & 0xff; }
 struct DaemonPage {
   uint32_t magic = kPageMagic;
   uint32_t version = kPageVersion;
-  std::atomic<uint32_t> changes{0};       // futex
+  std::atomic<uint32_t> changes{0};  // futex
   uint32_t reserved = 0;
-  std::atomic<uint64_t> heartbeat_ns{0};  // CLOCK_MONOTONIC, every kHeartbeatPeriodMs
-  std::atomic<uint64_t> progress_bytes{0};  // grows while the daemon copies for this session
-  std::atomic<int64_t> save_at{kNoSaveAt};  // step at which every rank saves on request
+  std::atomic<uint64_t> heartbeat_ns{0};          // CLOCK_MONOTONIC, every kHeartbeatPeriodMs
+  std::atomic<uint64_t> progress_bytes{0};        // grows while the daemon copies for this session
+  std::atomic<int64_t> save_at{kNoSaveAt};        // step at which every rank saves on request
   std::atomic<uint64_t> states[kSaveSlots] = {};  // PackSlot(number, v1::SaveState)
-  // Newest save for which the group may change again. Saves are numbered from 1; never falls while the session lives.
+  // Newest save for which the group may change again. Saves are numbered from 1; never falls while the
+  // session lives.
   std::atomic<uint64_t> released[kMaxGroups] = {};
 };
 

@@ -7,15 +7,17 @@
 //          2. List it. Read back every expected part as published; each must be whole, of this attempt and of
 //             this count, and every blob it names must be there in full.
 //          3. COMMIT = the intent that part 0 holds, with the size and digest of every part as read. Publish.
-//          4. Anything but OK: read the slot as published. COMMIT of this attempt → committed, ABORT → aborted.
-//             Nothing there → publish again, a bounded number of times. Equality is by attempt, never by bytes.
-//             A flush that failed (no space, I/O error) is not trusted again: what may be our record, found
-//             after it, is kUncertain.
+//          4. Anything but OK: read the slot as published. COMMIT of this attempt → committed, ABORT →
+//          aborted.
+//             Nothing there → publish again, a bounded number of times. Equality is by attempt, never by
+//             bytes. A flush that failed (no space, I/O error) is not trusted again: what may be our record,
+//             found after it, is kUncertain.
 // kAbort   1. Publish ABORT in the same slot, settled as in 4; COMMIT found → committed, nothing is deleted.
 //          2. Only then delete what the attempt's directory holds, parts first; DECISION stays.
 // kSettle  For an attempt of an earlier daemon.
 //          1. A decision there is final: COMMIT → committed, ABORT → reclaim.
-//          2. Else as kCommit, with as many parts as part 0 counts; a part or blob missing or damaged → kAbort.
+//          2. Else as kCommit, with as many parts as part 0 counts; a part or blob missing or damaged →
+//          kAbort.
 //             A store that does not answer settles nothing.
 
 #ifndef KEEPSTEP_STORAGE_COMMIT_H_

@@ -16,8 +16,8 @@
 namespace keepstep::client {
 namespace {
 
-absl::StatusOr<v1::DeleteResponse> Delete(const Connection& daemon, const RemoveOptions& options, const Name& name,
-                                          bool dry_run, grpc::Status* status) {
+absl::StatusOr<v1::DeleteResponse> Delete(const Connection& daemon, const RemoveOptions& options,
+                                          const Name& name, bool dry_run, grpc::Status* status) {
   v1::DeleteRequest request;
   *request.mutable_name() = ToProto(name);
   request.set_dry_run(dry_run);
@@ -58,8 +58,8 @@ int RunVerify(const Globals& globals, const std::string& text) {
       const v1::Damage& damage = event.damage();
       if (!globals.json) {
         printf("DAMAGED %s: %s, bytes %ld..%ld: %s\n", damage.blob().c_str(), damage.fqn().c_str(),
-               static_cast<long>(damage.offset_bytes()), static_cast<long>(damage.offset_bytes() + damage.size_bytes()),
-               damage.message().c_str());
+               static_cast<long>(damage.offset_bytes()),
+               static_cast<long>(damage.offset_bytes() + damage.size_bytes()), damage.message().c_str());
       }
     }
     if (globals.json && (event.has_damage() || event.finished())) PrintJson(event);
@@ -93,7 +93,8 @@ int RunRemove(const Globals& globals, const RemoveOptions& options) {
   const auto plan = Delete(**daemon, options, *name, /*dry_run=*/true, &status);
   if (!plan.ok()) {
     const bool last = BlameOf(FromGrpc(status)).reason == "LAST_CHECKPOINT";
-    return Complain(status, absl::StrCat(last ? "keepstep rm --allow-last " : "keepstep show ", options.name));
+    return Complain(status,
+                    absl::StrCat(last ? "keepstep rm --allow-last " : "keepstep show ", options.name));
   }
   if (globals.json && options.dry_run) PrintJson(*plan);
   if (!globals.json) {
@@ -121,7 +122,8 @@ int RunDoctor(const Globals& globals) {
   if (!daemon.ok()) return Complain(daemon.status());
   v1::DoctorResponse response;
   const auto context = (*daemon)->Context();
-  if (auto status = (*daemon)->node().Doctor(context.get(), {}, &response); !status.ok()) return Complain(status);
+  if (auto status = (*daemon)->node().Doctor(context.get(), {}, &response); !status.ok())
+    return Complain(status);
   int failed = 0;
   for (const v1::Check& check : response.checks()) failed += check.result() == v1::Check::FAILED;
   if (globals.json) {
@@ -130,7 +132,9 @@ int RunDoctor(const Globals& globals) {
   }
   Table table({"", "CHECK", "FOUND"});
   for (const v1::Check& check : response.checks()) {
-    table.Add({check.result() == v1::Check::OK ? "ok" : check.result() == v1::Check::WARNING ? "warn" : "FAIL",
+    table.Add({check.result() == v1::Check::OK        ? "ok"
+               : check.result() == v1::Check::WARNING ? "warn"
+                                                      : "FAIL",
                check.name(), check.found()});
     if (!check.remedy().empty()) table.Add({"", "", absl::StrCat("mend: ", check.remedy())});
   }
@@ -149,7 +153,8 @@ int RunVersion(const Globals& globals) {
     printf("{\"client\": \"%s\", \"daemon\": %s}\n", kVersion,
            daemon_version.empty() ? "null" : absl::StrCat("\"", daemon_version, "\"").c_str());
   } else {
-    printf("keepstep %s, daemon %s\n", kVersion, daemon_version.empty() ? "not running" : daemon_version.c_str());
+    printf("keepstep %s, daemon %s\n", kVersion,
+           daemon_version.empty() ? "not running" : daemon_version.c_str());
   }
   return 0;
 }

@@ -1,4 +1,5 @@
-// The sub-commands. Each prints its result on stdout, progress and errors on stderr, and returns an exit code.
+// The sub-commands. Each prints its result on stdout, progress and errors on stderr, and returns an exit
+// code.
 
 #ifndef KEEPSTEP_CLIENT_COMMAND_COMMANDS_H_
 #define KEEPSTEP_CLIENT_COMMAND_COMMANDS_H_

@@ -36,12 +36,18 @@ absl::StatusOr<UniqueFd> OpenDirectory(const std::string& directory, bool create
 
 int ExitCode(absl::StatusCode code) {
   switch (code) {
-    case absl::StatusCode::kInvalidArgument: return kExitUsage;
-    case absl::StatusCode::kUnavailable: return kExitNoDaemon;
-    case absl::StatusCode::kNotFound: return kExitNotFound;
-    case absl::StatusCode::kDataLoss: return kExitDamaged;
-    case absl::StatusCode::kDeadlineExceeded: return kExitTimeout;
-    default: return kExitFailed;
+    case absl::StatusCode::kInvalidArgument:
+      return kExitUsage;
+    case absl::StatusCode::kUnavailable:
+      return kExitNoDaemon;
+    case absl::StatusCode::kNotFound:
+      return kExitNotFound;
+    case absl::StatusCode::kDataLoss:
+      return kExitDamaged;
+    case absl::StatusCode::kDeadlineExceeded:
+      return kExitTimeout;
+    default:
+      return kExitFailed;
   }
 }
 
@@ -54,8 +60,8 @@ struct Connection::Handoff {
 
 Connection::~Connection() = default;
 
-absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& globals, const std::string& directory,
-                                                             bool create) {
+absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& globals,
+                                                             const std::string& directory, bool create) {
   auto address = ParseAddress(globals.address.empty() ? DefaultAddress() : globals.address);
   if (!address.ok()) return address.status();
   UniqueFd directory_fd;
@@ -86,7 +92,8 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& glob
   return connection;
 }
 
-absl::StatusOr<std::unique_ptr<Connection>> Connection::For(const Globals& globals, const Name& name, bool create) {
+absl::StatusOr<std::unique_ptr<Connection>> Connection::For(const Globals& globals, const Name& name,
+                                                            bool create) {
   return name.is_directory ? Open(globals, name.job, create) : Open(globals);
 }
 

@@ -3,11 +3,11 @@
 #ifndef KEEPSTEP_CLIENT_COMMAND_CONNECTION_H_
 #define KEEPSTEP_CLIENT_COMMAND_CONNECTION_H_
 
+#include <grpcpp/grpcpp.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
-
-#include <grpcpp/grpcpp.h>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -25,8 +25,10 @@ struct Globals {
 
 class Connection {
  public:
-  // With `directory`, the daemon gets a descriptor of it, opened as the caller; made if `create`. UNAVAILABLE: no daemon.
-  static absl::StatusOr<std::unique_ptr<Connection>> Open(const Globals& globals, const std::string& directory = "",
+  // With `directory`, the daemon gets a descriptor of it, opened as the caller; made if `create`.
+  // UNAVAILABLE: no daemon.
+  static absl::StatusOr<std::unique_ptr<Connection>> Open(const Globals& globals,
+                                                          const std::string& directory = "",
                                                           bool create = false);
   // As above for the job that `name` means; a label needs no descriptor.
   static absl::StatusOr<std::unique_ptr<Connection>> For(const Globals& globals, const Name& name,

@@ -1,5 +1,6 @@
-// export: a checkpoint becomes safetensors files as others publish them: whole tensors under their own names, sharded by
-// size, with an index when there are several files. Files are written under temporary names and renamed when whole.
+// export: a checkpoint becomes safetensors files as others publish them: whole tensors under their own names,
+// sharded by size, with an index when there are several files. Files are written under temporary names and
+// renamed when whole.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -41,7 +42,8 @@ absl::Status WriteFully(int fd, const std::string& path, absl::string_view bytes
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<v1::StoredTensor>> ListTensors(const Connection& daemon, const Name& name, int64_t* step) {
+absl::StatusOr<std::vector<v1::StoredTensor>> ListTensors(const Connection& daemon, const Name& name,
+                                                          int64_t* step) {
   v1::QueryTensorsRequest request;
   *request.mutable_name() = ToProto(name);
   request.set_page_size(10000);
@@ -104,7 +106,8 @@ class Exporter {
     }
     if (const auto status = stream->Finish(); !status.ok()) return FromGrpc(status);
     if (received_bytes != tensor.size_bytes) {
-      return absl::DataLossError(absl::StrCat(tensor.name, ": ", received_bytes, " of ", tensor.size_bytes, " bytes"));
+      return absl::DataLossError(
+          absl::StrCat(tensor.name, ": ", received_bytes, " of ", tensor.size_bytes, " bytes"));
     }
     done_bytes_ += received_bytes;
     return absl::OkStatus();
@@ -160,7 +163,8 @@ int RunExport(const Globals& globals, const ExportOptions& options) {
   const fs::path directory = options.destination;
   std::error_code error;
   fs::create_directories(directory, error);
-  if (error) return Complain(absl::FailedPreconditionError(absl::StrCat(directory.string(), ": ", error.message())));
+  if (error)
+    return Complain(absl::FailedPreconditionError(absl::StrCat(directory.string(), ": ", error.message())));
   if (!options.force) {
     if (auto status = RefuseOverwriting(*files, directory); !status.ok()) return Complain(status);
   }
@@ -178,13 +182,14 @@ int RunExport(const Globals& globals, const ExportOptions& options) {
     if (!status.ok()) return Complain(status);
   }
   if (globals.json) {
-    nlohmann::ordered_json out = {{"step", step}, {"tensors", count}, {"bytes", total_bytes}, {"files", nlohmann::json::array()}};
+    nlohmann::ordered_json out = {
+        {"step", step}, {"tensors", count}, {"bytes", total_bytes}, {"files", nlohmann::json::array()}};
     for (const ExportFile& file : *files) out["files"].push_back((directory / file.name).string());
     printf("%s\n", out.dump(2).c_str());
   } else {
     printf("%s/%ld: %ld tensors, %s in %zu file%s in %s\n", name->job.c_str(), static_cast<long>(step),
-           static_cast<long>(count), HumanBytes(total_bytes).c_str(), files->size(), files->size() == 1 ? "" : "s",
-           directory.c_str());
+           static_cast<long>(count), HumanBytes(total_bytes).c_str(), files->size(),
+           files->size() == 1 ? "" : "s", directory.c_str());
   }
   return 0;
 }

@@ -63,8 +63,9 @@ absl::StatusOr<std::vector<ExportFile>> PlanExport(absl::Span<const v1::StoredTe
     files.back().tensors.push_back(std::move(tensor));
   }
   for (size_t i = 0; i < files.size(); ++i) {
-    files[i].name = files.size() == 1 ? "model.safetensors"
-                                      : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, files.size());
+    files[i].name = files.size() == 1
+                        ? "model.safetensors"
+                        : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, files.size());
   }
   return files;
 }
@@ -82,7 +83,8 @@ absl::StatusOr<std::string> PlainHeader(const ExportFile& file) {
   std::string json = header.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   json.append((kPadding - json.size() % kPadding) % kPadding, ' ');
   if (json.size() > kMaxHeaderBytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(file.name, "'s header exceeds 100 MB; use smaller shards"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(file.name, "'s header exceeds 100 MB; use smaller shards"));
   }
   std::string out(8, '\0');
   for (int i = 0; i < 8; ++i) out[i] = static_cast<char>(json.size() >> (8 * i));

@@ -29,8 +29,8 @@ struct ExportFile {
 };
 
 // Tensors of `component` ("model", "optimizer", "all") in the order of their names, each file as full as
-// `max_shard_bytes` allows; a larger tensor has a file of its own. Aliases of one storage are exported under each name.
-// NOT_FOUND: there are none. INVALID_ARGUMENT: a dtype that safetensors lacks.
+// `max_shard_bytes` allows; a larger tensor has a file of its own. Aliases of one storage are exported under
+// each name. NOT_FOUND: there are none. INVALID_ARGUMENT: a dtype that safetensors lacks.
 absl::StatusOr<std::vector<ExportFile>> PlanExport(absl::Span<const v1::StoredTensor> tensors,
                                                    absl::string_view component, int64_t max_shard_bytes);
 

@@ -18,8 +18,8 @@ v1::StoredTensor Stored(const std::string& fqn, std::vector<int64_t> shape,
 }
 
 TEST(PlanExport, OneFileInTheOrderOfNames) {
-  const auto files = PlanExport({Stored("b", {2}), Stored("a", {3, 4}), Stored("m", {2}, v1::COMPONENT_OPTIMIZER)},
-                                "model", 1000);
+  const auto files = PlanExport(
+      {Stored("b", {2}), Stored("a", {3, 4}), Stored("m", {2}, v1::COMPONENT_OPTIMIZER)}, "model", 1000);
   ASSERT_TRUE(files.ok()) << files.status();
   ASSERT_EQ(files->size(), 1u);
   EXPECT_EQ((*files)[0].name, "model.safetensors");
@@ -29,7 +29,8 @@ TEST(PlanExport, OneFileInTheOrderOfNames) {
 }
 
 TEST(PlanExport, ShardsBySizeAndNamesEachFile) {
-  const auto files = PlanExport({Stored("a", {10}), Stored("b", {10}), Stored("c", {100}), Stored("d", {1})}, "all", 80);
+  const auto files =
+      PlanExport({Stored("a", {10}), Stored("b", {10}), Stored("c", {100}), Stored("d", {1})}, "all", 80);
   ASSERT_TRUE(files.ok()) << files.status();
   ASSERT_EQ(files->size(), 3u);
   EXPECT_EQ((*files)[0].tensors.size(), 2u);
@@ -58,7 +59,8 @@ TEST(PlanExport, ADtypeThatSafetensorsLacksIsRefused) {
 }
 
 TEST(PlainHeader, IsWhatTheStrictParserReads) {
-  const auto files = PlanExport({Stored("a", {2, 3}), Stored("weird \"name\"\\", {}), Stored("e", {0, 5})}, "all", 1000);
+  const auto files =
+      PlanExport({Stored("a", {2, 3}), Stored("weird \"name\"\\", {}), Stored("e", {0, 5})}, "all", 1000);
   ASSERT_TRUE(files.ok());
   const auto header = PlainHeader((*files)[0]);
   ASSERT_TRUE(header.ok());

@@ -54,13 +54,17 @@ int64_t ParseBytes(absl::string_view text) {
   if (!absl::SimpleAtod(text.substr(0, end), &value) || value < 0) return -1;
   const std::string unit = absl::AsciiStrToUpper(
       absl::StripAsciiWhitespace(end == absl::string_view::npos ? absl::string_view() : text.substr(end)));
-  static constexpr struct { const char* name; double factor; } kUnits[] = {
-      {"", 1},      {"B", 1},           {"KB", 1e3},        {"MB", 1e6},        {"GB", 1e9},
-      {"TB", 1e12}, {"KIB", 1024},      {"MIB", 1048576.0}, {"GIB", 1073741824.0}, {"TIB", 1099511627776.0}};
+  static constexpr struct {
+    const char* name;
+    double factor;
+  } kUnits[] = {
+      {"", 1},      {"B", 1},      {"KB", 1e3},        {"MB", 1e6},           {"GB", 1e9},
+      {"TB", 1e12}, {"KIB", 1024}, {"MIB", 1048576.0}, {"GIB", 1073741824.0}, {"TIB", 1099511627776.0}};
   for (const auto& known : kUnits) {
     if (unit != known.name) continue;
     const double bytes = value * known.factor;
-    return bytes < static_cast<double>(std::numeric_limits<int64_t>::max()) ? static_cast<int64_t>(bytes) : -1;
+    return bytes < static_cast<double>(std::numeric_limits<int64_t>::max()) ? static_cast<int64_t>(bytes)
+                                                                            : -1;
   }
   return -1;
 }

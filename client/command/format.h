@@ -11,13 +11,14 @@
 
 namespace keepstep::client {
 
-std::string HumanBytes(int64_t bytes);       // "49.7 GiB"
-std::string HumanSeconds(double seconds);    // "4m10s"
+std::string HumanBytes(int64_t bytes);                            // "49.7 GiB"
+std::string HumanSeconds(double seconds);                         // "4m10s"
 std::string HumanAge(int64_t then_unix_ms, int64_t now_unix_ms);  // "2m ago"; "never" for 0
 // "512 MiB", "5GB", "1000": bytes; -1 when it is not a size.
 int64_t ParseBytes(absl::string_view text);
 
-// Columns as wide as their widest cell, two spaces between, the last one unpadded. `right` names right-aligned columns.
+// Columns as wide as their widest cell, two spaces between, the last one unpadded. `right` names
+// right-aligned columns.
 class Table {
  public:
   explicit Table(std::vector<std::string> header, std::vector<size_t> right = {});

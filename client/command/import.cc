@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t kChunkBytes = int64_t{1} << 20;
 
-v1::BeginRequest MakeBegin(const Name& name, const std::vector<SafetensorsFile>& files, const std::string& source) {
+v1::BeginRequest MakeBegin(const Name& name, const std::vector<SafetensorsFile>& files,
+                           const std::string& source) {
   v1::BeginRequest request;
   if (!name.is_directory) request.set_job(name.job);
   request.set_step(*name.step);
@@ -38,8 +39,8 @@ v1::BeginRequest MakeBegin(const Name& name, const std::vector<SafetensorsFile>&
 }
 
 // Sends every tensor's bytes in order. A local error ends the stream early; the caller aborts the attempt.
-absl::Status SendAll(const std::string& attempt, const std::vector<SafetensorsFile>& files, int64_t total_bytes,
-                     grpc::ClientWriter<v1::WriteChunk>* writer) {
+absl::Status SendAll(const std::string& attempt, const std::vector<SafetensorsFile>& files,
+                     int64_t total_bytes, grpc::ClientWriter<v1::WriteChunk>* writer) {
   Progress progress("import");
   int64_t sent_bytes = 0;
   v1::WriteChunk chunk;
@@ -90,7 +91,8 @@ int RunImport(const Globals& globals, const ImportOptions& options) {
   if (!files.ok()) return Complain(files.status());
   int64_t total_bytes = 0;
   for (const SafetensorsFile& file : *files) {
-    for (const storage::HeaderEntry& entry : file.header.entries) total_bytes += entry.end_bytes - entry.begin_bytes;
+    for (const storage::HeaderEntry& entry : file.header.entries)
+      total_bytes += entry.end_bytes - entry.begin_bytes;
   }
   auto daemon = Connection::For(globals, *name, /*create=*/true);
   if (!daemon.ok()) return Complain(daemon.status());
@@ -121,8 +123,8 @@ int RunImport(const Globals& globals, const ImportOptions& options) {
   if (globals.json) {
     PrintJson(info);
   } else {
-    printf("%s/%ld: %d tensors, %s committed\n", info.job().c_str(), static_cast<long>(info.decision().step()),
-           begin.shards_size(), HumanBytes(total_bytes).c_str());
+    printf("%s/%ld: %d tensors, %s committed\n", info.job().c_str(),
+           static_cast<long>(info.decision().step()), begin.shards_size(), HumanBytes(total_bytes).c_str());
   }
   return 0;
 }

@@ -21,7 +21,8 @@ std::string InFlight(const v1::JobStatus& job) {
   std::string out;
   for (const v1::SaveInFlight& save : job.in_flight()) {
     absl::StrAppend(&out, out.empty() ? "" : "; ", save.step(), " ", save.stage());
-    if (save.bytes_total() > 0) absl::StrAppend(&out, " ", 100 * save.bytes_done() / save.bytes_total(), " %");
+    if (save.bytes_total() > 0)
+      absl::StrAppend(&out, " ", 100 * save.bytes_done() / save.bytes_total(), " %");
     if (save.seconds() > 0 && save.bytes_done() > 0) {
       absl::StrAppend(&out, ", ", HumanBytes(static_cast<int64_t>(save.bytes_done() / save.seconds())), "/s");
     }
@@ -42,9 +43,12 @@ v1::Component Or(v1::Component component) {
 
 std::string ComponentText(v1::Component component) {
   switch (Or(component)) {
-    case v1::COMPONENT_OPTIMIZER: return "optimizer";
-    case v1::COMPONENT_EXTRA: return "extra";
-    default: return "model";
+    case v1::COMPONENT_OPTIMIZER:
+      return "optimizer";
+    case v1::COMPONENT_EXTRA:
+      return "extra";
+    default:
+      return "model";
   }
 }
 
@@ -55,7 +59,8 @@ int RunStatus(const Globals& globals) {
   if (!daemon.ok()) return Complain(daemon.status());
   v1::StatusResponse response;
   const auto context = (*daemon)->Context();
-  if (auto status = (*daemon)->node().Status(context.get(), {}, &response); !status.ok()) return Complain(status);
+  if (auto status = (*daemon)->node().Status(context.get(), {}, &response); !status.ok())
+    return Complain(status);
   if (globals.json) {
     PrintJson(response);
     return 0;
@@ -68,7 +73,9 @@ int RunStatus(const Globals& globals) {
              : "",
          response.io_engine().c_str(), response.sessions(), response.draining() ? "  DRAINING" : "");
   if (response.jobs_size() == 0) {
-    printf("No jobs. A trainer makes one by opening a directory; the command by: keepstep import FILE DIRECTORY/0\n");
+    printf(
+        "No jobs. A trainer makes one by opening a directory; the command by: keepstep import FILE "
+        "DIRECTORY/0\n");
     return 0;
   }
   Table table({"JOB", "LAST COMMIT", "IN FLIGHT", "RANKS", "FREE", "HEALTH"});
@@ -109,9 +116,10 @@ int RunList(const Globals& globals, const std::string& job) {
   for (const v1::JobInfo& info : response.jobs()) {
     for (const v1::CheckpointInfo& checkpoint : info.checkpoints()) {
       const v1::Decision& decision = checkpoint.decision();
-      table.Add({absl::StrCat(info.job(), "/", decision.step()), HumanAge(decision.time_unix_ms(), NowUnixMs()),
-                 absl::StrCat(decision.epoch()), HumanBytes(checkpoint.stored_bytes()),
-                 absl::StrCat(decision.tensor_count()), absl::StrCat(decision.world_size()),
+      table.Add({absl::StrCat(info.job(), "/", decision.step()),
+                 HumanAge(decision.time_unix_ms(), NowUnixMs()), absl::StrCat(decision.epoch()),
+                 HumanBytes(checkpoint.stored_bytes()), absl::StrCat(decision.tensor_count()),
+                 absl::StrCat(decision.world_size()),
                  absl::StrCat(checkpoint.pinned() ? "pinned " : "", absl::StrJoin(decision.tags(), " "))});
     }
   }
@@ -138,7 +146,8 @@ int RunShow(const Globals& globals, const std::string& text) {
   const v1::Decision& decision = info.decision();
   printf("%s/%ld\n", info.job().c_str(), static_cast<long>(decision.step()));
   printf("  committed   %s\n",
-         absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixMillis(decision.time_unix_ms()), absl::UTCTimeZone())
+         absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixMillis(decision.time_unix_ms()),
+                          absl::UTCTimeZone())
              .c_str());
   printf("  attempt     %s (epoch %ld)\n", decision.attempt().c_str(), static_cast<long>(decision.epoch()));
   printf("  tensors     %ld, %s\n", static_cast<long>(decision.tensor_count()),
@@ -149,8 +158,9 @@ int RunShow(const Globals& globals, const std::string& text) {
   for (int i = 0; i < decision.mesh().names_size(); ++i) {
     absl::StrAppend(&mesh, i == 0 ? "" : " x ", decision.mesh().names(i), "=", decision.mesh().sizes(i));
   }
-  printf("  written by  %d rank%s%s%s, keepstep %s\n", decision.world_size(), decision.world_size() == 1 ? "" : "s",
-         mesh.empty() ? "" : ", ", mesh.c_str(), decision.writer().c_str());
+  printf("  written by  %d rank%s%s%s, keepstep %s\n", decision.world_size(),
+         decision.world_size() == 1 ? "" : "s", mesh.empty() ? "" : ", ", mesh.c_str(),
+         decision.writer().c_str());
   printf("  layout      %s\n", decision.layout().c_str());
   for (const auto& [metric, value] : decision.metrics()) printf("  %-11s %g\n", metric.c_str(), value);
   if (decision.tags_size() > 0) printf("  tags        %s\n", absl::StrJoin(decision.tags(), " ").c_str());

@@ -21,7 +21,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();
   Globals globals;
-  app.add_option("--address", globals.address, "Daemon, as unix:///path/keepstep.sock (default: $KEEPSTEP_ADDR)");
+  app.add_option("--address", globals.address,
+                 "Daemon, as unix:///path/keepstep.sock (default: $KEEPSTEP_ADDR)");
   app.add_flag("--json", globals.json, "Machine-readable output on stdout");
   double timeout_seconds = globals.timeout_ms / 1000.0;
   app.add_option("--timeout", timeout_seconds, "Seconds to wait for an answer")->capture_default_str();
@@ -38,7 +39,8 @@ int main(int argc, char** argv) {
     });
   };
 
-  on(app.add_subcommand("status", "The daemon, its jobs, and what is in flight"), [&] { return RunStatus(globals); });
+  on(app.add_subcommand("status", "The daemon, its jobs, and what is in flight"),
+     [&] { return RunStatus(globals); });
 
   auto* list = app.add_subcommand("ls", "Committed checkpoints, newest last");
   list->add_option("JOB", job, "Only this job");
@@ -59,7 +61,8 @@ int main(int argc, char** argv) {
 
   auto* save_as = app.add_subcommand("export", "Write safetensors files that other tools load");
   save_as->add_option("NAME", exporting.name, "JOB/STEP or JOB/latest")->required();
-  save_as->add_option("DIRECTORY", exporting.destination, "Where the files go; made when missing")->required();
+  save_as->add_option("DIRECTORY", exporting.destination, "Where the files go; made when missing")
+      ->required();
   save_as->add_option("--component", exporting.component, "model, optimizer or all")
       ->check(CLI::IsMember({"model", "optimizer", "all"}))
       ->capture_default_str();
@@ -74,9 +77,12 @@ int main(int argc, char** argv) {
   });
 
   auto* take_in = app.add_subcommand("import", "Commit published safetensors files as one step");
-  take_in->add_option("SOURCE", importing.source, "A .safetensors file, an index.json, or a directory with either")
+  take_in
+      ->add_option("SOURCE", importing.source,
+                   "A .safetensors file, an index.json, or a directory with either")
       ->required();
-  take_in->add_option("NAME", importing.name, "DIRECTORY/STEP, or JOB/STEP of a job that the daemon knows")->required();
+  take_in->add_option("NAME", importing.name, "DIRECTORY/STEP, or JOB/STEP of a job that the daemon knows")
+      ->required();
   on(take_in, [&] { return RunImport(globals, importing); });
 
   auto* rm = app.add_subcommand("rm", "Delete one checkpoint; shows the plan and asks");
@@ -88,7 +94,8 @@ int main(int argc, char** argv) {
 
   on(app.add_subcommand("doctor", "What this machine allows, and how to mend the rest"),
      [&] { return RunDoctor(globals); });
-  on(app.add_subcommand("version", "Versions of the command and of the daemon"), [&] { return RunVersion(globals); });
+  on(app.add_subcommand("version", "Versions of the command and of the daemon"),
+     [&] { return RunVersion(globals); });
 
   try {
     app.parse(argc, argv);

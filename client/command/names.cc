@@ -20,7 +20,8 @@ absl::StatusOr<Name> ParseName(absl::string_view text) {
   Name name;
   name.latest = true;
   const size_t slash = text.rfind('/');
-  const absl::string_view last = slash == absl::string_view::npos ? absl::string_view() : text.substr(slash + 1);
+  const absl::string_view last =
+      slash == absl::string_view::npos ? absl::string_view() : text.substr(slash + 1);
   if (AllDigits(last) || last == "latest") {
     if (last != "latest") {
       int64_t step = 0;

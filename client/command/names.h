@@ -13,14 +13,14 @@
 namespace keepstep::client {
 
 struct Name {
-  std::string job;           // a label, or a directory when `is_directory`
+  std::string job;  // a label, or a directory when `is_directory`
   bool is_directory = false;
   std::optional<int64_t> step;
-  bool latest = false;       // said, or implied by naming only a job
+  bool latest = false;  // said, or implied by naming only a job
 };
 
-// A job part that holds a '/' or is "." or ".." is a directory; anything else is a label. INVALID_ARGUMENT: empty, or a step
-// that does not fit.
+// A job part that holds a '/' or is "." or ".." is a directory; anything else is a label. INVALID_ARGUMENT:
+// empty, or a step that does not fit.
 absl::StatusOr<Name> ParseName(absl::string_view text);
 
 }  // namespace keepstep::client

@@ -29,20 +29,23 @@ absl::StatusOr<SafetensorsFile> OpenOne(const std::string& path) {
     return absl::NotFoundError(absl::StrCat("cannot open ", path, ": ", strerror(errno)));
   }
   std::string bytes(std::min<int64_t>(8, info.st_size), '\0');
-  if (auto status = ReadFully(file.fd.get(), path, 0, absl::MakeSpan(bytes.data(), bytes.size())); !status.ok()) {
+  if (auto status = ReadFully(file.fd.get(), path, 0, absl::MakeSpan(bytes.data(), bytes.size()));
+      !status.ok()) {
     return status;
   }
   auto size = storage::HeaderSize(bytes, info.st_size);
   if (!size.ok()) return absl::DataLossError(absl::StrCat(path, ": ", size.status().message()));
   bytes.resize(*size);
-  if (auto status = ReadFully(file.fd.get(), path, 0, absl::MakeSpan(bytes.data(), bytes.size())); !status.ok()) {
+  if (auto status = ReadFully(file.fd.get(), path, 0, absl::MakeSpan(bytes.data(), bytes.size()));
+      !status.ok()) {
     return status;
   }
   auto header = storage::ParseHeader(bytes, info.st_size);
   if (!header.ok()) return absl::DataLossError(absl::StrCat(path, ": ", header.status().message()));
   if (header->keepstep) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        path, " is a shard of a Keepstep checkpoint, not a published file; load or export that checkpoint instead"));
+    return absl::InvalidArgumentError(absl::StrCat(path,
+                                                   " is a shard of a Keepstep checkpoint, not a published "
+                                                   "file; load or export that checkpoint instead"));
   }
   file.header = *std::move(header);
   return file;
@@ -78,7 +81,8 @@ absl::StatusOr<std::vector<SafetensorsFile>> OpenIndexed(const std::string& inde
     for (const storage::HeaderEntry& entry : file->header.entries) {
       const auto [where, fresh] = found.emplace(entry.name, name);
       if (!fresh) {
-        return absl::InvalidArgumentError(absl::StrCat(entry.name, " is in both ", where->second, " and ", name));
+        return absl::InvalidArgumentError(
+            absl::StrCat(entry.name, " is in both ", where->second, " and ", name));
       }
     }
     out.push_back(*std::move(file));
@@ -86,7 +90,8 @@ absl::StatusOr<std::vector<SafetensorsFile>> OpenIndexed(const std::string& inde
   for (const auto& [tensor, file] : *files) {
     const auto where = found.find(tensor);
     if (where == found.end() || where->second != file) {
-      return absl::DataLossError(absl::StrCat(index, " says that ", tensor, " is in ", file, ", but it is not"));
+      return absl::DataLossError(
+          absl::StrCat(index, " says that ", tensor, " is in ", file, ", but it is not"));
     }
   }
   return out;
@@ -109,8 +114,8 @@ absl::StatusOr<std::vector<SafetensorsFile>> OpenSafetensors(const std::string& 
     } else if (indexes.empty() && files.size() == 1) {
       path = *files.begin();
     } else {
-      return absl::NotFoundError(absl::StrCat(source, " holds ", indexes.size(), " indexes and ", files.size(),
-                                              " safetensors files; name the one to import"));
+      return absl::NotFoundError(absl::StrCat(source, " holds ", indexes.size(), " indexes and ",
+                                              files.size(), " safetensors files; name the one to import"));
     }
   }
   if (absl::EndsWith(path, ".json")) return OpenIndexed(path);

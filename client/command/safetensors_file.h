@@ -20,8 +20,9 @@ struct SafetensorsFile {
   storage::ParsedHeader header;
 };
 
-// `source` is a .safetensors file, an index (*.index.json), or a directory that holds one of them. NOT_FOUND, DATA_LOSS
-// (a damaged header, an index that names a tensor which its file lacks), INVALID_ARGUMENT (a name in two files).
+// `source` is a .safetensors file, an index (*.index.json), or a directory that holds one of them. NOT_FOUND,
+// DATA_LOSS (a damaged header, an index that names a tensor which its file lacks), INVALID_ARGUMENT (a name
+// in two files).
 absl::StatusOr<std::vector<SafetensorsFile>> OpenSafetensors(const std::string& source);
 
 // Reads exactly `into.size()` bytes.

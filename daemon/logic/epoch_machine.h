@@ -121,8 +121,9 @@ class EpochMachine : public EpochGate {
 
   bool ready_ = false;
   bool journal_lost_ = false;
-  // Every rank of this epoch was there at once, so some may have been told LATEST: it is told to the others even when
-  // those have left. Before that, a rank that dies and starts again moves its peers along, since none has loaded.
+  // Every rank of this epoch was there at once, so some may have been told LATEST: it is told to the others
+  // even when those have left. Before that, a rank that dies and starts again moves its peers along, since
+  // none has loaded.
   bool assembled_ = false;
   std::optional<LoadedStep> latest_;  // of this epoch; absent: nobody was told, so nobody may resume
   std::deque<Opening> opens_;

@@ -1,8 +1,9 @@
 // What goes into a job's logic and what comes out: the seam between decisions and I/O.
 //
-// JobMachine (job_machine.h) is a pure function of the events it was given: no clock, no threads, no I/O. A driver
-// (daemon/job.h, or tests/sim in virtual time) feeds it one event at a time and carries out the actions, in order;
-// each action that has an answer says which event that is. Answers may come late, in any order, or, after a crash, never.
+// JobMachine (job_machine.h) is a pure function of the events it was given: no clock, no threads, no I/O. A
+// driver (daemon/job.h, or tests/sim in virtual time) feeds it one event at a time and carries out the
+// actions, in order; each action that has an answer says which event that is. Answers may come late, in any
+// order, or, after a crash, never.
 //
 // A save is named by its attempt once it has one, a rank's view of it by (session, number).
 
@@ -25,8 +26,15 @@ using Nonce = std::array<uint8_t, 16>;
 using Millis = int64_t;  // monotonic time, from any origin
 
 enum class SaveState : uint8_t {  // the values of v1::SaveState
-  kNone = 0, kAccepted = 1, kSnapshotted = 2, kPersisted = 3, kCommitted = 4,
-  kSkipped = 5, kSuperseded = 6, kCancelled = 7, kFailed = 8,
+  kNone = 0,
+  kAccepted = 1,
+  kSnapshotted = 2,
+  kPersisted = 3,
+  kCommitted = 4,
+  kSkipped = 5,
+  kSuperseded = 6,
+  kCancelled = 7,
+  kFailed = 8,
 };
 enum class BusyPolicy : uint8_t { kWait = 0, kSkip = 1, kSupersede = 2 };
 
@@ -37,7 +45,8 @@ struct Failure {
   int32_t rank = -1;
 };
 
-// ---- events -------------------------------------------------------------------------------------------------------
+// ---- events
+// -------------------------------------------------------------------------------------------------------
 
 struct JournalEntry {  // a save that was in flight when an earlier daemon ended
   std::string attempt;
@@ -65,9 +74,17 @@ struct SessionOpened {
   int64_t epoch = 0;  // 0: join
   uint64_t saves_issued = 0;
 };
-struct SessionLost { SessionId session = 0; };  // stream gone, pid alive: it may resume
-struct SessionDead { SessionId session = 0; };  // pid gone, closed, or lost for too long
-struct Registered { SessionId session = 0; uint64_t generation = 0; std::string fingerprint; };
+struct SessionLost {
+  SessionId session = 0;
+};  // stream gone, pid alive: it may resume
+struct SessionDead {
+  SessionId session = 0;
+};  // pid gone, closed, or lost for too long
+struct Registered {
+  SessionId session = 0;
+  uint64_t generation = 0;
+  std::string fingerprint;
+};
 struct SaveRequested {
   SessionId session = 0;
   uint64_t number = 0;
@@ -75,31 +92,78 @@ struct SaveRequested {
   uint64_t generation = 0;
   BusyPolicy policy = BusyPolicy::kWait;
 };
-struct PlanMade { std::string attempt; absl::Status status; };
-struct GroupCopied { std::string attempt; int32_t rank = 0; uint32_t group = 0; };
-struct RankCopied { std::string attempt; int32_t rank = 0; };   // every group: the rank's source may change again
-struct RankFlushed { std::string attempt; int32_t rank = 0; };  // its blobs are durable
-struct RankIoFailed { std::string attempt; int32_t rank = 0; std::string stage; absl::Status status; };
-struct VerdictSeen { SessionId session = 0; uint64_t number = 0; bool sealed = false; };  // false: poisoned
-struct PartWritten { std::string attempt; absl::Status status; };
-struct IoStopped { std::string attempt; };  // after StopIo: no buffer or file of the attempt is in use any more
-struct LoadRequested { SessionId session = 0; uint64_t ticket = 0; bool latest = true; int64_t step = 0; };
-struct CancelRequested { uint64_t ticket = 0; int64_t step = 0; };
+struct PlanMade {
+  std::string attempt;
+  absl::Status status;
+};
+struct GroupCopied {
+  std::string attempt;
+  int32_t rank = 0;
+  uint32_t group = 0;
+};
+struct RankCopied {
+  std::string attempt;
+  int32_t rank = 0;
+};  // every group: the rank's source may change again
+struct RankFlushed {
+  std::string attempt;
+  int32_t rank = 0;
+};  // its blobs are durable
+struct RankIoFailed {
+  std::string attempt;
+  int32_t rank = 0;
+  std::string stage;
+  absl::Status status;
+};
+struct VerdictSeen {
+  SessionId session = 0;
+  uint64_t number = 0;
+  bool sealed = false;
+};  // false: poisoned
+struct PartWritten {
+  std::string attempt;
+  absl::Status status;
+};
+struct IoStopped {
+  std::string attempt;
+};  // after StopIo: no buffer or file of the attempt is in use any more
+struct LoadRequested {
+  SessionId session = 0;
+  uint64_t ticket = 0;
+  bool latest = true;
+  int64_t step = 0;
+};
+struct CancelRequested {
+  uint64_t ticket = 0;
+  int64_t step = 0;
+};
 struct DrainRequested {};
 struct SaveWished {};  // an operator or a preemption asks for a save at the next common step
-struct StepsSeen { std::vector<int64_t> stepped; };  // newest should_save step of each rank of the roster, -1: none
-struct StoreDone { uint64_t op = 0; storage::StoreResult result; };
-struct CatalogDone { uint64_t op = 0; absl::Status status; };
+struct StepsSeen {
+  std::vector<int64_t> stepped;
+};  // newest should_save step of each rank of the roster, -1: none
+struct StoreDone {
+  uint64_t op = 0;
+  storage::StoreResult result;
+};
+struct CatalogDone {
+  uint64_t op = 0;
+  absl::Status status;
+};
 struct Tick {};
-// Bytes of the attempt have moved; at most one a second. Without it a save whose groups take long looks stuck.
-struct SaveProgressed { std::string attempt; };
+// Bytes of the attempt have moved; at most one a second. Without it a save whose groups take long looks
+// stuck.
+struct SaveProgressed {
+  std::string attempt;
+};
 
-using Event = std::variant<JobStarted, SessionOpened, SessionLost, SessionDead, Registered, SaveRequested, PlanMade,
-                           GroupCopied, RankCopied, RankFlushed, RankIoFailed, VerdictSeen, PartWritten, IoStopped,
-                           LoadRequested, CancelRequested, DrainRequested, SaveWished, StepsSeen, StoreDone,
-                           CatalogDone, Tick, SaveProgressed>;
+using Event = std::variant<JobStarted, SessionOpened, SessionLost, SessionDead, Registered, SaveRequested,
+                           PlanMade, GroupCopied, RankCopied, RankFlushed, RankIoFailed, VerdictSeen,
+                           PartWritten, IoStopped, LoadRequested, CancelRequested, DrainRequested, SaveWished,
+                           StepsSeen, StoreDone, CatalogDone, Tick, SaveProgressed>;
 
-// ---- actions ------------------------------------------------------------------------------------------------------
+// ---- actions
+// ------------------------------------------------------------------------------------------------------
 
 struct Verdict {  // what became of a save, as every rank is told
   uint64_t number = 0;
@@ -109,33 +173,108 @@ struct Verdict {  // what became of a save, as every rank is told
   Failure failure;
 };
 
-struct AnswerOpen { SessionId session = 0; int64_t epoch = 0; std::vector<Verdict> unsettled; Failure failure; };
-struct MoveSession { SessionId session = 0; int64_t epoch = 0; };
-struct CloseSession { SessionId session = 0; Failure failure; };
-struct AnswerSave { SessionId session = 0; uint64_t number = 0; Verdict status; std::vector<Verdict> earlier; };
-struct AnswerLoad { SessionId session = 0; uint64_t ticket = 0; bool found = false; int64_t step = 0, epoch = 0; std::string attempt; Failure failure; };
-struct AnswerCancel { uint64_t ticket = 0; int32_t cancelled = 0; };
-struct Report { SessionId session = 0; Verdict status; };  // state changed: page slot, watchers, log
+struct AnswerOpen {
+  SessionId session = 0;
+  int64_t epoch = 0;
+  std::vector<Verdict> unsettled;
+  Failure failure;
+};
+struct MoveSession {
+  SessionId session = 0;
+  int64_t epoch = 0;
+};
+struct CloseSession {
+  SessionId session = 0;
+  Failure failure;
+};
+struct AnswerSave {
+  SessionId session = 0;
+  uint64_t number = 0;
+  Verdict status;
+  std::vector<Verdict> earlier;
+};
+struct AnswerLoad {
+  SessionId session = 0;
+  uint64_t ticket = 0;
+  bool found = false;
+  int64_t step = 0, epoch = 0;
+  std::string attempt;
+  Failure failure;
+};
+struct AnswerCancel {
+  uint64_t ticket = 0;
+  int32_t cancelled = 0;
+};
+struct Report {
+  SessionId session = 0;
+  Verdict status;
+};  // state changed: page slot, watchers, log
 // The group (or all groups) may change again as far as saves up to `number` are concerned.
-struct Release { SessionId session = 0; uint64_t number = 0; bool all_groups = false; uint32_t group = 0; };
-struct SetSaveAt { int64_t step = 0; };
-// Ask for a plan from the ranks' registrations as they are now → PlanMade. `first`: compare samples of replicas too.
-struct MakePlan { std::string attempt; int64_t step = 0; bool first = false; };
-// Start copying, digesting and writing one rank's share → GroupCopied…, RankCopied, RankFlushed or RankIoFailed.
-struct StartRank { std::string attempt; int32_t rank = 0; SessionId session = 0; uint64_t number = 0; };
-struct WritePart { std::string attempt; };  // from the pipelines' digests → PartWritten
-struct StopIo { std::string attempt; };     // cancel what runs, free its staging → IoStopped
-struct DoStore { uint64_t op = 0; storage::StoreOp what; };  // → StoreDone
-struct PutJournal { uint64_t op = 0; JournalEntry entry; };  // synced → CatalogDone
-struct EraseJournal { uint64_t op = 0; std::string attempt; };
-struct PutRoster { uint64_t op = 0; int64_t epoch = 0; int32_t world_size = 0; std::vector<RosterEntry> roster; };
-struct RecordCommit { uint64_t op = 0; std::string attempt; int64_t step = 0; };  // synced → CatalogDone
-struct RecordGone { uint64_t op = 0; std::string attempt; int64_t step = 0; };
-struct Drained { int32_t undecided = 0; };
+struct Release {
+  SessionId session = 0;
+  uint64_t number = 0;
+  bool all_groups = false;
+  uint32_t group = 0;
+};
+struct SetSaveAt {
+  int64_t step = 0;
+};
+// Ask for a plan from the ranks' registrations as they are now → PlanMade. `first`: compare samples of
+// replicas too.
+struct MakePlan {
+  std::string attempt;
+  int64_t step = 0;
+  bool first = false;
+};
+// Start copying, digesting and writing one rank's share → GroupCopied…, RankCopied, RankFlushed or
+// RankIoFailed.
+struct StartRank {
+  std::string attempt;
+  int32_t rank = 0;
+  SessionId session = 0;
+  uint64_t number = 0;
+};
+struct WritePart {
+  std::string attempt;
+};  // from the pipelines' digests → PartWritten
+struct StopIo {
+  std::string attempt;
+};  // cancel what runs, free its staging → IoStopped
+struct DoStore {
+  uint64_t op = 0;
+  storage::StoreOp what;
+};  // → StoreDone
+struct PutJournal {
+  uint64_t op = 0;
+  JournalEntry entry;
+};  // synced → CatalogDone
+struct EraseJournal {
+  uint64_t op = 0;
+  std::string attempt;
+};
+struct PutRoster {
+  uint64_t op = 0;
+  int64_t epoch = 0;
+  int32_t world_size = 0;
+  std::vector<RosterEntry> roster;
+};
+struct RecordCommit {
+  uint64_t op = 0;
+  std::string attempt;
+  int64_t step = 0;
+};  // synced → CatalogDone
+struct RecordGone {
+  uint64_t op = 0;
+  std::string attempt;
+  int64_t step = 0;
+};
+struct Drained {
+  int32_t undecided = 0;
+};
 
-using Action = std::variant<AnswerOpen, MoveSession, CloseSession, AnswerSave, AnswerLoad, AnswerCancel, Report, Release,
-                            SetSaveAt, MakePlan, StartRank, WritePart, StopIo, DoStore, PutJournal, EraseJournal,
-                            PutRoster, RecordCommit, RecordGone, Drained>;
+using Action = std::variant<AnswerOpen, MoveSession, CloseSession, AnswerSave, AnswerLoad, AnswerCancel,
+                            Report, Release, SetSaveAt, MakePlan, StartRank, WritePart, StopIo, DoStore,
+                            PutJournal, EraseJournal, PutRoster, RecordCommit, RecordGone, Drained>;
 
 }  // namespace keepstep::daemon
 
