@@ -35,7 +35,8 @@ namespace {
 
 constexpr int kIoThreads = 16, kLogicThreads = 2, kCallThreads = 32;
 constexpr int kMaxMessageBytes = 64 << 20;
-constexpr std::chrono::seconds kCallsLimit(5);  // what calls under way get at shutdown
+// What calls under way get at shutdown. An idle client acknowledges the end only at its next poll, up to 5 s later.
+constexpr std::chrono::seconds kCallsLimit(1);
 
 absl::Status Errno(absl::string_view what) {
   return absl::FailedPreconditionError(absl::StrCat(what, ": ", strerror(errno)));

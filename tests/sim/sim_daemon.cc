@@ -44,12 +44,6 @@ bool IsAbort(const std::string& bytes) {
 
 }  // namespace
 
-void SimDaemon::Post(int64_t delay_ms, std::function<void()> what) {
-  p_.clock.After(delay_ms, [this, life = life_, what = std::move(what)] {
-    if (up() && life == life_) what();
-  });
-}
-
 void SimDaemon::Start() {
   ++life_;
   p_.trace.AddLine(p_.clock.now(), absl::StrCat("daemon starts, life ", life_));
@@ -88,10 +82,14 @@ void SimDaemon::Kill() {
 void SimDaemon::Send(daemon::Event event) {
   if (!up()) return;
   last_arrival_ = std::max(last_arrival_, p_.clock.now() + p_.random.Between(0, 3));
-  Post(last_arrival_ - p_.clock.now(), [this, event = std::move(event)] { Feed(Mutated(event)); });
+  if (mutation_ != Mutation::kNone) {
+    Post(last_arrival_ - p_.clock.now(), [this, event = std::move(event)] { Feed(Mutated(event)); });
+  } else {
+    Post(last_arrival_ - p_.clock.now(), [this, event = std::move(event)] { Feed(event); });
+  }
 }
 
-daemon::Event SimDaemon::Mutated(daemon::Event event) {
+daemon::Event SimDaemon::Mutated(daemon::Event event) const {
   if (auto* seen = std::get_if<daemon::VerdictSeen>(&event); seen && mutation_ == Mutation::kAcceptPoisoned) {
     seen->sealed = true;
   }
@@ -177,20 +175,20 @@ void SimDaemon::Do(const daemon::Action& action) {
 
 void SimDaemon::Catalog(uint64_t op, std::function<void()> change) {
   const uint64_t flight = next_flight_++;
-  flights_[flight].row = change;
-  Post(p_.random.Between(0, 4), [this, op, flight, change = std::move(change)] {
-    flights_.erase(flight);
+  flights_[flight].row = std::move(change);
+  Post(p_.random.Between(0, 4), [this, op, flight] {
+    const std::function<void()> change = std::move(flights_.extract(flight).mapped().row);
     const bool fails = p_.random.Chance(faults_.error);
     if (!fails || p_.random.Chance(0.5)) change();
     Feed(daemon::CatalogDone{op, fails ? absl::UnavailableError("catalog") : absl::OkStatus()});
   });
 }
 
-void SimDaemon::RunStore(const StoreOp& op, int64_t extra_ms, std::function<void(StoreResult)> then) {
+void SimDaemon::RunStore(StoreOp op, int64_t extra_ms, std::function<void(StoreResult)> then) {
   const uint64_t flight = next_flight_++;
-  flights_[flight].op = op;
-  Post(extra_ms + p_.random.Between(0, 5), [this, op, flight, then = std::move(then)] {
-    flights_.erase(flight);
+  flights_[flight].op = std::move(op);
+  Post(extra_ms + p_.random.Between(0, 5), [this, flight, then = std::move(then)] {
+    const StoreOp op = std::move(flights_.extract(flight).mapped().op);
     if (op.kind == StoreOp::Kind::kDelete || op.kind == StoreOp::Kind::kDeleteTree)
       p_.checker.OnDelete(op.path);
     then(p_.store.Run(op));

@@ -76,11 +76,16 @@ class SimDaemon {
     std::function<void()> row;  // or a catalog change
   };
 
-  void Post(int64_t delay_ms, std::function<void()> what);  // dropped when the daemon dies
+  template <class What>
+  void Post(int64_t delay_ms, What what) {  // dropped when the daemon dies
+    p_.clock.After(delay_ms, [this, life = life_, what = std::move(what)] {
+      if (up() && life == life_) what();
+    });
+  }
   void Feed(const daemon::Event& event);
   void Tell(daemon::SessionId session, const daemon::Action& action);
   void Do(const daemon::Action& action);
-  void RunStore(const storage::StoreOp& op, int64_t extra_ms, std::function<void(storage::StoreResult)> then);
+  void RunStore(storage::StoreOp op, int64_t extra_ms, std::function<void(storage::StoreResult)> then);
   void Catalog(uint64_t op, std::function<void()> change);
   void OnDoStore(const daemon::DoStore& action);
   void CopyNext(const std::string& attempt, int32_t rank, int group);
@@ -90,7 +95,7 @@ class SimDaemon {
   void StopIo(const std::string& attempt);
   void Finished(const std::string& attempt);  // an operation of it
   std::string BlobPath(const std::string& attempt, int32_t rank) const;
-  daemon::Event Mutated(daemon::Event event);
+  daemon::Event Mutated(daemon::Event event) const;
 
   Parts p_;
   const Mutation mutation_;

@@ -1,6 +1,7 @@
 #include "tests/sim/sim_store.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -11,14 +12,14 @@ using storage::StoreResult;
 
 namespace {
 
-std::string ParentOf(const std::string& path) {
+absl::string_view ParentOf(absl::string_view path) {
   const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash);
+  return slash == absl::string_view::npos ? absl::string_view() : path.substr(0, slash);
 }
 
-std::string LeafOf(const std::string& path) {
+absl::string_view LeafOf(absl::string_view path) {
   const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? path : path.substr(slash + 1);
+  return slash == absl::string_view::npos ? path : path.substr(slash + 1);
 }
 
 bool IsWrite(StoreOp::Kind kind) {
@@ -28,55 +29,65 @@ bool IsWrite(StoreOp::Kind kind) {
 
 }  // namespace
 
-SimStore::NodePtr SimStore::Walk(const std::string& path, bool durable) const {
-  NodePtr node = root_;
+SimStore::Node* SimStore::Walk(absl::string_view path, bool durable) const {
+  Node* node = root_.get();
   for (size_t begin = 0; begin < path.size();) {
     const size_t end = std::min(path.find('/', begin), path.size());
     const auto& entries = durable ? node->kept : node->seen;
     const auto found = entries.find(path.substr(begin, end - begin));
     if (found == entries.end()) return nullptr;
-    node = found->second;
+    node = found->second.get();
     begin = end + 1;
   }
   return node;
 }
 
-SimStore::NodePtr SimStore::MakeDirectories(const std::string& path) {
-  NodePtr node = root_;
+SimStore::Node& SimStore::MakeDirectories(absl::string_view path) {
+  Node* node = root_.get();
   for (size_t begin = 0; begin < path.size();) {
     const size_t end = std::min(path.find('/', begin), path.size());
-    NodePtr& next = node->seen[path.substr(begin, end - begin)];
-    if (next == nullptr) next = std::make_shared<Node>(Node{.directory = true});
-    node = next;
+    const absl::string_view leaf = path.substr(begin, end - begin);
+    if (node->seen.find(leaf) == node->seen.end()) Put(*node, leaf, {.directory = true});
+    node = node->seen.find(leaf)->second.get();
     begin = end + 1;
   }
-  return node;
+  return *node;
 }
 
-absl::Status SimStore::SyncTree(const std::string& directory) {
+void SimStore::Put(Node& directory, absl::string_view leaf, Node file) {
+  directory.seen[std::string(leaf)] = std::make_shared<Node>(std::move(file));
+  directory.pending = true;
+}
+
+absl::Status SimStore::SyncTree(absl::string_view directory) {
   if (Walk(directory, false) == nullptr) return absl::NotFoundError(directory);
-  for (std::string path = directory;; path = ParentOf(path)) {
+  for (absl::string_view path = directory;; path = ParentOf(path)) {
     if (random_.Chance(faults_.sync)) return absl::AbortedError("fsync of a directory failed");
-    NodePtr node = Walk(path, false);
-    node->kept = node->seen;
+    Node* node = Walk(path, false);
+    if (std::exchange(node->pending, false)) node->kept = node->seen;
     if (path.empty()) return absl::OkStatus();
   }
 }
 
 absl::Status SimStore::Publish(const StoreOp& op) {
-  const std::string parent = ParentOf(op.path);
-  NodePtr directory = MakeDirectories(parent);
-  if (directory->seen.contains(LeafOf(op.path))) {
+  const absl::string_view parent = ParentOf(op.path);
+  Node& directory = MakeDirectories(parent);
+  if (directory.seen.contains(LeafOf(op.path))) {
     absl::Status synced = SyncTree(parent);
     return synced.ok() ? absl::AlreadyExistsError(op.path) : synced;
   }
   if (random_.Chance(faults_.flush)) return absl::AbortedError("fsync of a temporary file failed");
-  directory->seen[LeafOf(op.path)] = std::make_shared<Node>(Node{.bytes = op.bytes, .flushed = true});
+  Put(directory, LeafOf(op.path), {.bytes = op.bytes, .flushed = true});
   return SyncTree(parent);
 }
 
-void SimStore::Remove(const std::string& path) {
-  if (NodePtr parent = Walk(ParentOf(path), false)) parent->seen.erase(LeafOf(path));
+void SimStore::Remove(absl::string_view path) {
+  Node* parent = Walk(ParentOf(path), false);
+  if (parent == nullptr) return;
+  const auto found = parent->seen.find(LeafOf(path));
+  if (found == parent->seen.end()) return;
+  parent->seen.erase(found);
+  parent->pending = true;
 }
 
 StoreResult SimStore::Perform(const StoreOp& op) {
@@ -85,7 +96,7 @@ StoreResult SimStore::Perform(const StoreOp& op) {
     case StoreOp::Kind::kList:
       for (const auto& [leaf, directory] : List(op.path)) {
         const std::string path = op.path.empty() ? leaf : absl::StrCat(op.path, "/", leaf);
-        const NodePtr node = Walk(path, false);
+        const Node* node = Walk(path, false);
         result.blobs.push_back(
             {*storage::BlobPath::Parse(path), static_cast<int64_t>(node->bytes.size()), directory});
       }
@@ -100,8 +111,8 @@ StoreResult SimStore::Perform(const StoreOp& op) {
       }
       [[fallthrough]];
     case StoreOp::Kind::kRead:
-      if (std::optional<std::string> bytes = Read(op.path, false)) {
-        result.bytes = *std::move(bytes);
+      if (const std::string* bytes = Read(op.path, false)) {
+        result.bytes = *bytes;
       } else {
         result.status = absl::NotFoundError(op.path);
       }
@@ -140,24 +151,25 @@ void SimStore::Interrupt(const StoreOp& op) {
     faults_ = faults;
     return;
   }
-  NodePtr directory = how_far == 0 ? nullptr : MakeDirectories(ParentOf(op.path));
+  if (how_far == 0) return;
+  Node& directory = MakeDirectories(ParentOf(op.path));
   if (how_far == 1) {
     const std::string temporary = absl::StrCat(storage::kTemporaryPrefix, ++temporaries_);
-    directory->seen[temporary] = std::make_shared<Node>(Node{.bytes = op.bytes, .flushed = true});
-  } else if (how_far >= 2 && !directory->seen.contains(LeafOf(op.path))) {
-    directory->seen[LeafOf(op.path)] = std::make_shared<Node>(Node{.bytes = op.bytes, .flushed = true});
+    Put(directory, temporary, {.bytes = op.bytes, .flushed = true});
+  } else if (!directory.seen.contains(LeafOf(op.path))) {
+    Put(directory, LeafOf(op.path), {.bytes = op.bytes, .flushed = true});
   }
 }
 
-absl::Status SimStore::WriteBlob(const std::string& path, const std::string& bytes) {
+absl::Status SimStore::WriteBlob(absl::string_view path, std::string bytes) {
   if (random_.Chance(faults_.no_space)) return absl::ResourceExhaustedError("ENOSPC");
-  MakeDirectories(ParentOf(path))->seen[LeafOf(path)] = std::make_shared<Node>(Node{.bytes = bytes});
+  Put(MakeDirectories(ParentOf(path)), LeafOf(path), {.bytes = std::move(bytes)});
   if (random_.Chance(faults_.error)) return absl::AbortedError("EIO");
   return absl::OkStatus();
 }
 
-absl::Status SimStore::FlushBlob(const std::string& path) {
-  NodePtr node = Walk(path, false);
+absl::Status SimStore::FlushBlob(absl::string_view path) {
+  Node* node = Walk(path, false);
   if (node == nullptr) return absl::AbortedError("the file is gone");
   if (random_.Chance(faults_.flush)) {
     node->lost = true;
@@ -179,29 +191,31 @@ void SimStore::LosePower(Node& node) {
     node.flushed = true;
     return;
   }
-  std::map<std::string, NodePtr> left = node.kept;
-  for (const auto& [leaf, child] : node.seen) {
-    auto kept = node.kept.find(leaf);
-    if ((kept == node.kept.end() || kept->second != child) && random_.Chance(0.5)) left[leaf] = child;
+  if (std::exchange(node.pending, false)) {
+    Entries left = node.kept;
+    for (const auto& [leaf, child] : node.seen) {
+      auto kept = node.kept.find(leaf);
+      if ((kept == node.kept.end() || kept->second != child) && random_.Chance(0.5)) left[leaf] = child;
+    }
+    for (const auto& [leaf, child] : node.kept) {
+      if (!node.seen.contains(leaf) && random_.Chance(0.5)) left.erase(leaf);
+    }
+    node.seen = node.kept = std::move(left);
   }
-  for (const auto& [leaf, child] : node.kept) {
-    if (!node.seen.contains(leaf) && random_.Chance(0.5)) left.erase(leaf);
-  }
-  node.seen = node.kept = std::move(left);
   for (auto& [leaf, child] : node.seen) LosePower(*child);
 }
 
 void SimStore::PowerLoss() { LosePower(*root_); }
 
-std::optional<std::string> SimStore::Read(const std::string& path, bool durable) const {
-  NodePtr node = Walk(path, durable);
-  if (node == nullptr || node->directory || (durable && !node->flushed)) return std::nullopt;
-  return node->bytes;
+const std::string* SimStore::Read(absl::string_view path, bool durable) const {
+  const Node* node = Walk(path, durable);
+  if (node == nullptr || node->directory || (durable && !node->flushed)) return nullptr;
+  return &node->bytes;
 }
 
-std::vector<std::pair<std::string, bool>> SimStore::List(const std::string& path) const {
+std::vector<std::pair<std::string, bool>> SimStore::List(absl::string_view path) const {
   std::vector<std::pair<std::string, bool>> entries;
-  NodePtr node = Walk(path, false);
+  const Node* node = Walk(path, false);
   if (node == nullptr) return entries;
   for (const auto& [leaf, child] : node->seen) entries.emplace_back(leaf, child->directory);
   return entries;

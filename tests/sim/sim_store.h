@@ -18,12 +18,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "storage/store_op.h"
 #include "tests/sim/random.h"
 
@@ -42,30 +42,39 @@ class SimStore {
 
   storage::StoreResult Run(const storage::StoreOp& op);
   void Interrupt(const storage::StoreOp& op);  // what a kill in its middle may leave
-  absl::Status WriteBlob(const std::string& path, const std::string& bytes);
-  absl::Status FlushBlob(const std::string& path);
+  absl::Status WriteBlob(absl::string_view path, std::string bytes);
+  absl::Status FlushBlob(absl::string_view path);
   void PowerLoss();
 
-  // Without faults. `durable`: as the worst power loss would leave it; absent if it could be gone or torn.
-  std::optional<std::string> Read(const std::string& path, bool durable) const;
-  std::vector<std::pair<std::string, bool>> List(const std::string& path) const;  // leaf, is it a directory
+  // Without faults. `durable`: as the worst power loss would leave it; null if it could be gone or torn. The
+  // bytes are the store's, and good until its next change.
+  const std::string* Read(absl::string_view path, bool durable) const;
+  std::vector<std::pair<std::string, bool>> List(absl::string_view path) const;  // leaf, is it a directory
 
  private:
+  struct Node;
+  using NodePtr = std::shared_ptr<Node>;
+  struct Less {  // finds without making a string
+    using is_transparent = void;
+    bool operator()(absl::string_view a, absl::string_view b) const { return a < b; }
+  };
+  using Entries = std::map<std::string, NodePtr, Less>;
   struct Node {
     bool directory = false;
-    std::map<std::string, std::shared_ptr<Node>> seen, kept;  // entries of a directory
+    Entries seen, kept;    // entries of a directory
+    bool pending = false;  // `seen` may differ from `kept`
     std::string bytes;
     bool flushed = false;  // of a file
     bool lost = false;     // a flush failed: no later one can keep it
   };
-  using NodePtr = std::shared_ptr<Node>;
 
-  NodePtr Walk(const std::string& path, bool durable) const;
-  NodePtr MakeDirectories(const std::string& path);
-  absl::Status SyncTree(const std::string& directory);
+  Node* Walk(absl::string_view path, bool durable) const;
+  Node& MakeDirectories(absl::string_view path);
+  static void Put(Node& directory, absl::string_view leaf, Node file);
+  absl::Status SyncTree(absl::string_view directory);
   absl::Status Publish(const storage::StoreOp& op);
   storage::StoreResult Perform(const storage::StoreOp& op);
-  void Remove(const std::string& path);
+  void Remove(absl::string_view path);
   void LosePower(Node& node);
 
   Random& random_;

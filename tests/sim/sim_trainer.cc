@@ -28,17 +28,6 @@ SimTrainer::SimTrainer(int32_t rank, const TrainerPlan& plan, SimDaemon& daemon,
   for (uint8_t& byte : nonce_) byte = static_cast<uint8_t>(random_.Next());
 }
 
-void SimTrainer::After(int64_t delay_ms, std::function<void()> what) {
-  clock_.After(delay_ms, [this, what = std::move(what)] {
-    if (!alive_) return;
-    if (frozen_) {
-      while_frozen_.push_back(what);
-    } else {
-      what();
-    }
-  });
-}
-
 void SimTrainer::Die() {
   alive_ = false;
   if (session_ != 0) daemon_.Send(daemon::SessionDead{session_});
@@ -112,17 +101,15 @@ void SimTrainer::Open() {
 
 void SimTrainer::OnMessage(daemon::SessionId session, const daemon::Action& action) {
   if (!alive_) return;
-  const auto handle = [this, session, action] {
-    if (session == session_ || session == asking_) Handle(action);
-  };
   if (frozen_) {
-    while_frozen_.push_back(handle);
+    while_frozen_.push_back([this, session, action] { Handle(session, action); });
   } else {
-    handle();
+    Handle(session, action);
   }
 }
 
-void SimTrainer::Handle(const daemon::Action& action) {
+void SimTrainer::Handle(daemon::SessionId session, const daemon::Action& action) {
+  if (session != session_ && session != asking_) return;
   if (const auto* opened = std::get_if<daemon::AnswerOpen>(&action)) {
     OnOpened(*opened);
   } else if (const auto* moved = std::get_if<daemon::MoveSession>(&action)) {

@@ -79,8 +79,18 @@ class SimTrainer {
 
   void Open();
   void Exit();
-  void After(int64_t delay_ms, std::function<void()> what);  // dropped if it is dead, late if it is frozen
-  void Handle(const daemon::Action& action);
+  template <class What>
+  void After(int64_t delay_ms, What what) {  // dropped if it is dead, late if it is frozen
+    clock_.After(delay_ms, [this, what = std::move(what)] {
+      if (!alive_) return;
+      if (frozen_) {
+        while_frozen_.push_back(what);
+      } else {
+        what();
+      }
+    });
+  }
+  void Handle(daemon::SessionId session, const daemon::Action& action);
   void OnOpened(const daemon::AnswerOpen& answer);
   void OnLoaded(const daemon::AnswerLoad& answer);
   void OnClosed();

@@ -1,123 +1,139 @@
 #include "tests/sim/trace.h"
 
+#include <charconv>
+#include <type_traits>
 #include <variant>
 
-#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace keepstep::sim {
 namespace {
 
 using namespace keepstep::daemon;  // the whole seam is described here
 
-template <class... Args>
-std::string Line(const Args&... args) {
-  std::string line;
-  (absl::StrAppend(&line, args, " "), ...);
-  return line;
+void Append(std::string& line, absl::string_view text) { line.append(text.data(), text.size()); }
+
+template <class Number>
+  requires std::is_integral_v<Number>
+void Append(std::string& line, Number number) {
+  char digits[24];
+  line.append(digits, std::to_chars(digits, digits + sizeof digits, +number).ptr);
 }
 
-std::string Of(const storage::StoreOp& op) {
-  static constexpr const char* kNames[] = {"list", "read",   "read-published", "publish",
-                                           "sync", "delete", "delete-tree",    "put"};
-  return Line(kNames[static_cast<int>(op.kind)], op.path, op.bytes.size());
-}
+void Append(std::string& line, const storage::StoreOp& op);
+void Append(std::string& line, const Verdict& verdict);
 
-std::string Of(const Verdict& verdict) {
-  return Line("number", verdict.number, "step", verdict.step, verdict.attempt, "state",
-              static_cast<int>(verdict.state), verdict.failure.reason, verdict.failure.stage,
-              verdict.failure.rank);
-}
+struct Describer {
+  std::string& line;
 
-struct EventLine {
-  std::string operator()(const JobStarted& e) {
-    return Line("> started epoch", e.epoch, "roster", e.roster.size(), "journal", e.journal.size());
+  template <class... Args>
+  void Line(const Args&... args) const {
+    ((Append(line, args), line += ' '), ...);
   }
-  std::string operator()(const SessionOpened& e) {
-    return Line("> open session", e.session, "rank", e.rank, "of", e.world_size, "epoch", e.epoch, "issued",
-                e.saves_issued);
-  }
-  std::string operator()(const SessionLost& e) { return Line("> lost session", e.session); }
-  std::string operator()(const SessionDead& e) { return Line("> dead session", e.session); }
-  std::string operator()(const Registered& e) {
-    return Line("> registered", e.session, e.generation, e.fingerprint);
-  }
-  std::string operator()(const SaveRequested& e) {
-    return Line("> save session", e.session, "number", e.number, "step", e.step);
-  }
-  std::string operator()(const PlanMade& e) { return Line("> plan made", e.attempt, e.status.ok()); }
-  std::string operator()(const GroupCopied& e) {
-    return Line("> group copied", e.attempt, "rank", e.rank, "group", e.group);
-  }
-  std::string operator()(const RankCopied& e) { return Line("> rank copied", e.attempt, "rank", e.rank); }
-  std::string operator()(const RankFlushed& e) { return Line("> rank flushed", e.attempt, "rank", e.rank); }
-  std::string operator()(const RankIoFailed& e) {
-    return Line("> rank failed", e.attempt, "rank", e.rank, e.stage);
-  }
-  std::string operator()(const VerdictSeen& e) {
-    return Line("> verdict session", e.session, "number", e.number, e.sealed ? "sealed" : "poisoned");
-  }
-  std::string operator()(const PartWritten& e) {
-    return Line("> part written", e.attempt, std::string(e.status.message()));
-  }
-  std::string operator()(const IoStopped& e) { return Line("> io stopped", e.attempt); }
-  std::string operator()(const LoadRequested& e) {
-    return Line("> load session", e.session, "ticket", e.ticket, e.latest ? "latest" : "step", e.step);
-  }
-  std::string operator()(const CancelRequested& e) { return Line("> cancel", e.step); }
-  std::string operator()(const StoreDone& e) {
-    return Line("> store done", e.op, std::string(e.result.status.message()), e.result.bytes.size(),
-                e.result.blobs.size());
-  }
-  std::string operator()(const CatalogDone& e) { return Line("> catalog done", e.op, e.status.ok()); }
-  std::string operator()(const SaveProgressed& e) { return Line("> progress", e.attempt); }
-  std::string operator()(const DrainRequested&) { return "> drain"; }
-  std::string operator()(const SaveWished&) { return "> wish"; }
-  std::string operator()(const StepsSeen&) { return "> steps"; }
-  std::string operator()(const Tick&) { return "> tick"; }
 };
 
-struct ActionLine {
-  std::string operator()(const AnswerOpen& a) {
-    return Line("< opened session", a.session, "epoch", a.epoch, "unsettled", a.unsettled.size(),
-                a.failure.reason);
+void Append(std::string& line, const storage::StoreOp& op) {
+  static constexpr const char* kNames[] = {"list", "read",   "read-published", "publish",
+                                           "sync", "delete", "delete-tree",    "put"};
+  Describer{line}.Line(kNames[static_cast<int>(op.kind)], op.path, op.bytes.size());
+}
+
+void Append(std::string& line, const Verdict& verdict) {
+  Describer{line}.Line("number", verdict.number, "step", verdict.step, verdict.attempt, "state",
+                       static_cast<int>(verdict.state), verdict.failure.reason, verdict.failure.stage,
+                       verdict.failure.rank);
+}
+
+struct EventLine : Describer {
+  void operator()(const JobStarted& e) {
+    Line("> started epoch", e.epoch, "roster", e.roster.size(), "journal", e.journal.size());
   }
-  std::string operator()(const MoveSession& a) { return Line("< move session", a.session, "epoch", a.epoch); }
-  std::string operator()(const CloseSession& a) {
-    return Line("< close session", a.session, a.failure.reason);
+  void operator()(const SessionOpened& e) {
+    Line("> open session", e.session, "rank", e.rank, "of", e.world_size, "epoch", e.epoch, "issued",
+         e.saves_issued);
   }
-  std::string operator()(const AnswerSave& a) {
-    return Line("< saved session", a.session, Of(a.status), "earlier", a.earlier.size());
+  void operator()(const SessionLost& e) { Line("> lost session", e.session); }
+  void operator()(const SessionDead& e) { Line("> dead session", e.session); }
+  void operator()(const Registered& e) {
+    Line("> registered", e.session, e.generation, e.fingerprint);
   }
-  std::string operator()(const AnswerLoad& a) {
-    return Line("< loaded session", a.session, "ticket", a.ticket, a.found, a.step, a.attempt, "epoch",
-                a.epoch, a.failure.reason);
+  void operator()(const SaveRequested& e) {
+    Line("> save session", e.session, "number", e.number, "step", e.step);
   }
-  std::string operator()(const AnswerCancel& a) { return Line("< cancelled", a.cancelled); }
-  std::string operator()(const Report& a) { return Line("< report session", a.session, Of(a.status)); }
-  std::string operator()(const Release& a) {
-    return Line("< release session", a.session, "number", a.number, a.all_groups ? "all" : "group", a.group);
+  void operator()(const PlanMade& e) { Line("> plan made", e.attempt, e.status.ok()); }
+  void operator()(const GroupCopied& e) {
+    Line("> group copied", e.attempt, "rank", e.rank, "group", e.group);
   }
-  std::string operator()(const SetSaveAt& a) { return Line("< save at", a.step); }
-  std::string operator()(const MakePlan& a) { return Line("< plan", a.attempt, a.first); }
-  std::string operator()(const StartRank& a) {
-    return Line("< start", a.attempt, "rank", a.rank, "session", a.session);
+  void operator()(const RankCopied& e) { Line("> rank copied", e.attempt, "rank", e.rank); }
+  void operator()(const RankFlushed& e) { Line("> rank flushed", e.attempt, "rank", e.rank); }
+  void operator()(const RankIoFailed& e) {
+    Line("> rank failed", e.attempt, "rank", e.rank, e.stage);
   }
-  std::string operator()(const WritePart& a) { return Line("< part", a.attempt); }
-  std::string operator()(const StopIo& a) { return Line("< stop", a.attempt); }
-  std::string operator()(const DoStore& a) { return Line("< store", a.op, Of(a.what)); }
-  std::string operator()(const PutJournal& a) { return Line("< put journal", a.op, a.entry.attempt); }
-  std::string operator()(const EraseJournal& a) { return Line("< erase journal", a.op, a.attempt); }
-  std::string operator()(const PutRoster& a) {
-    return Line("< put roster", a.op, "epoch", a.epoch, a.roster.size());
+  void operator()(const VerdictSeen& e) {
+    Line("> verdict session", e.session, "number", e.number, e.sealed ? "sealed" : "poisoned");
   }
-  std::string operator()(const RecordCommit& a) { return Line("< record commit", a.op, a.attempt); }
-  std::string operator()(const RecordGone& a) { return Line("< record gone", a.op, a.attempt); }
-  std::string operator()(const Drained& a) { return Line("< drained", a.undecided); }
+  void operator()(const PartWritten& e) {
+    Line("> part written", e.attempt, e.status.message());
+  }
+  void operator()(const IoStopped& e) { Line("> io stopped", e.attempt); }
+  void operator()(const LoadRequested& e) {
+    Line("> load session", e.session, "ticket", e.ticket, e.latest ? "latest" : "step", e.step);
+  }
+  void operator()(const CancelRequested& e) { Line("> cancel", e.step); }
+  void operator()(const StoreDone& e) {
+    Line("> store done", e.op, e.result.status.message(), e.result.bytes.size(),
+         e.result.blobs.size());
+  }
+  void operator()(const CatalogDone& e) { Line("> catalog done", e.op, e.status.ok()); }
+  void operator()(const SaveProgressed& e) { Line("> progress", e.attempt); }
+  void operator()(const DrainRequested&) { line += "> drain"; }
+  void operator()(const SaveWished&) { line += "> wish"; }
+  void operator()(const StepsSeen&) { line += "> steps"; }
+  void operator()(const Tick&) { line += "> tick"; }
+};
+
+struct ActionLine : Describer {
+  void operator()(const AnswerOpen& a) {
+    Line("< opened session", a.session, "epoch", a.epoch, "unsettled", a.unsettled.size(),
+         a.failure.reason);
+  }
+  void operator()(const MoveSession& a) { Line("< move session", a.session, "epoch", a.epoch); }
+  void operator()(const CloseSession& a) {
+    Line("< close session", a.session, a.failure.reason);
+  }
+  void operator()(const AnswerSave& a) {
+    Line("< saved session", a.session, a.status, "earlier", a.earlier.size());
+  }
+  void operator()(const AnswerLoad& a) {
+    Line("< loaded session", a.session, "ticket", a.ticket, a.found, a.step, a.attempt, "epoch",
+         a.epoch, a.failure.reason);
+  }
+  void operator()(const AnswerCancel& a) { Line("< cancelled", a.cancelled); }
+  void operator()(const Report& a) { Line("< report session", a.session, a.status); }
+  void operator()(const Release& a) {
+    Line("< release session", a.session, "number", a.number, a.all_groups ? "all" : "group", a.group);
+  }
+  void operator()(const SetSaveAt& a) { Line("< save at", a.step); }
+  void operator()(const MakePlan& a) { Line("< plan", a.attempt, a.first); }
+  void operator()(const StartRank& a) {
+    Line("< start", a.attempt, "rank", a.rank, "session", a.session);
+  }
+  void operator()(const WritePart& a) { Line("< part", a.attempt); }
+  void operator()(const StopIo& a) { Line("< stop", a.attempt); }
+  void operator()(const DoStore& a) { Line("< store", a.op, a.what); }
+  void operator()(const PutJournal& a) { Line("< put journal", a.op, a.entry.attempt); }
+  void operator()(const EraseJournal& a) { Line("< erase journal", a.op, a.attempt); }
+  void operator()(const PutRoster& a) {
+    Line("< put roster", a.op, "epoch", a.epoch, a.roster.size());
+  }
+  void operator()(const RecordCommit& a) { Line("< record commit", a.op, a.attempt); }
+  void operator()(const RecordGone& a) { Line("< record gone", a.op, a.attempt); }
+  void operator()(const Drained& a) { Line("< drained", a.undecided); }
 };
 
 }  // namespace
 
-std::string Describe(const Event& event) { return std::visit(EventLine(), event); }
-std::string Describe(const Action& action) { return std::visit(ActionLine(), action); }
+void Describe(const Event& event, std::string& line) { std::visit(EventLine{{line}}, event); }
+void Describe(const Action& action, std::string& line) { std::visit(ActionLine{{line}}, action); }
 
 }  // namespace keepstep::sim

@@ -12,9 +12,9 @@
 
 namespace keepstep::sim {
 
-// One line for an event or an action.
-std::string Describe(const daemon::Event& event);
-std::string Describe(const daemon::Action& action);
+// Appends one line for an event or an action.
+void Describe(const daemon::Event& event, std::string& line);
+void Describe(const daemon::Action& action, std::string& line);
 
 class Trace {
  public:
@@ -22,7 +22,9 @@ class Trace {
 
   template <class What>
   void Add(int64_t now, const What& what) {
-    AddLine(now, Describe(what));
+    line_.clear();
+    Describe(what, line_);
+    AddLine(now, line_);
   }
   void AddLine(int64_t now, const std::string& line) {
     hash_ = Mix(hash_ ^ static_cast<uint64_t>(now));
@@ -34,6 +36,7 @@ class Trace {
  private:
   const bool print_;
   uint64_t hash_ = 0xcbf29ce484222325;
+  std::string line_;  // kept for its memory
 };
 
 }  // namespace keepstep::sim
