@@ -7,5 +7,5 @@ case "${1:-}" in
   -h | --help) exec .venv/bin/python -m tests.bench.main --help ;;
 esac
 deploy/setup.sh --tests
-bazel build --compilation_mode=opt //daemon:keepstepd //client:libkeepstep.so
+bazel build //daemon:keepstepd //client:libkeepstep.so
 exec .venv/bin/python -m tests.bench.main "$@"
