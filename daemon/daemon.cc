@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -146,6 +147,11 @@ void Daemon::Parts::StartJobs() {
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
   state.end_session = end_session;
+  // Nobody new is to be sent here, and no save starts; what is stored can still be read.
+  state.drain_begins = [this] {
+    server->GetHealthCheckService()->SetServingStatus("", false);
+    server->GetHealthCheckService()->SetServingStatus(v1::Sessions::service_full_name(), false);
+  };
   jobs->OpenKnown();
   for (const auto& job : jobs->All()) {
     io->Submit([this, job] {
@@ -180,6 +186,10 @@ absl::Status Daemon::Parts::StartServing() {
   builder.RegisterService(node_service.get());
   server = builder.BuildAndStart();
   if (server == nullptr) return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address));
+  for (const char* service : {v1::Sessions::service_full_name(), v1::Checkpoints::service_full_name(),
+                              v1::Node::service_full_name()}) {
+    server->GetHealthCheckService()->SetServingStatus(service, true);
+  }
   if (chmod(grpc_path.c_str(), 0660) != 0) return Errno(grpc_path);
   auto started = HandoffServer::Start(handoff_spec, this);
   if (!started.ok()) return started.status();

@@ -66,7 +66,7 @@ absl::Status FillJob(Job& job, v1::JobStatus& out) {
 }  // namespace
 
 void DrainAll(ServerState& state, std::function<void(int32_t)> done) {
-  state.draining = true;
+  if (!state.draining.exchange(true)) state.drain_begins();
   struct Sum {
     std::atomic<size_t> left{0};
     std::atomic<int32_t> undecided{0};

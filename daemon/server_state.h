@@ -41,6 +41,7 @@ struct ServerState {
   std::atomic<bool> draining{false};
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   std::function<void(SessionId, absl::Status)> end_session;
+  std::function<void()> drain_begins;  // once
 };
 
 // The session that the call's token names. UNAUTHENTICATED: no token, or an unknown one (a daemon that has
