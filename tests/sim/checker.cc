@@ -29,6 +29,14 @@ bool ParseFramed(const std::string& bytes, Message& message) {
          message.ParseFromArray(bytes.data() + kHead, static_cast<int>(bytes.size() - kHead - kTail));
 }
 
+// Null if it cannot be parsed.
+template <class Records>
+const typename Records::mapped_type::value_type* ParsedOnce(const std::string& bytes, Records& records) {
+  const auto [record, is_new] = records.try_emplace(bytes);
+  if (is_new && !ParseFramed(bytes, record->second.emplace())) record->second.reset();
+  return record->second ? &*record->second : nullptr;
+}
+
 using Words = std::array<uint64_t, kContentWords>;
 
 Words ContentWords(int64_t step, int32_t rank, int group) {
@@ -63,28 +71,24 @@ void Checker::Note(int64_t& count, const std::string& what) {
   if (findings_.first.size() < 5) findings_.first.push_back(what);
 }
 
-std::optional<v1::Decision> Checker::ReadDecision(int64_t step, const std::string& attempt,
-                                                  bool durable) const {
+const v1::Decision* Checker::ReadDecision(int64_t step, const std::string& attempt, bool durable) const {
   const std::string* bytes =
       store_.Read(absl::StrCat(StepDir(step), "/", attempt, "/DECISION"), durable);
-  v1::Decision decision;
-  if (!bytes || !ParseFramed(*bytes, decision)) return std::nullopt;
-  return decision;
+  return bytes == nullptr ? nullptr : ParsedOnce(*bytes, decisions_);
 }
 
 std::string Checker::Restorable(int64_t step, const std::string& attempt, bool durable) const {
-  std::optional<v1::Decision> decision = ReadDecision(step, attempt, durable);
+  const v1::Decision* decision = ReadDecision(step, attempt, durable);
   if (!decision || decision->kind() != v1::Decision::COMMIT) return "has no COMMIT";
   if (decision->step() != step || decision->attempt() != attempt) return "has another's COMMIT";
   int32_t ranks = 0;
   const std::string dir = absl::StrCat(StepDir(step), "/", attempt, "/");
   for (const v1::PartRef& ref : decision->parts()) {
     const std::string* bytes = store_.Read(dir + ref.name(), durable);
-    v1::Part part;
-    if (!bytes || static_cast<int64_t>(bytes->size()) != ref.size_bytes() || !ParseFramed(*bytes, part)) {
-      return "lacks a part";
-    }
-    for (const v1::Blob& blob : part.blobs()) {
+    if (bytes == nullptr || static_cast<int64_t>(bytes->size()) != ref.size_bytes()) return "lacks a part";
+    const v1::Part* part = ParsedOnce(*bytes, parts_);
+    if (part == nullptr) return "lacks a part";
+    for (const v1::Blob& blob : part->blobs()) {
       const std::string* content = store_.Read(dir + blob.name(), durable);
       if (content == nullptr) return absl::StrCat("lacks the blob of rank ", ranks);
       if (!HoldsContent(*content, step, ranks)) return absl::StrCat("holds other content for rank ", ranks);
@@ -131,7 +135,7 @@ void Checker::OnLoaded(const daemon::AnswerLoad& answer, bool latest) {
   if (!latest) return;
   const std::string* bytes = store_.Read(absl::StrCat("epochs/", answer.epoch, "/LATEST"), true);
   v1::EpochStep record;
-  if (!bytes || !ParseFramed(*bytes, record) || record.attempt() != answer.attempt) {
+  if (bytes == nullptr || !ParseFramed(*bytes, record) || record.attempt() != answer.attempt) {
     Note(findings_.broken,
          absl::StrCat("\"latest\" of epoch ", answer.epoch, " was told before it was durable"));
   }
@@ -164,7 +168,7 @@ void Checker::OnDelete(const std::string& path) {
   const std::string attempt =
       path.substr(first + 1, second == std::string::npos ? second : second - first - 1);
   if (attempt.empty() || attempt[0] != 'e') return;
-  std::optional<v1::Decision> decision = ReadDecision(std::atoll(path.c_str()), attempt, true);
+  const v1::Decision* decision = ReadDecision(std::atoll(path.c_str()), attempt, true);
   if (!decision || decision->kind() != v1::Decision::ABORT) {
     Note(findings_.broken, absl::StrCat(path, " is deleted without a durable ABORT"));
   }
@@ -183,7 +187,7 @@ void Checker::CheckSpace() {
   for (const auto& [step, is_step] : store_.List("")) {
     if (!is_step || step == "epochs") continue;
     for (const auto& [attempt, is_attempt] : store_.List(step)) {
-      std::optional<v1::Decision> decision = ReadDecision(std::atoll(step.c_str()), attempt, false);
+      const v1::Decision* decision = ReadDecision(std::atoll(step.c_str()), attempt, false);
       const auto files = store_.List(absl::StrCat(step, "/", attempt));
       if (decision && decision->kind() == v1::Decision::COMMIT) {
         const int64_t number = std::atoll(step.c_str());

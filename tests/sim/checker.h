@@ -15,6 +15,7 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <unordered_map>
 #include <vector>
 
 #include "daemon/logic/events.h"
@@ -53,13 +54,20 @@ class Checker {
  private:
   void Note(int64_t& count, const std::string& what);
   void CheckReported();
-  std::optional<v1::Decision> ReadDecision(int64_t step, const std::string& attempt, bool durable) const;
+  // Null if there is none.
+  const v1::Decision* ReadDecision(int64_t step, const std::string& attempt, bool durable) const;
   // Empty if the checkpoint is committed and holds exactly what it should.
   std::string Restorable(int64_t step, const std::string& attempt, bool durable) const;
   void CheckNotBehind(const daemon::AnswerLoad& answer);
   void CheckSpace();
 
+  template <class Message>
+  using Records = std::unordered_map<std::string, std::optional<Message>>;  // by their bytes
+
   const SimStore& store_;
+  // What was parsed once: most records are read again and again.
+  mutable Records<v1::Decision> decisions_;
+  mutable Records<v1::Part> parts_;
   Findings findings_;
   std::set<std::pair<int64_t, std::string>> reported_;  // committed
   std::map<std::string, std::pair<daemon::SaveState, std::string>>

@@ -105,57 +105,60 @@ daemon::Event SimDaemon::Mutated(daemon::Event event) const {
 
 void SimDaemon::Feed(const daemon::Event& event) {
   if (!std::holds_alternative<daemon::Tick>(event)) p_.trace.Add(p_.clock.now(), event);
-  for (const daemon::Action& action : machine_->OnEvent(event, p_.clock.now() - started_at_)) Do(action);
+  for (daemon::Action& action : machine_->OnEvent(event, p_.clock.now() - started_at_)) Do(std::move(action));
 }
 
-void SimDaemon::Tell(daemon::SessionId session, const daemon::Action& action) {
+void SimDaemon::Tell(daemon::SessionId session, daemon::Action action) {
   last_delivery_ = std::max(last_delivery_, p_.clock.now() + p_.random.Between(0, 2));
-  Post(last_delivery_ - p_.clock.now(), [this, session, action] { p_.trainers.Deliver(session, action); });
+  Post(last_delivery_ - p_.clock.now(), [this, session, action = std::move(action)] {
+    p_.trainers.Deliver(session, action);
+  });
 }
 
-void SimDaemon::Do(const daemon::Action& action) {
+void SimDaemon::Do(daemon::Action action) {
   p_.trace.Add(p_.clock.now(), action);
   std::visit(
-      [this, &action](const auto& a) {
+      [this, &action](auto& a) {
         using A = std::decay_t<decltype(a)>;
+        const auto pass_on = [this, &action](daemon::SessionId session) { Tell(session, std::move(action)); };
         if constexpr (std::is_same_v<A, daemon::AnswerOpen>) {
           for (const daemon::Verdict& verdict : a.unsettled) p_.checker.OnVerdict(verdict);
-          Tell(a.session, action);
+          pass_on(a.session);
         } else if constexpr (std::is_same_v<A, daemon::AnswerSave>) {
           p_.checker.OnVerdict(a.status);
           for (const daemon::Verdict& verdict : a.earlier) p_.checker.OnVerdict(verdict);
-          Tell(a.session, action);
+          pass_on(a.session);
         } else if constexpr (std::is_same_v<A, daemon::Report>) {
           p_.checker.OnVerdict(a.status);
           decided_ += a.status.state >= daemon::SaveState::kCommitted;
-          Tell(a.session, action);
+          pass_on(a.session);
         } else if constexpr (std::is_same_v<A, daemon::MoveSession> ||
                              std::is_same_v<A, daemon::CloseSession> ||
                              std::is_same_v<A, daemon::AnswerLoad> || std::is_same_v<A, daemon::Release>) {
-          Tell(a.session, action);
+          pass_on(a.session);
         } else if constexpr (std::is_same_v<A, daemon::MakePlan>) {
-          attempts_[a.attempt].step = a.step;
+          AttemptOf(a.attempt).step = a.step;
           const bool fails = p_.random.Chance(faults_.error);
           Post(p_.random.Between(0, 5), [this, attempt = a.attempt, fails] {
             Feed(
                 daemon::PlanMade{attempt, fails ? absl::FailedPreconditionError("holes") : absl::OkStatus()});
           });
         } else if constexpr (std::is_same_v<A, daemon::StartRank>) {
-          attempts_[a.attempt].ranks[a.rank] = a;
+          AttemptOf(a.attempt).shares[a.rank].start = a;
           if (mutation_ == Mutation::kReleaseBeforeCopied) {
             Tell(a.session, daemon::Release{.session = a.session, .number = a.number, .all_groups = true});
           }
           if (mutation_ != Mutation::kSkipJournal && !journal_.contains(a.attempt)) {
             p_.checker.Broken(absl::StrCat(a.attempt, " starts without a journal entry"));
           }
-          CopyNext(a.attempt, a.rank, 0);
+          CopyNext(AttemptOf(a.attempt), a.rank, 0);
         } else if constexpr (std::is_same_v<A, daemon::WritePart>) {
-          WritePart(a.attempt);
+          WritePart(AttemptOf(a.attempt));
         } else if constexpr (std::is_same_v<A, daemon::StopIo>) {
           if (mutation_ == Mutation::kEraseJournalFirst) journal_.erase(a.attempt);
-          StopIo(a.attempt);
+          StopIo(AttemptOf(a.attempt));
         } else if constexpr (std::is_same_v<A, daemon::DoStore>) {
-          OnDoStore(a);
+          OnDoStore(std::move(a));
         } else if constexpr (std::is_same_v<A, daemon::PutJournal>) {
           Catalog(a.op, [this, entry = a.entry] {
             if (mutation_ != Mutation::kSkipJournal) journal_[entry.attempt] = entry;
@@ -195,8 +198,8 @@ void SimDaemon::RunStore(StoreOp op, int64_t extra_ms, std::function<void(StoreR
   });
 }
 
-void SimDaemon::OnDoStore(const daemon::DoStore& action) {
-  const StoreOp& op = action.what;
+void SimDaemon::OnDoStore(daemon::DoStore action) {
+  StoreOp& op = action.what;
   const bool publish = op.kind == StoreOp::Kind::kPublish;
   if (mutation_ == Mutation::kDeleteBeforeAbort && publish && IsAbort(op.bytes)) {
     const std::string dir = op.path.substr(0, op.path.rfind('/'));
@@ -211,127 +214,130 @@ void SimDaemon::OnDoStore(const daemon::DoStore& action) {
   }
   if (mutation_ == Mutation::kLatestBeforePublished && publish && absl::EndsWith(op.path, "/LATEST")) {
     Post(1, [this, id = action.op] { Feed(daemon::StoreDone{id, {}}); });
-    RunStore(op, 40, [](StoreResult) {});
+    RunStore(std::move(op), 40, [](StoreResult) {});
     return;
   }
-  RunStore(op, 0, [this, id = action.op](StoreResult result) {
+  RunStore(std::move(op), 0, [this, id = action.op](StoreResult result) {
     Feed(daemon::StoreDone{id, std::move(result)});
   });
 }
 
-std::string SimDaemon::BlobPath(const std::string& attempt, int32_t rank) const {
-  return absl::StrCat(storage::AttemptDir(attempts_.at(attempt).step, attempt), "/",
+SimDaemon::Attempt& SimDaemon::AttemptOf(const std::string& name) {
+  Attempt& attempt = attempts_[name];
+  if (attempt.name.empty()) attempt.name = name;
+  return attempt;
+}
+
+std::string SimDaemon::BlobPath(const Attempt& attempt, int32_t rank) const {
+  return absl::StrCat(storage::AttemptDir(attempt.step, attempt.name), "/",
                       storage::BlobName(reshard::Component::kModel, rank, roster_.world_size));
 }
 
-void SimDaemon::CopyNext(const std::string& attempt, int32_t rank, int group) {
-  ++attempts_[attempt].running;
+void SimDaemon::CopyNext(Attempt& attempt, int32_t rank, int group) {
+  ++attempt.running;
   const int64_t takes_ms = p_.random.Between(1, slow_copies_ && p_.random.Chance(0.5) ? 800 : 12);
-  Post(takes_ms, [this, attempt, rank, group] {
-    Attempt& a = attempts_[attempt];
-    const daemon::SessionId session = a.ranks[rank].session;
+  Post(takes_ms, [this, &a = attempt, rank, group] {
+    Share& share = a.shares[rank];
     std::string content;
-    const bool copied = !a.stopped && p_.trainers.CopyGroup(session, rank, group, &content);
-    a.content[rank] += content;
-    Finished(attempt);
+    const bool copied = !a.stopped && p_.trainers.CopyGroup(share.start.session, rank, group, &content);
+    share.content += content;
+    Finished(a);
     if (a.stopped) return;
     if (!copied) {
-      Feed(daemon::RankIoFailed{attempt, rank, "copy", absl::AbortedError("the trainer is gone")});
+      Feed(daemon::RankIoFailed{a.name, rank, "copy", absl::AbortedError("the trainer is gone")});
     } else if (group + 1 < kGroups) {
-      CopyNext(attempt, rank, group + 1);
-      Feed(daemon::GroupCopied{attempt, rank, static_cast<uint32_t>(group)});
+      CopyNext(a, rank, group + 1);
+      Feed(daemon::GroupCopied{a.name, rank, static_cast<uint32_t>(group)});
     } else {
-      WriteBlob(attempt, rank);
-      Feed(daemon::GroupCopied{attempt, rank, static_cast<uint32_t>(group)});
-      Feed(daemon::RankCopied{attempt, rank});
+      WriteBlob(a, rank);
+      Feed(daemon::GroupCopied{a.name, rank, static_cast<uint32_t>(group)});
+      Feed(daemon::RankCopied{a.name, rank});
     }
   });
 }
 
-void SimDaemon::WriteBlob(const std::string& attempt, int32_t rank) {
-  ++attempts_[attempt].running;
-  Post(p_.random.Between(1, 10), [this, attempt, rank] {
-    Attempt& a = attempts_[attempt];
-    const absl::Status written = a.stopped ? absl::CancelledError("stopped")
-                                           : p_.store.WriteBlob(BlobPath(attempt, rank), a.content[rank]);
-    Finished(attempt);
+void SimDaemon::WriteBlob(Attempt& attempt, int32_t rank) {
+  ++attempt.running;
+  Post(p_.random.Between(1, 10), [this, &a = attempt, rank] {
+    Share& share = a.shares[rank];
+    share.path = BlobPath(a, rank);
+    const absl::Status written =
+        a.stopped ? absl::CancelledError("stopped") : p_.store.WriteBlob(share.path, share.content);
+    Finished(a);
     if (a.stopped) return;
     if (written.ok()) {
-      FlushBlob(attempt, rank);
+      FlushBlob(a, rank);
     } else {
-      Feed(daemon::RankIoFailed{attempt, rank, "write", written});
+      Feed(daemon::RankIoFailed{a.name, rank, "write", written});
     }
   });
 }
 
-void SimDaemon::FlushBlob(const std::string& attempt, int32_t rank) {
-  ++attempts_[attempt].running;
-  Post(p_.random.Between(1, 20), [this, attempt, rank] {
-    Attempt& a = attempts_[attempt];
-    absl::Status flushed = p_.store.FlushBlob(BlobPath(attempt, rank));
-    if (!flushed.ok() && mutation_ == Mutation::kRetryFailedFlush)
-      flushed = p_.store.FlushBlob(BlobPath(attempt, rank));
-    Finished(attempt);
+void SimDaemon::FlushBlob(Attempt& attempt, int32_t rank) {
+  ++attempt.running;
+  Post(p_.random.Between(1, 20), [this, &a = attempt, rank] {
+    const Share& share = a.shares[rank];
+    absl::Status flushed = p_.store.FlushBlob(share.path);
+    if (!flushed.ok() && mutation_ == Mutation::kRetryFailedFlush) flushed = p_.store.FlushBlob(share.path);
+    Finished(a);
     if (a.stopped) return;
     if (!flushed.ok()) {
-      Feed(daemon::RankIoFailed{attempt, rank, "flush", flushed});
+      Feed(daemon::RankIoFailed{a.name, rank, "flush", flushed});
       return;
     }
-    Feed(daemon::RankFlushed{attempt, rank});
+    Feed(daemon::RankFlushed{a.name, rank});
     if (mutation_ == Mutation::kPartBeforeSealed && up()) {
-      Feed(daemon::VerdictSeen{a.ranks[rank].session, a.ranks[rank].number, true});
+      Feed(daemon::VerdictSeen{share.start.session, share.start.number, true});
     }
   });
 }
 
-void SimDaemon::WritePart(const std::string& attempt) {
-  Attempt& a = attempts_[attempt];
+void SimDaemon::WritePart(Attempt& a) {
   v1::Part part;
-  part.set_attempt(attempt);
+  part.set_attempt(a.name);
   part.set_index(0);
   part.set_count(1);
   v1::Decision& intent = *part.mutable_intent();
   intent.set_kind(v1::Decision::COMMIT);
   intent.set_step(a.step);
-  intent.set_attempt(attempt);
-  intent.set_epoch(storage::ParseAttempt(attempt)->epoch);
-  intent.set_world_size(static_cast<int32_t>(a.ranks.size()));
-  for (const auto& [rank, start] : a.ranks) {
-    if (!p_.trainers.Sealed(start.session, start.number)) {
+  intent.set_attempt(a.name);
+  intent.set_epoch(storage::ParseAttempt(a.name)->epoch);
+  intent.set_world_size(static_cast<int32_t>(a.shares.size()));
+  for (const auto& [rank, share] : a.shares) {
+    if (!p_.trainers.Sealed(share.start.session, share.start.number)) {
       p_.checker.Mislabelled(
-          absl::StrCat("a part of ", attempt, " is written though rank ", rank, " has not sealed"));
+          absl::StrCat("a part of ", a.name, " is written though rank ", rank, " has not sealed"));
     }
-    const std::string path = BlobPath(attempt, rank);
     v1::Blob& blob = *part.add_blobs();
-    blob.set_name(path.substr(path.rfind('/') + 1));
-    blob.set_size_bytes(static_cast<int64_t>(a.content[rank].size()));
+    blob.set_name(share.path.substr(share.path.rfind('/') + 1));
+    blob.set_size_bytes(static_cast<int64_t>(share.content.size()));
     blob.set_header_digest(storage::DigestOf(absl::string_view()).ToBytes());
     if (mutation_ == Mutation::kReportBeforePublish) {
-      Do(daemon::Report{start.session,
-                        {.number = start.number,
+      Do(daemon::Report{share.start.session,
+                        {.number = share.start.number,
                          .step = a.step,
-                         .attempt = attempt,
+                         .attempt = a.name,
                          .state = daemon::SaveState::kCommitted}});
     }
   }
   ++a.running;
-  RunStore(storage::PublishPartOp(a.step, part), 0, [this, attempt](StoreResult result) {
-    const bool stopped = attempts_[attempt].stopped;
-    Finished(attempt);
-    if (!stopped) Feed(daemon::PartWritten{attempt, result.status});
+  RunStore(storage::PublishPartOp(a.step, part), 0, [this, &a](StoreResult result) {
+    const bool stopped = a.stopped;
+    Finished(a);
+    if (!stopped) Feed(daemon::PartWritten{a.name, std::move(result.status)});
   });
 }
 
-void SimDaemon::StopIo(const std::string& attempt) {
-  Attempt& a = attempts_[attempt];
-  a.stopped = true;
-  ++a.running;
-  Post(p_.random.Between(0, 5), [this, attempt] { Finished(attempt); });
+void SimDaemon::StopIo(Attempt& attempt) {
+  attempt.stopped = true;
+  ++attempt.running;
+  Post(p_.random.Between(0, 5), [this, &attempt] { Finished(attempt); });
 }
 
-void SimDaemon::Finished(const std::string& attempt) {
-  Attempt& a = attempts_[attempt];
-  if (--a.running == 0 && a.stopped) Post(0, [this, attempt] { Feed(daemon::IoStopped{attempt}); });
+void SimDaemon::Finished(Attempt& attempt) {
+  if (--attempt.running == 0 && attempt.stopped) {
+    Post(0, [this, &attempt] { Feed(daemon::IoStopped{attempt.name}); });
+  }
 }
 
 }  // namespace keepstep::sim

@@ -64,12 +64,16 @@ class SimDaemon {
   int64_t decided() const { return decided_; }
 
  private:
-  struct Attempt {
+  struct Share {  // of a rank
+    daemon::StartRank start;
+    std::string content, path;
+  };
+  struct Attempt {  // stays where it is for a life
+    std::string name;
     int64_t step = 0;
     bool stopped = false;
     int running = 0;  // operations on its files
-    std::map<int32_t, daemon::StartRank> ranks;
-    std::map<int32_t, std::string> content;
+    std::map<int32_t, Share> shares;
   };
   struct Flight {  // an operation on its way
     storage::StoreOp op;
@@ -83,18 +87,19 @@ class SimDaemon {
     });
   }
   void Feed(const daemon::Event& event);
-  void Tell(daemon::SessionId session, const daemon::Action& action);
-  void Do(const daemon::Action& action);
+  void Tell(daemon::SessionId session, daemon::Action action);
+  void Do(daemon::Action action);
   void RunStore(storage::StoreOp op, int64_t extra_ms, std::function<void(storage::StoreResult)> then);
   void Catalog(uint64_t op, std::function<void()> change);
-  void OnDoStore(const daemon::DoStore& action);
-  void CopyNext(const std::string& attempt, int32_t rank, int group);
-  void WriteBlob(const std::string& attempt, int32_t rank);
-  void FlushBlob(const std::string& attempt, int32_t rank);
-  void WritePart(const std::string& attempt);
-  void StopIo(const std::string& attempt);
-  void Finished(const std::string& attempt);  // an operation of it
-  std::string BlobPath(const std::string& attempt, int32_t rank) const;
+  void OnDoStore(daemon::DoStore action);
+  Attempt& AttemptOf(const std::string& name);
+  void CopyNext(Attempt& attempt, int32_t rank, int group);
+  void WriteBlob(Attempt& attempt, int32_t rank);
+  void FlushBlob(Attempt& attempt, int32_t rank);
+  void WritePart(Attempt& attempt);
+  void StopIo(Attempt& attempt);
+  void Finished(Attempt& attempt);  // an operation of it
+  std::string BlobPath(const Attempt& attempt, int32_t rank) const;
   daemon::Event Mutated(daemon::Event event) const;
 
   Parts p_;

@@ -3,8 +3,10 @@
 #ifndef KEEPSTEP_TESTS_SIM_TRACE_H_
 #define KEEPSTEP_TESTS_SIM_TRACE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <string>
 
 #include "daemon/logic/events.h"
@@ -28,7 +30,12 @@ class Trace {
   }
   void AddLine(int64_t now, const std::string& line) {
     hash_ = Mix(hash_ ^ static_cast<uint64_t>(now));
-    for (char c : line) hash_ = (hash_ ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    for (size_t begin = 0; begin < line.size(); begin += sizeof(uint64_t)) {
+      uint64_t word = 0;
+      std::memcpy(&word, line.data() + begin, std::min(sizeof word, line.size() - begin));
+      hash_ = (hash_ ^ word) * 0x9e3779b97f4a7c15;
+      hash_ ^= hash_ >> 32;
+    }
     if (print_) std::printf("%8lld %s\n", static_cast<long long>(now), line.c_str());
   }
   uint64_t hash() const { return hash_; }
