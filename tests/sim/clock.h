@@ -1,51 +1,57 @@
-// Virtual time: events in the order of their times, then of their making.
+// Virtual time: events in the order of their times, then of their making. A wheel of milliseconds.
 
 #ifndef KEEPSTEP_TESTS_SIM_CLOCK_H_
 #define KEEPSTEP_TESTS_SIM_CLOCK_H_
 
 #include <cstdint>
 #include <memory>
-#include <queue>
 #include <utility>
 #include <vector>
+
+#include "reshard/check.h"
 
 namespace keepstep::sim {
 
 class Clock {
  public:
-  int64_t now() const { return now_; }
-  uint64_t events() const { return next_id_; }
+  static constexpr int64_t kHorizonMs = 4096;  // no delay is longer
 
-  // `What` is called once, or destroyed with the clock.
+  Clock() : wheel_(kHorizonMs) {}
+  ~Clock() {
+    for (Slot& slot : wheel_) {
+      while (slot.first != nullptr) delete Pop(slot);
+    }
+  }
+  Clock(const Clock&) = delete;
+  Clock& operator=(const Clock&) = delete;
+
+  int64_t now() const { return now_; }
+  uint64_t events() const { return events_; }
+
+  // `what` is called once, or destroyed with the clock.
   template <class What>
   void After(int64_t delay_ms, What what) {
-    size_t slot = tasks_.size();
-    if (free_.empty()) {
-      tasks_.emplace_back();
-    } else {
-      slot = free_.back();
-      free_.pop_back();
-    }
-    tasks_[slot] = std::make_unique<TaskOf<What>>(std::move(what));
-    queue_.push({now_ + delay_ms, next_id_++, slot});
+    KEEPSTEP_CHECK(delay_ms >= 0 && delay_ms < kHorizonMs, "an event beyond the clock's horizon");
+    Task* task = new TaskOf<What>(std::move(what));
+    Slot& slot = wheel_[(now_ + delay_ms) % kHorizonMs];
+    (slot.first == nullptr ? slot.first : slot.last->next) = task;
+    slot.last = task;
+    ++events_;
   }
 
   void RunUntil(int64_t time_ms) {
-    while (!queue_.empty() && queue_.top().time <= time_ms) {
-      const Entry next = queue_.top();
-      queue_.pop();
-      now_ = next.time;
-      const std::unique_ptr<Task> task = std::move(tasks_[next.slot]);
-      free_.push_back(next.slot);
-      task->Run();
+    for (;; ++now_) {
+      Slot& slot = wheel_[now_ % kHorizonMs];
+      while (slot.first != nullptr) std::unique_ptr<Task>(Pop(slot))->Run();  // may add to the slot
+      if (now_ >= time_ms) return;
     }
-    now_ = time_ms;
   }
 
  private:
   struct Task {
     virtual ~Task() = default;
     virtual void Run() = 0;
+    Task* next = nullptr;  // at the same time
   };
   template <class What>
   struct TaskOf final : Task {
@@ -53,18 +59,19 @@ class Clock {
     void Run() override { what(); }
     What what;
   };
-  struct Entry {  // small: a heap moves its entries often
-    int64_t time;
-    uint64_t id;
-    size_t slot;
-    bool operator<(const Entry& other) const { return time != other.time ? other.time < time : other.id < id; }
+  struct Slot {  // the events of one millisecond
+    Task *first = nullptr, *last = nullptr;
   };
 
+  static Task* Pop(Slot& slot) {
+    Task* task = slot.first;
+    slot.first = task->next;
+    return task;
+  }
+
   int64_t now_ = 0;
-  uint64_t next_id_ = 0;
-  std::priority_queue<Entry> queue_;
-  std::vector<std::unique_ptr<Task>> tasks_;  // by slot
-  std::vector<size_t> free_;
+  uint64_t events_ = 0;
+  std::vector<Slot> wheel_;  // by time, modulo the horizon
 };
 
 }  // namespace keepstep::sim
