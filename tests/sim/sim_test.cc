@@ -73,8 +73,8 @@ TEST(Simulation, NothingIsLostOrMislabelled) {
   for (std::thread& thread : threads) thread.join();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::printf(
-      "%llu seeds in %.1f s, %.0f a second: %lld verdicts on saves, %lld commits, %lld daemon deaths, %lld power losses, "
-      "%lld trainer deaths, %llu events: %lld lost, %lld mislabelled, %lld broken\n",
+      "%llu seeds in %.1f s, %.0f a second: %lld verdicts on saves, %lld commits, %lld daemon deaths, "
+      "%lld power losses, %lld trainer deaths, %llu events: %lld lost, %lld mislabelled, %lld broken\n",
       static_cast<unsigned long long>(seeds), seconds, static_cast<double>(seeds) / seconds,
       static_cast<long long>(sums.verdicts),
       static_cast<long long>(sums.commits), static_cast<long long>(sums.daemon_deaths),
