@@ -33,7 +33,8 @@ std::string InAttempt(int64_t step, absl::string_view attempt, absl::string_view
 }  // namespace
 
 std::string AttemptName(const AttemptId& attempt) {
-  return absl::StrFormat("e%d-a%d-%016x", attempt.epoch, attempt.counter, attempt.random);
+  return absl::StrCat("e", attempt.epoch, "-a", attempt.counter, "-",
+                      absl::Hex(attempt.random, absl::kZeroPad16));
 }
 
 std::optional<AttemptId> ParseAttempt(absl::string_view name) {
@@ -56,7 +57,7 @@ std::optional<AttemptId> ParseAttempt(absl::string_view name) {
 
 std::string StepName(int64_t step) {
   KEEPSTEP_CHECK(step >= 0 && step <= kMaxStep, "a step has at most 12 digits");
-  return absl::StrFormat("%012d", step);
+  return absl::StrCat(absl::Dec(step, absl::kZeroPad12));
 }
 
 std::optional<int64_t> ParseStep(absl::string_view name) {

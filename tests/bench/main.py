@@ -139,7 +139,7 @@ def loads(bench: Bench) -> list[Row]:
     def cold(world: int, layout: str) -> tuple[list[float], float]:
         """Rates of loads with page cache and pool empty, and bytes read over unique bytes."""
         rates, waste = [], 0.0
-        for _ in range(max(3, bench.repeats // 2)):
+        for _ in range(bench.repeats):
             with Daemon(bench.home) as daemon, ranks(bench, daemon, directory, world, layout) as group:
                 limits.drop_caches()
                 answers = group.tell("load")

@@ -101,7 +101,7 @@ class MainJob:
             if ended.status != expected:
                 raise Failed(f"trainer {rank} ended with {ended.status}, not {expected}:\n{ended.errors}")
         told = next(ended for rank, ended in enumerate(trainers) if rank != VICTIM).named("third")[0]["message"]
-        say(f'Trainer {VICTIM} is dead. The others were told about step 2: "{told}".')
+        say(f'Trainer {VICTIM} is dead. The others were told about step 2: "{told.rstrip(".")}".')
         print(flush=True)
         return trainers
 

@@ -54,7 +54,7 @@ TEST(Simulation, NothingIsLostOrMislabelled) {
     for (const std::string& what : sums.findings) ADD_FAILURE() << what;
     return;
   }
-  const uint64_t seeds = FromEnvironment("KEEPSTEP_SIM_SEEDS", 10'000);
+  const uint64_t seeds = FromEnvironment("KEEPSTEP_SIM_SEEDS", 20'000);
   const uint64_t first = FromEnvironment("KEEPSTEP_SIM_FIRST", 1);
   const auto begin = std::chrono::steady_clock::now();
   Sums sums;

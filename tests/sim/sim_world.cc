@@ -8,7 +8,7 @@ namespace keepstep::sim {
 
 namespace {
 
-constexpr int64_t kTroubleMs = 2'500;
+constexpr int64_t kTroubleMs = 1'250;
 constexpr int64_t kTrainOnMs = 1'000;
 constexpr int64_t kSettleMs = 6'000;  // longer than any limit of the run
 constexpr int64_t kRecoverMs = 2'000;
