@@ -170,6 +170,28 @@ TEST_F(DaemonTest, GarbageFramesAreDroppedAndTheDaemonServes) {
   EXPECT_TRUE(joined->Register(1, all, 0, kRows).ok());
 }
 
+// Where the kernel forbids reading a trainer's memory, nobody has to configure anything: the window takes over.
+TEST_F(DaemonTest, AClientWhoseMemoryCannotBeReadGetsTheWindow) {
+  union {
+    proto::Welcome welcome;
+    proto::Refused refused;
+  } answer{.welcome = {}};
+  const auto shake = [&](proto::Transfer want) {
+    proto::Hello hello;
+    hello.nonce_address = 0;  // nothing is mapped there, so the probe fails as it does without permission
+    hello.want = want;
+    auto socket = ConnectTo(home_ + "/" + proto::kHandoffSocketName);
+    EXPECT_EQ(send(socket.get(), &hello, sizeof(hello), MSG_NOSIGNAL), ssize_t{sizeof(hello)});
+    return recv(socket.get(), &answer, sizeof(answer), 0);
+  };
+  ASSERT_EQ(shake(proto::Transfer::kAuto), ssize_t{sizeof(proto::Welcome)});
+  EXPECT_EQ(answer.welcome.header.kind, proto::FrameKind::kWelcome);
+  EXPECT_EQ(answer.welcome.transfer, proto::Transfer::kWindow);
+  EXPECT_GT(answer.welcome.window_bytes, 0u);
+  ASSERT_EQ(shake(proto::Transfer::kPull), ssize_t{sizeof(proto::Refused)});
+  EXPECT_STREQ(answer.refused.reason, "PULL_REFUSED");
+}
+
 TEST_F(DaemonTest, DaemonPageCannotBeWrittenByTheClient) {
   auto client = Client(Job());
   EXPECT_EQ(mmap(nullptr, proto::kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, client->daemon_page_fd(), 0),

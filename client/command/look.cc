@@ -158,7 +158,7 @@ int RunShow(const Globals& globals, const std::string& text) {
   for (int i = 0; i < decision.mesh().names_size(); ++i) {
     absl::StrAppend(&mesh, i == 0 ? "" : " x ", decision.mesh().names(i), "=", decision.mesh().sizes(i));
   }
-  printf("  written by  %d rank%s%s%s, keepstep %s\n", decision.world_size(),
+  printf("  written by  %d rank%s%s%s, %s\n", decision.world_size(),
          decision.world_size() == 1 ? "" : "s", mesh.empty() ? "" : ", ", mesh.c_str(),
          decision.writer().c_str());
   printf("  layout      %s\n", decision.layout().c_str());
