@@ -7,7 +7,6 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr char kReasonUrl[] = "keepstep/reason";
 constexpr char kStageUrl[] = "keepstep/stage";
 constexpr char kRankUrl[] = "keepstep/rank";
 
@@ -31,14 +30,14 @@ absl::string_view LeadingReason(absl::string_view message) {
 absl::Status MakeError(absl::StatusCode code, absl::string_view reason, absl::string_view message,
                        absl::string_view stage, int32_t rank) {
   absl::Status status(code, message);
-  if (!reason.empty()) status.SetPayload(kReasonUrl, absl::Cord(reason));
+  if (!reason.empty()) status.SetPayload(kReasonPayload, absl::Cord(reason));
   if (!stage.empty()) status.SetPayload(kStageUrl, absl::Cord(stage));
   if (rank >= 0) status.SetPayload(kRankUrl, absl::Cord(absl::StrCat(rank)));
   return status;
 }
 
 std::string ReasonOf(const absl::Status& status) {
-  if (std::string given = Payload(status, kReasonUrl); !given.empty()) return given;
+  if (std::string given = Payload(status, kReasonPayload); !given.empty()) return given;
   if (absl::string_view leading = LeadingReason(status.message()); !leading.empty())
     return std::string(leading);
   return absl::StatusCodeToString(status.code());

@@ -18,9 +18,11 @@ absl::StatusOr<std::shared_ptr<const reshard::SavePlan>> Make(absl::Span<const P
   for (const PlanRank& rank : ranks) shards.push_back(*rank.registration->shards);
   auto plan = reshard::MakeSavePlan(shards);
   if (!plan.ok()) {
-    const bool undeclared = absl::StrContains(plan.status().message(), "replica");
-    return MakeError(plan.status().code(), undeclared ? "REPLICAS" : "LAYOUT", plan.status().message(),
-                     "plan");
+    const absl::string_view message = plan.status().message();
+    const char* reason = absl::StrContains(message, "no rank holds")        ? "HOLES"
+                         : absl::StrContains(message, "undeclared replica") ? "UNDECLARED_REPLICA"
+                                                                            : "LAYOUT";
+    return MakeError(plan.status().code(), reason, message, "plan");
   }
   return std::make_shared<const reshard::SavePlan>(*std::move(plan));
 }

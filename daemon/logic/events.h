@@ -38,6 +38,9 @@ enum class SaveState : uint8_t {  // the values of v1::SaveState
 };
 enum class BusyPolicy : uint8_t { kWait = 0, kSkip = 1, kSupersede = 2 };
 
+// An absl::Status carries its reason under this name (daemon/error.h).
+inline constexpr char kReasonPayload[] = "keepstep/reason";
+
 // Why something did not happen. `reason` is an entry of docs/errors.md.
 struct Failure {
   absl::StatusCode code = absl::StatusCode::kOk;

@@ -1,5 +1,6 @@
 #include "daemon/logic/failures.h"
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 
 namespace keepstep::daemon {
@@ -14,7 +15,8 @@ Failure MakeFailure(absl::StatusCode code, absl::string_view reason, absl::strin
 }
 
 Failure IoFailure(const absl::Status& status, absl::string_view stage, int32_t rank) {
-  std::string reason = absl::StatusCodeToString(status.code());
+  const auto given = status.GetPayload(kReasonPayload);
+  const std::string reason = given ? std::string(*given) : absl::StatusCodeToString(status.code());
   return MakeFailure(status.code(), reason, status.message(), stage, rank);
 }
 

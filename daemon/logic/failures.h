@@ -16,7 +16,7 @@ namespace keepstep::daemon {
 Failure MakeFailure(absl::StatusCode code, absl::string_view reason, absl::string_view message,
                     absl::string_view stage = "", int32_t rank = -1);
 
-// An environment error of a stage: keeps the status code; the reason is the code's name.
+// An error of a stage: keeps the status code, and the reason that the status carries, else the code's name.
 Failure IoFailure(const absl::Status& status, absl::string_view stage, int32_t rank = -1);
 
 Failure StaleEpoch(int64_t current_epoch);

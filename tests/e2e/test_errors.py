@@ -86,7 +86,7 @@ def test_layout_with_a_hole_is_refused_at_save(daemon: Daemon, home: Path) -> No
         checkpointer.register(model={"value": keepstep.piece(np.ones((2, 4)), (3, 4), np.s_[0:2])})
         with pytest.raises(keepstep.SaveFailed) as caught:
             checkpointer.save(1).result(60)
-        assert caught.value.code == "FAILED_PRECONDITION"
+        assert (caught.value.code, caught.value.reason) == ("FAILED_PRECONDITION", "HOLES")
         assert "value" in str(caught.value) and "2:3" in str(caught.value)
     with pytest.raises(keepstep.CheckpointNotFound):
         keepstep.open(home / "job")
@@ -119,7 +119,7 @@ def two_ranks(daemon: Daemon, directory: Path, source: str) -> list[subprocess.C
 
 def test_undeclared_replica_names_both_ranks(daemon: Daemon, home: Path) -> None:
     for result in two_ranks(daemon, home / "job", "checkpointer.register(model={'value': np.ones(100)})"):
-        assert result.stdout.startswith("INVALID_ARGUMENT"), (result.stdout, result.stderr[-2000:])
+        assert result.stdout.startswith("INVALID_ARGUMENT UNDECLARED_REPLICA"), (result.stdout, result.stderr[-2000:])
         assert "value" in result.stdout and "0" in result.stdout and "1" in result.stdout
     still_serves(daemon, home / "job")
 
@@ -127,8 +127,11 @@ def test_undeclared_replica_names_both_ranks(daemon: Daemon, home: Path) -> None
 def test_replicas_that_differ_are_refused(daemon: Daemon, home: Path) -> None:
     source = "checkpointer.register(model={'value': keepstep.replica(np.full(100, rank), [0, 1])})"
     for result in two_ranks(daemon, home / "job", source):
-        assert result.stdout.startswith("FAILED_PRECONDITION"), (result.stdout, result.stderr[-2000:])
-        assert "REPLICA" in result.stdout and "value" in result.stdout
+        assert result.stdout.startswith("FAILED_PRECONDITION REPLICA_MISMATCH"), (
+            result.stdout,
+            result.stderr[-2000:],
+        )
+        assert "value" in result.stdout
     still_serves(daemon, home / "job")
 
 
