@@ -34,7 +34,6 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr int kIoThreads = 16, kLogicThreads = 2, kCallThreads = 32;
 constexpr int kMaxMessageBytes = 64 << 20;
 // What calls under way get at shutdown. An idle client acknowledges the end only at its next poll, up to 5 s later.
 constexpr std::chrono::seconds kCallsLimit(1);
@@ -65,7 +64,7 @@ absl::StatusOr<storage::UniqueFd> TakeLock(const std::string& directory) {
 }  // namespace
 
 struct Daemon::Parts : public HandoffEvents {
-  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format) {}
+  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format, given.log_level) {}
   ~Parts() override;
 
   absl::Status StartStorage();
@@ -103,11 +102,12 @@ struct Daemon::Parts : public HandoffEvents {
 };
 
 absl::Status Daemon::Parts::StartStorage() {
-  auto made = storage::MakeIoEngine({.kind = spec.io_engine});
+  auto made = storage::MakeIoEngine(spec.io);
   if (!made.ok()) return made.status();
   engine = *std::move(made);
   DataPlaneSpec plane_spec;
   plane_spec.pool.limit_bytes = spec.pool_bytes;
+  plane_spec.copy_workers = spec.threads.copy;
   auto started = DataPlane::Start(plane_spec);
   if (!started.ok()) return started.status();
   plane = *std::move(started);
@@ -121,15 +121,16 @@ absl::Status Daemon::Parts::StartStorage() {
 }
 
 void Daemon::Parts::StartJobs() {
-  io = std::make_unique<Executor>(kIoThreads);
-  logic = std::make_unique<Executor>(kLogicThreads);
-  calls = std::make_unique<Executor>(kCallThreads);
+  io = std::make_unique<Executor>(spec.threads.io);
+  logic = std::make_unique<Executor>(spec.threads.logic);
+  calls = std::make_unique<Executor>(spec.threads.calls);
   auto end_session = [this](SessionId id, absl::Status why) { EndSession(id, std::move(why)); };
   const JobServices services{.plane = plane.get(),
                              .logic = logic.get(),
                              .io = io.get(),
                              .catalog = catalog.get(),
                              .log = &log,
+                             .limits = spec.limits,
                              .trust_rosters = trust_rosters,
                              .end_session = end_session};
   jobs = std::make_unique<JobRegistry>(services, engine.engine.get(), spec.roots);
@@ -167,6 +168,7 @@ void Daemon::Parts::StartJobs() {
 absl::Status Daemon::Parts::StartServing() {
   const std::string grpc_path = absl::StrCat(spec.socket_directory, "/", proto::kGrpcSocketName);
   HandoffSpec handoff_spec{.socket_path = absl::StrCat(spec.socket_directory, "/", proto::kHandoffSocketName),
+                           .max_connections = spec.max_sessions,
                            .window_bytes = spec.window_bytes};
   unlink(grpc_path.c_str());
   unlink(handoff_spec.socket_path.c_str());
@@ -283,6 +285,13 @@ Daemon::Daemon(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 Daemon::~Daemon() = default;
 
 const std::string& Daemon::address() const { return parts_->address; }
+
+Log& Daemon::log() { return parts_->log; }
+
+void Daemon::Reconfigure(const DaemonSpec& spec) {
+  parts_->log.SetFormat(spec.log_format);
+  parts_->log.SetLevel(spec.log_level);
+}
 
 int32_t Daemon::Drain(std::chrono::milliseconds limit) {
   auto promise = std::make_shared<std::promise<int32_t>>();

@@ -39,6 +39,7 @@ std::string OneLine(absl::string_view value) {
 }  // namespace
 
 void Log::Write(Level level, absl::string_view message, Fields fields) {
+  if (level < level_) return;
   const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
   std::string line;
   if (format_ == Format::kJson) {

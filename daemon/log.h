@@ -6,6 +6,7 @@
 #ifndef KEEPSTEP_DAEMON_LOG_H_
 #define KEEPSTEP_DAEMON_LOG_H_
 
+#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <mutex>
@@ -22,14 +23,19 @@ class Log {
   enum class Format { kText, kJson };
   using Fields = std::initializer_list<std::pair<absl::string_view, std::string>>;
 
-  explicit Log(Format format, int fd = 2) : format_(format), fd_(fd) {}
+  explicit Log(Format format, Level level = Level::kInfo, int fd = 2)
+      : format_(format), level_(level), fd_(fd) {}
+
+  void SetFormat(Format format) { format_ = format; }
+  void SetLevel(Level level) { level_ = level; }  // what is below is dropped
 
   void Write(Level level, absl::string_view message, Fields fields = {});
   void Info(absl::string_view message, Fields fields = {}) { Write(Level::kInfo, message, fields); }
   void Warn(absl::string_view message, Fields fields = {}) { Write(Level::kWarning, message, fields); }
 
  private:
-  const Format format_;
+  std::atomic<Format> format_;
+  std::atomic<Level> level_;
   const int fd_;
   std::mutex mutex_;
 };

@@ -1,0 +1,40 @@
+// What a daemon is told at its start, as plain values. Defaults serve as they are; config.h fills it from a
+// file.
+
+#ifndef KEEPSTEP_DAEMON_DAEMON_SPEC_H_
+#define KEEPSTEP_DAEMON_DAEMON_SPEC_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "daemon/log.h"
+#include "daemon/logic/limits.h"
+#include "storage/io_engine.h"
+
+namespace keepstep::daemon {
+
+struct ThreadCounts {
+  int io = 16;     // store operations, catalog, plans: they wait for storage
+  int logic = 2;   // the jobs' decisions: they never wait
+  int calls = 32;  // calls that read checkpoints
+  int copy = 0;    // copies and digests; 0: one per processor
+};
+
+struct DaemonSpec {
+  std::string socket_directory;    // made with mode 0750 if missing
+  std::string state_directory;     // made with mode 0700 if missing
+  std::vector<std::string> roots;  // directories of jobs that callers without a session may reach
+  int64_t pool_bytes = 0;          // 0: a quarter of the memory
+  int64_t window_bytes = int64_t{64} << 20;
+  int max_sessions = 4096;
+  storage::IoEngineOptions io;
+  ThreadCounts threads;
+  Limits limits;
+  Log::Format log_format = Log::Format::kText;
+  Log::Level log_level = Log::Level::kInfo;
+};
+
+}  // namespace keepstep::daemon
+
+#endif  // KEEPSTEP_DAEMON_DAEMON_SPEC_H_
