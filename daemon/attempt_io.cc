@@ -37,12 +37,12 @@ void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, 
   share.metrics = args.metrics;
   share.tags = args.tags;
   share.copied_bytes = std::make_shared<std::atomic<int64_t>>(0);
-  share.pipeline =
-      StartSave(*context_.plane, std::move(spec), CallbacksOf(rank, std::move(session), share.copied_bytes));
+  share.written_bytes = std::make_shared<std::atomic<int64_t>>(0);
+  share.pipeline = StartSave(*context_.plane, std::move(spec), CallbacksOf(rank, std::move(session), share));
 }
 
 SaveCallbacks AttemptIo::CallbacksOf(int32_t rank, std::shared_ptr<ClientSession> session,
-                                     std::shared_ptr<std::atomic<int64_t>> copied) {
+                                     const Share& share) {
   // Weak: pipelines live in this object, and callbacks in the pipelines. `on_strand` outlives both.
   auto later = [weak = weak_from_this(),
                 on_strand = context_.on_strand](std::function<void(AttemptIo&)> task) {
@@ -68,7 +68,8 @@ SaveCallbacks AttemptIo::CallbacksOf(int32_t rank, std::shared_ptr<ClientSession
     });
   };
   callbacks.ended = [later, rank] { later([rank](AttemptIo& io) { io.OnEnded(rank); }); };
-  callbacks.progress = [session = std::move(session), copied = std::move(copied)](int64_t bytes) {
+  callbacks.written = [written = share.written_bytes](int64_t bytes) { *written += bytes; };
+  callbacks.progress = [session = std::move(session), copied = share.copied_bytes](int64_t bytes) {
     int64_t before = copied->load();
     while (before < bytes && !copied->compare_exchange_weak(before, bytes)) {
     }
@@ -87,6 +88,7 @@ void AttemptIo::OnGroupCopied(int32_t rank, uint32_t group) {
 
 void AttemptIo::OnCopied(int32_t rank) {
   if (std::exchange(shares_[rank].copied, true)) return;
+  copied_ = std::chrono::steady_clock::now();
   context_.feed(RankCopied{entry_.attempt, rank});
 }
 
@@ -158,7 +160,8 @@ ShareProgress AttemptIo::ProgressOf(int32_t rank) const {
   auto found = shares_.find(rank);
   if (found == shares_.end() || found->second.copied_bytes == nullptr) return {};
   const Share& share = found->second;
-  return {share.total_bytes, share.copied_bytes->load(), share.flushed ? share.total_bytes : 0};
+  return {share.total_bytes, share.copied_bytes->load(),
+          share.flushed ? share.total_bytes : std::min(share.written_bytes->load(), share.total_bytes)};
 }
 
 ShareProgress AttemptIo::TotalProgress() const {
@@ -173,8 +176,11 @@ ShareProgress AttemptIo::TotalProgress() const {
 }
 
 bool AttemptIo::Progressed() {
-  const int64_t now = TotalProgress().bytes_copied;
-  return std::exchange(seen_bytes_, now) != now;
+  const ShareProgress total = TotalProgress();
+  const int64_t now = total.bytes_copied + total.bytes_written;
+  if (std::exchange(seen_bytes_, now) == now) return false;
+  moved_ = std::chrono::steady_clock::now();
+  return true;
 }
 
 }  // namespace keepstep::daemon

@@ -19,6 +19,7 @@
 #include "daemon/client_session.h"
 #include "daemon/data_plane.h"
 #include "daemon/executor.h"
+#include "daemon/job_view.h"
 #include "daemon/logic/events.h"
 #include "daemon/save_pipeline.h"
 #include "proto/storage.pb.h"
@@ -36,10 +37,6 @@ struct SaveArgs {
   std::vector<ExtraSource> extras;
   std::map<std::string, double> metrics;
   std::vector<std::string> tags;
-};
-
-struct ShareProgress {
-  int64_t bytes_total = 0, bytes_copied = 0, bytes_written = 0;
 };
 
 class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
@@ -74,11 +71,14 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
   ShareProgress ProgressOf(int32_t rank) const;
   ShareProgress TotalProgress() const;
   bool Progressed();  // whether bytes have moved since the last call
+  std::chrono::steady_clock::time_point moved() const { return moved_; }  // as of the last such call
+  // When the last rank's copy was done; the start while it is not.
+  std::chrono::steady_clock::time_point copied() const { return copied_; }
 
  private:
   struct Share {
     std::unique_ptr<SavePipeline> pipeline;
-    std::shared_ptr<std::atomic<int64_t>> copied_bytes;
+    std::shared_ptr<std::atomic<int64_t>> copied_bytes, written_bytes;
     int64_t total_bytes = 0;
     size_t groups_left = 0;
     bool copied = false, flushed = false;
@@ -88,8 +88,7 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
     std::vector<std::string> tags;
   };
 
-  SaveCallbacks CallbacksOf(int32_t rank, std::shared_ptr<ClientSession> session,
-                            std::shared_ptr<std::atomic<int64_t>> copied);
+  SaveCallbacks CallbacksOf(int32_t rank, std::shared_ptr<ClientSession> session, const Share& share);
   void OnGroupCopied(int32_t rank, uint32_t group);
   void OnCopied(int32_t rank);
   void OnEnded(int32_t rank);
@@ -103,6 +102,7 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
   std::map<int32_t, Share> shares_;
   bool stopping_ = false, stopped_ = false, writing_part_ = false;
   int64_t seen_bytes_ = 0;
+  std::chrono::steady_clock::time_point moved_ = started_, copied_ = started_;
 };
 
 }  // namespace keepstep::daemon

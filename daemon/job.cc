@@ -147,6 +147,7 @@ void Job::SessionGone(SessionId session, bool dead) {
     if (member == nullptr) return;
     auto rank = job.ranks_.find(member->rank);
     if (rank != job.ranks_.end() && rank->second == session) job.ranks_.erase(rank);
+    job.SawRank(member->rank, member->session->peer().pid, /*open=*/false);
     job.tracker_.Forget(session, over);
     job.members_.erase(session);
   });
@@ -298,25 +299,6 @@ void Job::EverySecond() {
         "Some rank has not asked should_save yet. Is the job training, and does every rank call it?"));
     it = wishes_.erase(it);
   }
-}
-
-JobView Job::View() {
-  auto promise = std::make_shared<std::promise<JobView>>();
-  std::future<JobView> future = promise->get_future();
-  strand_.Post([self = shared_from_this(), promise] {
-    JobView view;
-    view.logic = self->machine_.Snapshot();
-    for (const SaveSnapshot& save : view.logic.saves) {
-      AttemptIo* attempt = self->FindAttempt(save.attempt);
-      const double seconds = static_cast<double>(self->Now() - save.accepted_ms) / 1000;
-      view.saves.push_back({save, attempt == nullptr ? ShareProgress{} : attempt->TotalProgress(), seconds});
-    }
-    for (const auto& [id, member] : self->members_) {
-      ++(member.session->transfer() == proto::Transfer::kPull ? view.pulling : view.windowed);
-    }
-    promise->set_value(std::move(view));
-  });
-  return future.get();
 }
 
 void Job::Stop() {

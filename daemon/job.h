@@ -25,6 +25,7 @@
 #include "daemon/client_session.h"
 #include "daemon/data_plane.h"
 #include "daemon/executor.h"
+#include "daemon/job_view.h"
 #include "daemon/log.h"
 #include "daemon/logic/job_machine.h"
 #include "daemon/plan_cache.h"
@@ -53,18 +54,6 @@ struct JobIdentity {
   dev_t device = 0;
   ino_t inode = 0;
   bool under_root = false;  // of a root that the operator listed
-};
-
-struct SaveInFlight {
-  SaveSnapshot logic;
-  ShareProgress progress;
-  double seconds = 0;
-};
-
-struct JobView {
-  JobSnapshot logic;
-  std::vector<SaveInFlight> saves;
-  int pulling = 0, windowed = 0;  // sessions by transfer
 };
 
 class Job : public std::enable_shared_from_this<Job> {
@@ -108,6 +97,7 @@ class Job : public std::enable_shared_from_this<Job> {
   void Drain(std::function<void(int32_t undecided)> done);
   void Tick();
   JobView View();  // waits for the strand; not from a strand
+  const Limits& limits() const { return services_.limits; }
   // Stops all I/O and forgets the sessions; blocks. What is undecided stays in the journal.
   void Stop();
 
@@ -123,6 +113,12 @@ class Job : public std::enable_shared_from_this<Job> {
     std::map<uint64_t, SaveArgs> saves;  // asked for, not over
     std::multimap<uint64_t, std::function<void(absl::StatusOr<v1::SaveResponse>)>> answers;
     std::set<uint64_t> unsealed;  // whose verdict word is still to be seen
+  };
+
+  struct RankSeen {
+    pid_t pid = 0;
+    bool open = false;
+    Clock::time_point since;
   };
 
   Job(const JobServices& services, JobIdentity identity, std::shared_ptr<storage::BlobStore> store);
@@ -156,6 +152,13 @@ class Job : public std::enable_shared_from_this<Job> {
   void Do(const Drained& action);
   void OnCatalog(uint64_t op, std::function<absl::Status()> work);
   void LogOutcome(const Verdict& verdict);
+
+  // job_view.cc
+  void SawRank(int32_t rank, pid_t pid, bool open);
+  void KeepOutcome(const Verdict& verdict, const AttemptIo* attempt);
+  SaveInFlight ViewOf(const SaveSnapshot& save);
+  void ViewRank(int32_t rank, JobView& view) const;
+
   Member* Find(SessionId session);
   AttemptIo* FindAttempt(const std::string& attempt);
   ShareProgress ProgressOf(const Member& member, const Verdict& verdict);
@@ -187,6 +190,8 @@ class Job : public std::enable_shared_from_this<Job> {
   std::vector<std::pair<Clock::time_point, std::function<void(absl::StatusOr<int64_t>)>>> wishes_;
   std::vector<std::function<void(int32_t)>> drains_;
   std::set<std::pair<int64_t, std::string>> logged_;
+  std::deque<SaveOutcome> outcomes_;        // newest kOutcomesKept
+  std::map<int32_t, RankSeen> ranks_seen_;  // by rank, of this daemon's life
   Clock::time_point last_second_ = Clock::now();
   int64_t save_at_ = -1;
 };

@@ -62,6 +62,7 @@ void Job::Do(const AnswerOpen& action) {
     members_.erase(before);
     services_.end_session(before, why);
   }
+  SawRank(member->rank, member->session->peer().pid, /*open=*/true);
   member->session->pages().ReleaseAll(member->saves_issued);
   if (save_at_ >= 0) member->session->pages().SetSaveAt(save_at_);
   std::vector<v1::SaveStatus> unsettled;
@@ -89,6 +90,7 @@ void Job::Do(const CloseSession& action) {
                                          {"rank", absl::StrCat(member->rank)},
                                          {"reason", action.failure.reason},
                                          {"why", action.failure.message}});
+  SawRank(member->rank, member->session->peer().pid, /*open=*/false);
   Listener listener = std::move(member->listener);
   auto opened = std::move(member->opened);
   std::vector<std::function<void(absl::StatusOr<v1::SaveResponse>)>> answers;
@@ -324,6 +326,7 @@ void Job::LogOutcome(const Verdict& verdict) {
   if (logged_.size() > kLoggedKept) logged_.erase(logged_.begin());
   const std::string name = absl::StrCat(label(), "/", verdict.step);
   AttemptIo* attempt = FindAttempt(verdict.attempt);
+  KeepOutcome(verdict, attempt);
   if (verdict.state == SaveState::kCommitted) {
     const double seconds =
         attempt == nullptr ? 0 : std::chrono::duration<double>(Clock::now() - attempt->started()).count();

@@ -1,69 +1,21 @@
 #include "daemon/node_service.h"
 
-#include <fcntl.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/doctor.h"
 #include "daemon/error.h"
+#include "daemon/job_facts.h"
+#include "daemon/node_view.h"
 #include "daemon/reactors.h"
 #include "daemon/version.h"
-#include "storage/checkpoint_reader.h"
 
 namespace keepstep::daemon {
-namespace {
-
-std::string HealthOf(const JobView& view) {
-  if (view.logic.recovering) return "recovering: settling what an earlier daemon left";
-  if (view.logic.claiming) return "a new run is taking over";
-  if (view.logic.world_size > 0 && !view.logic.sessions.empty() && !view.logic.missing_ranks.empty()) {
-    return absl::StrCat("waits for ", view.logic.missing_ranks.size(), " of ", view.logic.world_size,
-                        " ranks, first rank ", view.logic.missing_ranks.front());
-  }
-  return "ok";
-}
-
-absl::Status FillJob(Job& job, v1::JobStatus& out) {
-  const JobView view = job.View();
-  out.set_job(job.label());
-  out.set_directory(job.identity().path);
-  out.set_epoch(view.logic.epoch);
-  out.set_last_step(-1);
-  auto newest = storage::ResolveLatest(*job.store());
-  if (newest.ok() && newest->has_value()) {
-    out.set_last_step((*newest)->step());
-    out.set_last_commit_unix_ms((*newest)->time_unix_ms());
-  }
-  for (const SaveInFlight& save : view.saves) {
-    v1::SaveInFlight* flight = out.add_in_flight();
-    flight->set_step(save.logic.step);
-    flight->set_attempt(save.logic.attempt);
-    flight->set_stage(StageName(save.logic.stage));
-    flight->set_bytes_total(save.progress.bytes_total);
-    flight->set_bytes_done(save.progress.bytes_copied);
-    flight->set_seconds(save.seconds);
-    for (int32_t rank : save.logic.waiting_for_ranks) flight->add_waiting_for_ranks(rank);
-  }
-  out.set_health(newest.ok() ? HealthOf(view) : std::string(newest.status().message()));
-  out.set_ranks(static_cast<int32_t>(view.logic.sessions.size()));
-  out.set_world_size(view.logic.world_size);
-  out.set_transfer(view.windowed == 0  ? (view.pulling == 0 ? "" : "pull")
-                   : view.pulling == 0 ? "window"
-                                       : "mixed");
-  struct statvfs info {};
-  if (statvfs(job.identity().path.c_str(), &info) == 0) {
-    out.set_free_bytes(static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize));
-    out.set_total_bytes(static_cast<int64_t>(info.f_blocks) * static_cast<int64_t>(info.f_frsize));
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
 
 void DrainAll(ServerState& state, std::function<void(int32_t)> done) {
   if (!state.draining.exchange(true)) state.drain_begins();
@@ -103,16 +55,11 @@ grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* conte
     response->set_draining(state_.draining);
     response->set_sessions(static_cast<int32_t>(state_.sessions->size()));
     for (const auto& job : state_.jobs->VisibleTo(session->get())) {
-      if (absl::Status status = FillJob(*job, *response->add_jobs()); !status.ok()) return status;
+      FillJob(Observe(*job), *response->add_jobs());
     }
-    const bool root =
-        *session != nullptr && ((*session)->peer().uid == 0 || (*session)->peer().uid == geteuid());
-    for (const std::string& directory : root ? state_.jobs->Detached() : std::vector<std::string>()) {
-      v1::JobStatus* job = response->add_jobs();
-      job->set_job(directory.substr(directory.rfind('/') + 1));
-      job->set_directory(directory);
-      job->set_last_step(-1);
-      job->set_health("detached");
+    for (const std::string& directory :
+         IsOperator(session->get()) ? state_.jobs->Detached() : std::vector<std::string>()) {
+      FillJob(DetachedFacts(directory), *response->add_jobs());
     }
     return absl::OkStatus();
   });
@@ -174,7 +121,7 @@ grpc::ServerUnaryReactor* NodeService::Drain(grpc::CallbackServerContext* contex
   auto unary = EventUnary::Make();
   auto session = RequireSession(state_, *context);
   absl::Status status = session.status();
-  if (status.ok() && (*session)->peer().uid != 0 && (*session)->peer().uid != geteuid()) {
+  if (status.ok() && !IsOperator(session->get())) {
     status = MakeError(absl::StatusCode::kPermissionDenied, "NOT_OPERATOR",
                        "Only root and the daemon's own user may drain it.");
   }

@@ -251,8 +251,12 @@ void Pipeline::StartWrite(BlobState& blob, size_t chunk) {
     std::lock_guard<std::mutex> lock(mutex_);
     ++tasks_;
   }
-  auto done = [this, &blob, chunk](absl::Status status) {
-    if (!status.ok()) Fail("write", std::move(status));
+  auto done = [this, &blob, chunk, bytes = end - begin](absl::Status status) {
+    if (!status.ok()) {
+      Fail("write", std::move(status));
+    } else if (callbacks_.written) {
+      callbacks_.written(bytes);
+    }
     EndStage(blob, chunk, &ChunkState::written);
   };
   if (begin == end) {

@@ -60,6 +60,7 @@ struct SaveCallbacks {
   std::function<void(std::string stage, absl::Status)> failed;  // stage: plan, copy, write, flush
   std::function<void()> ended;
   std::function<void(int64_t copied_bytes)> progress;  // since the start; may be empty
+  std::function<void(int64_t bytes)> written;          // so many more; any thread; may be empty
 };
 
 class SavePipeline {

@@ -1,5 +1,7 @@
 #include "daemon/server_state.h"
 
+#include <unistd.h>
+
 #include "daemon/error.h"
 #include "proto/handoff.h"
 
@@ -32,6 +34,10 @@ absl::StatusOr<std::shared_ptr<ClientSession>> RequireSession(const ServerState&
     return Unauthenticated("This call needs the token of a session, as metadata keepstep-token.");
   }
   return session;
+}
+
+bool IsOperator(const ClientSession* session) {
+  return session != nullptr && (session->peer().uid == 0 || session->peer().uid == geteuid());
 }
 
 absl::StatusOr<std::shared_ptr<ClientSession>> RequireMember(const ServerState& state,

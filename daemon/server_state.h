@@ -51,6 +51,8 @@ absl::StatusOr<std::shared_ptr<ClientSession>> RequireSession(const ServerState&
 // Null without a token; UNAUTHENTICATED for an unknown one.
 absl::StatusOr<std::shared_ptr<ClientSession>> OptionalSession(const ServerState& state,
                                                                const grpc::CallbackServerContext& context);
+// Root, or the daemon's own user: sees what belongs to nobody else. Null: no.
+bool IsOperator(const ClientSession* session);
 // As RequireSession, and it has joined a job. FAILED_PRECONDITION.
 absl::StatusOr<std::shared_ptr<ClientSession>> RequireMember(const ServerState& state,
                                                              const grpc::CallbackServerContext& context);

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -25,6 +26,13 @@ namespace keepstep::client {
 namespace {
 
 namespace fs = std::filesystem;
+
+struct ExportOptions {
+  std::string name, destination;
+  std::string component = "model";  // model, optimizer, all
+  std::string max_shard = "5GB";
+  bool force = false;
+};
 
 absl::Status Errno(absl::string_view what, const std::string& path) {
   const std::string message = absl::StrCat("cannot ", what, " ", path, ": ", strerror(errno));
@@ -144,9 +152,11 @@ absl::Status RefuseOverwriting(const std::vector<ExportFile>& files, const fs::p
   return absl::OkStatus();
 }
 
-}  // namespace
-
 int RunExport(const Globals& globals, const ExportOptions& options) {
+  const int64_t max_shard_bytes = ParseBytes(options.max_shard);
+  if (max_shard_bytes <= 0) {
+    return Complain(absl::InvalidArgumentError(options.max_shard + " is not a size; write 5GB or 512MiB"));
+  }
   auto name = ParseName(options.name);
   if (!name.ok()) return Complain(name.status());
   auto daemon = Connection::For(globals, *name);
@@ -158,7 +168,7 @@ int RunExport(const Globals& globals, const ExportOptions& options) {
   Name exact = *name;
   exact.step = step;
   exact.latest = false;
-  auto files = PlanExport(*tensors, options.component, options.max_shard_bytes);
+  auto files = PlanExport(*tensors, options.component, max_shard_bytes);
   if (!files.ok()) return Complain(files.status(), absl::StrCat("keepstep tensors ", options.name));
   const fs::path directory = options.destination;
   std::error_code error;
@@ -192,6 +202,21 @@ int RunExport(const Globals& globals, const ExportOptions& options) {
            files->size() == 1 ? "" : "s", directory.c_str());
   }
   return 0;
+}
+
+}  // namespace
+
+void AddExport(Program& program) {
+  auto options = std::make_shared<ExportOptions>();
+  auto* command = program.Add(kAct, "export", "Write safetensors files that other tools load",
+                              [&program, options] { return RunExport(program.globals(), *options); });
+  command->add_option("NAME", options->name, "JOB/STEP or JOB/latest")->required();
+  command->add_option("DIRECTORY", options->destination, "Where the files go; made when missing")->required();
+  command->add_option("--component", options->component, "model, optimizer or all")
+      ->check(CLI::IsMember({"model", "optimizer", "all"}))
+      ->capture_default_str();
+  command->add_option("--max-shard-size", options->max_shard, "Largest file")->capture_default_str();
+  command->add_flag("--force", options->force, "Replace files that are there");
 }
 
 }  // namespace keepstep::client

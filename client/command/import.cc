@@ -1,6 +1,7 @@
 // import: published safetensors become one committed step, streamed through Begin, Write and Commit.
 
 #include <cstdio>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,10 @@
 
 namespace keepstep::client {
 namespace {
+
+struct ImportOptions {
+  std::string source, name;
+};
 
 constexpr int64_t kChunkBytes = int64_t{1} << 20;
 
@@ -78,8 +83,6 @@ void AbortAttempt(const Connection& daemon, const std::string& attempt) {
   }
 }
 
-}  // namespace
-
 int RunImport(const Globals& globals, const ImportOptions& options) {
   auto name = ParseName(options.name);
   if (!name.ok()) return Complain(name.status());
@@ -127,6 +130,20 @@ int RunImport(const Globals& globals, const ImportOptions& options) {
            static_cast<long>(info.decision().step()), begin.shards_size(), HumanBytes(total_bytes).c_str());
   }
   return 0;
+}
+
+}  // namespace
+
+void AddImport(Program& program) {
+  auto options = std::make_shared<ImportOptions>();
+  auto* command = program.Add(kAct, "import", "Commit published safetensors files as one step",
+                              [&program, options] { return RunImport(program.globals(), *options); });
+  command
+      ->add_option("SOURCE", options->source,
+                   "A .safetensors file, an index.json, or a directory with either")
+      ->required();
+  command->add_option("NAME", options->name, "DIRECTORY/STEP, or JOB/STEP of a job that the daemon knows")
+      ->required();
 }
 
 }  // namespace keepstep::client

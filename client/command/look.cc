@@ -1,7 +1,8 @@
-// status, ls, show, tensors: what the daemon and the catalog know.
+// ls, show, tensors: what is stored.
 
 #include <cstdio>
 #include <ctime>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -16,22 +17,6 @@ namespace keepstep::client {
 namespace {
 
 int64_t NowUnixMs() { return absl::ToUnixMillis(absl::Now()); }
-
-std::string InFlight(const v1::JobStatus& job) {
-  std::string out;
-  for (const v1::SaveInFlight& save : job.in_flight()) {
-    absl::StrAppend(&out, out.empty() ? "" : "; ", save.step(), " ", save.stage());
-    if (save.bytes_total() > 0)
-      absl::StrAppend(&out, " ", 100 * save.bytes_done() / save.bytes_total(), " %");
-    if (save.seconds() > 0 && save.bytes_done() > 0) {
-      absl::StrAppend(&out, ", ", HumanBytes(static_cast<int64_t>(save.bytes_done() / save.seconds())), "/s");
-    }
-    if (save.waiting_for_ranks_size() > 0) {
-      absl::StrAppend(&out, ", waits for rank ", absl::StrJoin(save.waiting_for_ranks(), ", "));
-    }
-  }
-  return out.empty() ? "-" : out;
-}
 
 std::string ShapeText(const google::protobuf::RepeatedField<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
@@ -50,46 +35,6 @@ std::string ComponentText(v1::Component component) {
     default:
       return "model";
   }
-}
-
-}  // namespace
-
-int RunStatus(const Globals& globals) {
-  auto daemon = Connection::Open(globals);
-  if (!daemon.ok()) return Complain(daemon.status());
-  v1::StatusResponse response;
-  const auto context = (*daemon)->Context();
-  if (auto status = (*daemon)->node().Status(context.get(), {}, &response); !status.ok())
-    return Complain(status);
-  if (globals.json) {
-    PrintJson(response);
-    return 0;
-  }
-  printf("keepstepd %s  up %s  pid %d  pool %s of %s%s  io %s  sessions %d%s\n", response.version().c_str(),
-         HumanSeconds(response.uptime_seconds()).c_str(), response.pid(),
-         HumanBytes(response.pool_used_bytes()).c_str(), HumanBytes(response.pool_limit_bytes()).c_str(),
-         response.pool_cached_bytes() > 0
-             ? absl::StrCat(" (", HumanBytes(response.pool_cached_bytes()), " warm)").c_str()
-             : "",
-         response.io_engine().c_str(), response.sessions(), response.draining() ? "  DRAINING" : "");
-  if (response.jobs_size() == 0) {
-    printf(
-        "No jobs. A trainer makes one by opening a directory; the command by: keepstep import FILE "
-        "DIRECTORY/0\n");
-    return 0;
-  }
-  Table table({"JOB", "LAST COMMIT", "IN FLIGHT", "RANKS", "FREE", "HEALTH"});
-  for (const v1::JobStatus& job : response.jobs()) {
-    table.Add({job.job(),
-               job.last_step() < 0 ? "-"
-                                   : absl::StrCat(job.last_step(), " (",
-                                                  HumanAge(job.last_commit_unix_ms(), NowUnixMs()), ")"),
-               InFlight(job), absl::StrCat(job.ranks(), "/", job.world_size()),
-               job.total_bytes() > 0 ? absl::StrCat(100 * job.free_bytes() / job.total_bytes(), " %") : "-",
-               job.health()});
-  }
-  fputs(table.Render().c_str(), stdout);
-  return 0;
 }
 
 int RunList(const Globals& globals, const std::string& job) {
@@ -158,9 +103,8 @@ int RunShow(const Globals& globals, const std::string& text) {
   for (int i = 0; i < decision.mesh().names_size(); ++i) {
     absl::StrAppend(&mesh, i == 0 ? "" : " x ", decision.mesh().names(i), "=", decision.mesh().sizes(i));
   }
-  printf("  written by  %d rank%s%s%s, %s\n", decision.world_size(),
-         decision.world_size() == 1 ? "" : "s", mesh.empty() ? "" : ", ", mesh.c_str(),
-         decision.writer().c_str());
+  printf("  written by  %d rank%s%s%s, %s\n", decision.world_size(), decision.world_size() == 1 ? "" : "s",
+         mesh.empty() ? "" : ", ", mesh.c_str(), decision.writer().c_str());
   printf("  layout      %s\n", decision.layout().c_str());
   for (const auto& [metric, value] : decision.metrics()) printf("  %-11s %g\n", metric.c_str(), value);
   if (decision.tags_size() > 0) printf("  tags        %s\n", absl::StrJoin(decision.tags(), " ").c_str());
@@ -202,6 +146,26 @@ int RunTensors(const Globals& globals, const std::string& text, const std::strin
   }
   fputs(table.Render().c_str(), stdout);
   return 0;
+}
+
+}  // namespace
+
+void AddLook(Program& program) {
+  auto job = std::make_shared<std::string>(), name = std::make_shared<std::string>(),
+       prefix = std::make_shared<std::string>();
+  auto* list = program.Add(kSee, "ls", "Committed checkpoints, newest last",
+                           [&program, job] { return RunList(program.globals(), *job); });
+  list->add_option("JOB", *job, "Only this job");
+
+  auto* show = program.Add(kSee, "show", "One checkpoint: when, how large, which layout",
+                           [&program, name] { return RunShow(program.globals(), *name); });
+  show->add_option("NAME", *name, "JOB/STEP or JOB/latest")->required();
+
+  auto* tensors = program.Add(kSee, "tensors", "The tensors of a checkpoint", [&program, name, prefix] {
+    return RunTensors(program.globals(), *name, *prefix);
+  });
+  tensors->add_option("NAME", *name, "JOB/STEP or JOB/latest")->required();
+  tensors->add_option("PREFIX", *prefix, "Only names that begin so");
 }
 
 }  // namespace keepstep::client
