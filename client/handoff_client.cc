@@ -6,8 +6,10 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
@@ -48,6 +50,16 @@ absl::StatusOr<UniqueFd> ConnectSocket(const std::string& path) {
   return MakeError(absl::StatusCode::kUnavailable, "NO_DAEMON",
                    absl::StrCat("no daemon listens at ", path, " (", strerror(errno), "): start keepstepd"),
                    "open");
+}
+
+// Of this process, without changing it as umask(2) would, which other threads could see; -1: not told.
+int OwnUmask() {
+  UniqueFd status(open("/proc/self/status", O_RDONLY | O_CLOEXEC));
+  char text[4096] = {};
+  if (!status.valid() || read(status.get(), text, sizeof(text) - 1) <= 0) return -1;
+  const char* line = std::strstr(text, "\nUmask:");
+  return line == nullptr ? -1
+                         : static_cast<int>(std::strtol(line + sizeof("\nUmask:") - 1, nullptr, 8) & 0777);
 }
 
 std::vector<UniqueFd> TakeDescriptors(msghdr* message) {
@@ -114,6 +126,10 @@ absl::Status HandoffClient::SendHello(const HandoffSpec& spec) {
   std::memcpy(hello.nonce, spec.nonce, sizeof(hello.nonce));
   hello.want = spec.want;
   hello.has_directory = spec.directory_fd >= 0;
+  if (const int umask = OwnUmask(); umask >= 0) {
+    hello.has_umask = 1;
+    hello.umask = static_cast<uint16_t>(umask);
+  }
   std::strncpy(hello.directory, spec.directory.c_str(), sizeof(hello.directory) - 1);
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   iovec part{.iov_base = &hello, .iov_len = sizeof(hello)};

@@ -74,6 +74,9 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   int pidfd() const { return parts_.pidfd.get(); }
   int directory_fd() const { return parts_.directory_fd.get(); }  // -1: none
   const std::string& directory() const { return parts_.directory; }
+  std::optional<mode_t> umask() const {
+    return parts_.hello.has_umask != 0 ? std::optional<mode_t>(parts_.hello.umask) : std::nullopt;
+  }
   SessionPages& pages() { return *parts_.pages; }
   FrameSocket& socket() { return *parts_.socket; }
   proto::Transfer transfer() const {

@@ -71,6 +71,7 @@ absl::StatusOr<proto::Hello> ParseHello(const ReceivedFrame& frame) {
   }
   if (static_cast<uint8_t>(hello.want) > static_cast<uint8_t>(proto::Transfer::kWindow))
     return Invalid("Unknown transfer.");
+  if (hello.has_umask > 1 || hello.umask > 0777) return Invalid("A umask has nine bits.");
   if (memchr(hello.directory, 0, sizeof(hello.directory)) == nullptr)
     return Invalid("The directory's name does not end.");
   if (frame.descriptors.size() != (hello.has_directory != 0 ? 1u : 0u)) {

@@ -37,6 +37,17 @@ storage::UniqueFd OpenDirectory(const std::string& path) {
 
 std::string LastPart(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
+// A job's directory that was just made, as if the caller had made it. A daemon without the right keeps it.
+void GiveTo(const ClientSession& session, const std::string& path) {
+  const storage::UniqueFd made = OpenDirectory(path);
+  struct stat info;
+  if (!made.valid() || fstat(made.get(), &info) != 0 || info.st_uid != geteuid()) return;
+  if (info.st_uid != session.peer().uid && fchown(made.get(), session.peer().uid, session.peer().gid) != 0)
+    return;
+  const mode_t umask = session.umask().value_or(storage::kDefaultUmask);
+  if (fchmod(made.get(), (0777 & ~umask) | 0700 | (info.st_mode & S_ISGID)) != 0) return;  // then 0755 stays
+}
+
 bool IsJobName(absl::string_view name) {
   if (name.empty() || name.size() > 255 || name == "." || name == "..") return false;
   for (const unsigned char c : name) {
@@ -103,10 +114,12 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
       .path = Resolved(directory.get()), .owner = info.st_uid, .device = info.st_dev, .inode = info.st_ino};
   identity.label = LastPart(identity.path);
   identity.under_root = UnderRoot(identity.path);
-  auto store = storage::FileStore::Start(std::move(directory), engine_, {});
+  auto ownership = std::make_shared<storage::Ownership>(info);
+  auto store = storage::FileStore::Start(std::move(directory), engine_, {.ownership = ownership});
   if (!store.ok()) return store.status();
   auto job = Job::Start(services_, identity, std::shared_ptr<storage::BlobStore>(*std::move(store)));
   jobs_[key] = job;
+  ownership_[key] = std::move(ownership);
   detached_.erase(identity.path);
   return job;
 }
@@ -120,6 +133,21 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Of(const ClientSession& sessio
   auto job = Attach(storage::UniqueFd(fcntl(session.directory_fd(), F_DUPFD_CLOEXEC, 3)));
   if (job.ok() && !MaySee(**job, &session)) return NoSuchJob(session.directory());
   return job;
+}
+
+absl::Status JobRegistry::PrepareWriting(const Job& job, const ClientSession& session) {
+  std::shared_ptr<storage::Ownership> ownership;
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = ownership_.find({job.identity().device, job.identity().inode});
+    if (found == ownership_.end()) return absl::OkStatus();  // the daemon stops
+    ownership = found->second;
+  }
+  if (session.umask().has_value()) ownership->SetUmask(*session.umask());
+  const char* reason = "";
+  const absl::Status status = storage::ProbeOwnership(session.directory_fd(), *ownership, &reason);
+  if (!absl::IsPermissionDenied(status)) return status;
+  return MakeError(status.code(), reason, status.message(), "open");
 }
 
 absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Find(absl::string_view name, const ClientSession* session) {
@@ -161,10 +189,12 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::FindOrMake(absl::string_view n
                      "A job's name is one path component of 1..255 bytes without control characters.");
   }
   const std::string path = absl::StrCat(roots_.front(), "/", name);
-  if (mkdir(path.c_str(), 0755) != 0 && errno != EEXIST) {
+  const bool made_here = mkdir(path.c_str(), 0755) == 0;
+  if (!made_here && errno != EEXIST) {
     return MakeError(absl::StatusCode::kPermissionDenied, "CANNOT_MAKE_JOB",
                      absl::StrCat("mkdir ", path, ": ", strerror(errno)));
   }
+  if (made_here && session != nullptr) GiveTo(*session, path);
   return Find(name, session);
 }
 
@@ -205,6 +235,7 @@ void JobRegistry::StopAll() {
   {
     std::lock_guard lock(mutex_);
     jobs.swap(jobs_);
+    ownership_.clear();
   }
   for (auto& [key, job] : jobs) job->Stop();
 }

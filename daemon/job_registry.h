@@ -22,6 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "daemon/job.h"
 #include "storage/io_engine.h"
+#include "storage/ownership.h"
 #include "storage/unique_fd.h"
 
 namespace keepstep::daemon {
@@ -39,6 +40,11 @@ class JobRegistry {
   // The job of the session's directory, started if it is new. FAILED_PRECONDITION: the session has none, or
   // the store cannot hold checkpoints; NOT_FOUND: not this uid's.
   absl::StatusOr<std::shared_ptr<Job>> Of(const ClientSession& session);
+
+  // Before a trainer joins: files of its job get the owner, group and umask that they should have, as this
+  // very moment shows; `session` says the umask. PERMISSION_DENIED: CANNOT_WRITE or CANNOT_OWN, with what to
+  // do.
+  absl::Status PrepareWriting(const Job& job, const ClientSession& session);
 
   // By label or directory; empty: the session's. `session` may be null.
   absl::StatusOr<std::shared_ptr<Job>> Find(absl::string_view name, const ClientSession* session);
@@ -65,6 +71,7 @@ class JobRegistry {
 
   mutable std::mutex mutex_;
   std::map<std::pair<dev_t, ino_t>, std::shared_ptr<Job>> jobs_;
+  std::map<std::pair<dev_t, ino_t>, std::shared_ptr<storage::Ownership>> ownership_;  // of the same jobs
   std::set<std::string> detached_;
 };
 

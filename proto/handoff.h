@@ -61,7 +61,10 @@ struct Hello {
   uint8_t nonce[kNonceBytes] = {};
   Transfer want = Transfer::kAuto;
   uint8_t has_directory = 0;
-  uint8_t reserved[6] = {};
+  uint8_t has_umask = 0;  // 0: an older client, or one that cannot tell
+  uint8_t reserved = 0;
+  uint16_t umask = 0;  // of the client; files of the job get modes within it
+  uint8_t reserved2[2] = {};
   char directory[1024] = {};  // as the caller named it, for people; NUL-terminated
 };
 

@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "storage/blob_store.h"
@@ -58,10 +59,11 @@ absl::Status WriteWhole(int fd, absl::string_view bytes, absl::string_view path)
   return absl::OkStatus();
 }
 
-absl::StatusOr<Inode> WriteTemporary(int directory, const std::string& name, absl::string_view bytes,
-                                     const BlobPath& path, mode_t mode) {
-  UniqueFd fd(openat(directory, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
-  if (!fd.valid()) return ErrnoStatus(IoSide::kWrite, errno, "openat (temporary file)", path.text());
+absl::StatusOr<Inode> WriteTemporary(const FileTree& tree, int directory, const std::string& name,
+                                     absl::string_view bytes, const BlobPath& path) {
+  absl::StatusOr<UniqueFd> created = tree.CreateTemporary(directory, name, path);
+  if (!created.ok()) return created.status();
+  UniqueFd fd = *std::move(created);
   if (absl::Status status = WriteWhole(fd.get(), bytes, path.text()); !status.ok()) return status;
   if (absl::Status status = FlushFile(fd.get(), path); !status.ok()) return status;
   struct stat about;
@@ -128,8 +130,7 @@ absl::StatusOr<std::string> ReadWhole(int fd, const BlobPath& path) {
 
 }  // namespace
 
-absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes,
-                         mode_t file_mode) {
+absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes) {
   if (path.is_root()) return absl::InvalidArgumentError("a record needs a name");
   if (static_cast<int64_t>(bytes.size()) > kMaxPublishedBytes) {
     return absl::ResourceExhaustedError(
@@ -140,7 +141,7 @@ absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::strin
   absl::StatusOr<std::string> temporary = TemporaryName();
   if (!temporary.ok()) return temporary.status();
 
-  absl::StatusOr<Inode> inode = WriteTemporary(directory->get(), *temporary, bytes, path, file_mode);
+  absl::StatusOr<Inode> inode = WriteTemporary(tree, directory->get(), *temporary, bytes, path);
   absl::Status published = inode.ok() ? Link(directory->get(), *temporary, path, *inode) : inode.status();
   unlinkat(directory->get(), temporary->c_str(), 0);
   if (!published.ok() && published.code() != absl::StatusCode::kAlreadyExists) return published;

@@ -3,8 +3,6 @@
 #ifndef KEEPSTEP_STORAGE_FILE_PUBLISH_H_
 #define KEEPSTEP_STORAGE_FILE_PUBLISH_H_
 
-#include <sys/types.h>
-
 #include <string>
 
 #include "absl/status/status.h"
@@ -16,8 +14,7 @@
 namespace keepstep::storage {
 
 // BlobStore::PublishExclusive; blocks.
-absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes,
-                         mode_t file_mode);
+absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes);
 
 // BlobStore::ReadPublished; blocks.
 absl::StatusOr<std::string> ReadPublishedFile(const FileTree& tree, const BlobPath& path);

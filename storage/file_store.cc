@@ -87,14 +87,11 @@ absl::StatusOr<std::unique_ptr<FileStore>> FileStore::Start(UniqueFd root, IoEng
 }
 
 FileStore::FileStore(UniqueFd root, IoEngine* engine, FileStoreOptions options)
-    : tree_(std::move(root), options.file_mode, options.directory_mode), engine_(engine), options_(options) {}
+    : tree_(std::move(root), options.ownership), engine_(engine), options_(options) {}
 
 absl::StatusOr<std::unique_ptr<BlobWriter>> FileStore::Create(const BlobPath& path, int64_t size_hint_bytes) {
   if (path.is_root()) return absl::InvalidArgumentError("a blob needs a name");
-  if (absl::StatusOr<UniqueFd> directory = tree_.MakeDirectory(path.Parent()); !directory.ok()) {
-    return directory.status();
-  }
-  absl::StatusOr<UniqueFd> fd = tree_.OpenAt(path, O_WRONLY | O_CREAT | O_EXCL, IoSide::kWrite);
+  absl::StatusOr<UniqueFd> fd = tree_.CreateFile(path);
   if (!fd.ok()) return fd.status();
   if (absl::Status status = Reserve(fd->get(), size_hint_bytes, path); !status.ok()) {
     // Nobody has seen it, and it may hold the space that others need; the reservation's error is the one to
@@ -129,7 +126,7 @@ absl::StatusOr<std::unique_ptr<BlobReader>> FileStore::Open(const BlobPath& path
 }
 
 absl::Status FileStore::PublishExclusive(const BlobPath& path, absl::string_view bytes) {
-  return PublishFile(tree_, path, bytes, options_.file_mode);
+  return PublishFile(tree_, path, bytes);
 }
 
 absl::StatusOr<std::string> FileStore::ReadPublished(const BlobPath& path) {

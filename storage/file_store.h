@@ -4,13 +4,11 @@
 //   (renameat2(RENAME_NOREPLACE) where links are not to be had) → fsync the directories up to the root. A
 //   name that is there already gets the last step too.
 //
-// Nothing here changes identity, ownership or umask: files belong to the process, with the modes of the
-// options.
+// Files belong to whom the options say (ownership.h) before anyone can see them. Nothing here changes the
+// process's own identity or umask.
 
 #ifndef KEEPSTEP_STORAGE_FILE_STORE_H_
 #define KEEPSTEP_STORAGE_FILE_STORE_H_
-
-#include <sys/types.h>
 
 #include <cstdint>
 #include <memory>
@@ -25,9 +23,8 @@
 namespace keepstep::storage {
 
 struct FileStoreOptions {
-  bool direct = true;  // O_DIRECT where the file system takes it
-  mode_t file_mode = 0644;
-  mode_t directory_mode = 0755;
+  bool direct = true;                          // O_DIRECT where the file system takes it
+  std::shared_ptr<const Ownership> ownership;  // null: the process's own, 0644 and 0755 within its umask
 };
 
 class FileStore : public BlobStore {

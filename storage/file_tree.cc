@@ -18,11 +18,14 @@ namespace {
 
 // EINTR, and EAGAIN when a rename raced the resolution.
 constexpr int kMaxOpenTries = 100;
+// A directory may be deleted, empty, between its making and its use.
+constexpr int kMaxMakeTries = 4;
+constexpr mode_t kFileMode = 0644, kDirectoryMode = 0755;  // without an ownership
 
-int OpenBeneath(int root, const char* path, int flags, mode_t mode) {
+int OpenBeneath(int root, const char* path, int flags) {
   open_how how{};
   how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
-  how.mode = (flags & O_CREAT) != 0 ? mode : 0;
+  how.mode = (flags & O_CREAT) != 0 ? kFileMode : 0;
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
   for (int tries = 1;; ++tries) {
     const long fd = syscall(SYS_openat2, root, path, &how, sizeof(how));
@@ -32,10 +35,15 @@ int OpenBeneath(int root, const char* path, int flags, mode_t mode) {
 
 std::string LeafOf(const BlobPath& path) { return std::string(path.Leaf()); }
 
+bool IsOwnedByProcess(int fd) {
+  struct stat about;
+  return fstat(fd, &about) == 0 && about.st_uid == geteuid();
+}
+
 }  // namespace
 
 absl::StatusOr<UniqueFd> FileTree::OpenAt(const BlobPath& path, int flags, IoSide side) const {
-  UniqueFd fd(OpenBeneath(root_.get(), path.is_root() ? "." : path.text().c_str(), flags, file_mode_));
+  UniqueFd fd(OpenBeneath(root_.get(), path.is_root() ? "." : path.text().c_str(), flags));
   if (!fd.valid()) return ErrnoStatus(side, errno, "openat2", path.text());
   return fd;
 }
@@ -44,15 +52,54 @@ absl::StatusOr<UniqueFd> FileTree::OpenDirectory(const BlobPath& directory, IoSi
   return OpenAt(directory, O_RDONLY | O_DIRECTORY, side);
 }
 
-absl::StatusOr<UniqueFd> FileTree::MakeDirectory(const BlobPath& directory) const {
-  absl::StatusOr<UniqueFd> found = OpenDirectory(directory, IoSide::kWrite);
-  if (found.ok() || found.status().code() != absl::StatusCode::kNotFound || directory.is_root()) return found;
-  absl::StatusOr<UniqueFd> parent = MakeDirectory(directory.Parent());
-  if (!parent.ok()) return parent;
-  if (mkdirat(parent->get(), LeafOf(directory).c_str(), directory_mode_) != 0 && errno != EEXIST) {
-    return ErrnoStatus(IoSide::kWrite, errno, "mkdirat", directory.text());
+absl::Status FileTree::Own(int fd, const BlobPath& path) const {
+  return ownership_ == nullptr ? absl::OkStatus() : ownership_->Apply(fd, path.text());
+}
+
+absl::StatusOr<UniqueFd> FileTree::CreateFile(const BlobPath& path) const {
+  absl::StatusOr<UniqueFd> fd = absl::UnavailableError("");
+  for (int tries = 0; tries < kMaxMakeTries; ++tries) {
+    if (absl::StatusOr<UniqueFd> parent = MakeDirectory(path.Parent()); !parent.ok()) return parent.status();
+    fd = OpenAt(path, O_WRONLY | O_CREAT | O_EXCL, IoSide::kWrite);
+    if (!absl::IsNotFound(fd.status())) break;
   }
-  return OpenDirectory(directory, IoSide::kWrite);
+  if (!fd.ok()) return fd;
+  if (absl::Status status = Own(fd->get(), path); !status.ok()) {
+    Remove(path).IgnoreError();  // nobody has seen it
+    return status;
+  }
+  return fd;
+}
+
+absl::StatusOr<UniqueFd> FileTree::CreateTemporary(int directory_fd, const std::string& leaf,
+                                                   const BlobPath& path) const {
+  UniqueFd fd(
+      openat(directory_fd, leaf.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kFileMode));
+  if (!fd.valid()) return ErrnoStatus(IoSide::kWrite, errno, "openat (temporary file)", path.text());
+  if (absl::Status status = Own(fd.get(), path); !status.ok()) return status;
+  return fd;
+}
+
+absl::StatusOr<UniqueFd> FileTree::MakeDirectory(const BlobPath& directory) const {
+  bool made = false;
+  for (int tries = 1;; ++tries) {
+    absl::StatusOr<UniqueFd> found = OpenDirectory(directory, IoSide::kWrite);
+    if (directory.is_root()) return found;
+    if (found.ok()) {
+      // Only what this process made is given away, however its name came to be here.
+      const bool ours = ownership_ != nullptr &&
+                        (made ? IsOwnedByProcess(found->get()) : ownership_->IsLeftover(found->get()));
+      if (absl::Status status = ours ? Own(found->get(), directory) : absl::OkStatus(); !status.ok())
+        return status;
+      return found;
+    }
+    if (!absl::IsNotFound(found.status()) || tries == kMaxMakeTries) return found;
+    absl::StatusOr<UniqueFd> parent = MakeDirectory(directory.Parent());
+    if (!parent.ok()) return parent;
+    made = mkdirat(parent->get(), LeafOf(directory).c_str(), kDirectoryMode) == 0;
+    if (!made && errno != EEXIST && errno != ENOENT)
+      return ErrnoStatus(IoSide::kWrite, errno, "mkdirat", directory.text());
+  }
 }
 
 absl::Status FileTree::SyncUpwards(const BlobPath& directory) const {

@@ -8,14 +8,15 @@
 #ifndef KEEPSTEP_STORAGE_FILE_TREE_H_
 #define KEEPSTEP_STORAGE_FILE_TREE_H_
 
-#include <sys/types.h>
-
+#include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "storage/blob_path.h"
 #include "storage/errno_status.h"
+#include "storage/ownership.h"
 #include "storage/unique_fd.h"
 
 namespace keepstep::storage {
@@ -23,12 +24,20 @@ namespace keepstep::storage {
 // Thread-safe; every call blocks.
 class FileTree {
  public:
-  FileTree(UniqueFd root, mode_t file_mode, mode_t directory_mode)
-      : root_(std::move(root)), file_mode_(file_mode), directory_mode_(directory_mode) {}
+  // `ownership` of what is created here; null: the process's own.
+  FileTree(UniqueFd root, std::shared_ptr<const Ownership> ownership)
+      : root_(std::move(root)), ownership_(std::move(ownership)) {}
 
-  // Opens `path`; `flags` as for open, O_CLOEXEC added, `file_mode` used with O_CREAT. FAILED_PRECONDITION
-  // naming openat2 where the kernel lacks it: nothing else confines a path.
+  // Opens `path`; `flags` as for open without O_CREAT, O_CLOEXEC added. FAILED_PRECONDITION naming openat2
+  // where the kernel lacks it: nothing else confines a path.
   absl::StatusOr<UniqueFd> OpenAt(const BlobPath& path, int flags, IoSide side) const;
+
+  // A new file, open for writing, with the directories above it; ALREADY_EXISTS if anything is at `path`.
+  absl::StatusOr<UniqueFd> CreateFile(const BlobPath& path) const;
+
+  // A new file of that name in an open directory, for a record on its way to its own name (`path`).
+  absl::StatusOr<UniqueFd> CreateTemporary(int directory_fd, const std::string& leaf,
+                                           const BlobPath& path) const;
 
   // An existing directory, open for reading.
   absl::StatusOr<UniqueFd> OpenDirectory(const BlobPath& directory, IoSide side) const;
@@ -43,9 +52,10 @@ class FileTree {
   absl::Status Remove(const BlobPath& path) const;
 
  private:
+  absl::Status Own(int fd, const BlobPath& path) const;
+
   const UniqueFd root_;
-  const mode_t file_mode_;
-  const mode_t directory_mode_;
+  const std::shared_ptr<const Ownership> ownership_;
 };
 
 // fsync of `fd`, once: a second one after a failure would say OK about pages that the kernel has dropped.

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,15 +27,18 @@ class Daemon:
         home: An existing directory for sockets (short paths: 108 bytes at most), state, root and log.
         arguments: Further flags.
         environment: Added to the daemon's environment.
+        wrapper: A command that runs the daemon in its own place (`setpriv`).
     """
 
-    def __init__(self, home: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, home: Path, *arguments: str, environment: dict[str, str] | None = None,
+                 wrapper: Sequence[str] = ()) -> None:
         self.home = home
         self.root = home / "root"
         self.log = home / "keepstepd.log"
         self.address = f"unix://{home}/keepstep.sock"
         self._arguments = arguments
         self._environment = environment or {}
+        self._wrapper = list(wrapper)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -45,8 +49,8 @@ class Daemon:
     def start(self, timeout_seconds: float = 60.0) -> Daemon:
         """Starts it and returns once it serves."""
         self.root.mkdir(exist_ok=True)
-        command = [str(KEEPSTEPD), "--socket-dir", str(self.home), "--state-dir", str(self.home / "state"),
-                   "--root", str(self.root), *self._arguments]
+        command = [*self._wrapper, str(KEEPSTEPD), "--socket-dir", str(self.home),
+                   "--state-dir", str(self.home / "state"), "--root", str(self.root), *self._arguments]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log,
                                              env={**os.environ, **self._environment})
