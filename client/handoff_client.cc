@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kMaxDescriptors = 3;
 
-bool HasKind(const std::vector<std::byte>& frame, proto::FrameKind kind, size_t size_bytes) {
+bool HasKind(absl::Span<const std::byte> frame, proto::FrameKind kind, size_t size_bytes) {
   proto::FrameHeader header;
   if (frame.size() < size_bytes || frame.size() < sizeof(header)) return false;
   std::memcpy(&header, frame.data(), sizeof(header));
@@ -227,9 +227,7 @@ void HandoffClient::AwaitGone(int wake_fd, int64_t timeout_ms) const {
   poll(watched, 2, static_cast<int>(timeout_ms));
 }
 
-absl::StatusOr<CopyRequest> HandoffClient::ReadCopy() {
-  const std::vector<std::byte> frame = Receive(socket_.get(), nullptr);
-  if (frame.empty()) return absl::UnavailableError("the handoff connection has ended");
+absl::StatusOr<CopyRequest> ParseCopy(absl::Span<const std::byte> frame) {
   CopyRequest request;
   if (!HasKind(frame, proto::FrameKind::kCopy, sizeof(proto::Copy)))
     return absl::InvalidArgumentError("not a copy");
@@ -240,8 +238,14 @@ absl::StatusOr<CopyRequest> HandoffClient::ReadCopy() {
     return absl::InvalidArgumentError("a copy whose size is not that of its entries");
   }
   request.entries.resize(request.head.count);
-  std::memcpy(request.entries.data(), frame.data() + sizeof(proto::Copy), entry_bytes);
+  if (entry_bytes > 0) std::memcpy(request.entries.data(), frame.data() + sizeof(proto::Copy), entry_bytes);
   return request;
+}
+
+absl::StatusOr<CopyRequest> HandoffClient::ReadCopy() {
+  const std::vector<std::byte> frame = Receive(socket_.get(), nullptr);
+  if (frame.empty()) return absl::UnavailableError("the handoff connection has ended");
+  return ParseCopy(frame);
 }
 
 void HandoffClient::SendCopyDone(uint64_t id, int error) {

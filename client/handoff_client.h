@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "client/deadline.h"
 #include "client/session_pages.h"
 #include "client/unique_fd.h"
@@ -47,6 +48,10 @@ struct CopyRequest {
   proto::Copy head;
   std::vector<proto::CopyEntry> entries;
 };
+
+// A frame of the daemon that asks for a copy. INVALID_ARGUMENT: another kind, or a size that is not that of
+// its entries.
+absl::StatusOr<CopyRequest> ParseCopy(absl::Span<const std::byte> frame);
 
 // Thread-safe, but ReadCopy has one caller at a time.
 class HandoffClient final : public SessionPages {

@@ -17,6 +17,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/error.h"
+#include "daemon/handoff_frames.h"
 
 namespace keepstep::daemon {
 namespace {
@@ -53,31 +54,6 @@ absl::StatusOr<std::string> NewToken() {
   char token[proto::kTokenBytes];
   if (getrandom(token, sizeof(token), 0) != sizeof(token)) return Errno("getrandom");
   return absl::BytesToHexString(absl::string_view(token, sizeof(token)));
-}
-
-absl::StatusOr<proto::Hello> ParseHello(const ReceivedFrame& frame) {
-  proto::Hello hello;
-  if (frame.bytes.size() != sizeof(hello)) return Invalid("The first frame is not a Hello of this version.");
-  memcpy(static_cast<void*>(&hello), frame.bytes.data(), sizeof(hello));
-  if (hello.header.magic != proto::kHandoffMagic || hello.header.kind != proto::FrameKind::kHello) {
-    return Invalid("The first frame is not a Hello.");
-  }
-  if (hello.header.version != proto::kHandoffVersion) {
-    return MakeError(
-        absl::StatusCode::kFailedPrecondition, "UNSUPPORTED_VERSION",
-        absl::StrCat("Handoff version ", hello.header.version, " is not spoken here, ",
-                     proto::kHandoffVersion, " is. Install matching versions of client and daemon."),
-        "handoff");
-  }
-  if (static_cast<uint8_t>(hello.want) > static_cast<uint8_t>(proto::Transfer::kWindow))
-    return Invalid("Unknown transfer.");
-  if (hello.has_umask > 1 || hello.umask > 0777) return Invalid("A umask has nine bits.");
-  if (memchr(hello.directory, 0, sizeof(hello.directory)) == nullptr)
-    return Invalid("The directory's name does not end.");
-  if (frame.descriptors.size() != (hello.has_directory != 0 ? 1u : 0u)) {
-    return Invalid("A Hello carries the directory's descriptor, or none.");
-  }
-  return hello;
 }
 
 absl::Status CheckDirectory(int fd) {
@@ -230,29 +206,21 @@ bool HandoffServer::OnFrame(Connection& connection, uint64_t id, ReceivedFrame f
     if (!status.ok()) Refuse(*connection.socket, status);
     return status.ok();
   }
-  proto::FrameHeader header;
-  if (frame.bytes.size() < sizeof(header) || !frame.descriptors.empty()) return false;
-  memcpy(static_cast<void*>(&header), frame.bytes.data(), sizeof(header));
-  if (header.magic != proto::kHandoffMagic || header.version != proto::kHandoffVersion) return false;
-  if (header.kind == proto::FrameKind::kGoodbye && frame.bytes.size() == sizeof(proto::Goodbye)) {
+  const std::optional<ClientFrame> said = ParseClientFrame(frame.bytes, frame.descriptors.size());
+  if (!said.has_value()) return false;
+  if (std::holds_alternative<proto::Goodbye>(*said)) {
     OnProcessEnded(id);  // as if: the client will not resume, so there is nothing to wait for
-    return true;
-  }
-  if (header.kind == proto::FrameKind::kNotify && frame.bytes.size() == sizeof(proto::Notify)) {
+  } else if (std::holds_alternative<proto::Notify>(*said)) {
     events_->OnNotify(*connection.session);
-    return true;
-  }
-  if (header.kind == proto::FrameKind::kCopyDone && frame.bytes.size() == sizeof(proto::CopyDone)) {
-    proto::CopyDone done;
-    memcpy(static_cast<void*>(&done), frame.bytes.data(), sizeof(done));
+  } else {
+    const auto& done = std::get<proto::CopyDone>(*said);
     connection.session->OnCopyDone(done.id, done.error);
-    return true;
   }
-  return false;
+  return true;
 }
 
 absl::Status HandoffServer::OnHello(Connection& connection, uint64_t id, ReceivedFrame frame) {
-  auto hello = ParseHello(frame);
+  auto hello = ParseHello(frame.bytes, frame.descriptors.size());
   if (!hello.ok()) return hello.status();
   if (absl::Status status = events_->Admit(); !status.ok()) return status;
   ucred credentials{};
