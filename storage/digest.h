@@ -34,7 +34,10 @@ struct Digest128 {
 Digest128 DigestOf(absl::Span<const std::byte> bytes);
 Digest128 DigestOf(absl::string_view bytes);
 
-inline int64_t BlockCount(int64_t extent_bytes) { return (extent_bytes + kBlockBytes - 1) / kBlockBytes; }
+// For every size that a record can claim, the largest int64 included.
+inline int64_t BlockCount(int64_t extent_bytes) {
+  return extent_bytes / kBlockBytes + (extent_bytes % kBlockBytes != 0 ? 1 : 0);
+}
 
 struct ExtentDigests {
   Digest128 digest;

@@ -33,6 +33,14 @@ TEST(ExtentDigester, SpansDoNotMatter) {
   }
 }
 
+TEST(BlockCount, HoldsForEverySizeThatARecordCanClaim) {
+  EXPECT_EQ(BlockCount(0), 0);
+  EXPECT_EQ(BlockCount(1), 1);
+  EXPECT_EQ(BlockCount(kBlockBytes), 1);
+  EXPECT_EQ(BlockCount(kBlockBytes + 1), 2);
+  EXPECT_EQ(BlockCount(INT64_MAX), int64_t{1} << 43);
+}
+
 TEST(ExtentDigester, ResetStartsAnew) {
   const std::vector<std::byte> bytes = Bytes(10000);
   ExtentDigester digester(5000);
