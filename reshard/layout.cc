@@ -39,15 +39,20 @@ void Append(Intervals& to, Interval next) {
   }
 }
 
-// Positions [begin, end) of the concatenation.
-Intervals Slice(const Intervals& from, int64_t begin, int64_t end) {
+// The positions of the concatenation that lie in `ranges`, which ascend: one pass over both.
+Intervals Slice(const Intervals& from, absl::Span<const Interval> ranges) {
   Intervals slice;
-  int64_t at = 0;
-  for (const Interval& interval : from) {
-    const int64_t low = std::max(begin - at, int64_t{0});
-    const int64_t high = std::min(end - at, interval.size);
-    if (low < high) Append(slice, {interval.begin + low, high - low});
-    at += interval.size;
+  size_t i = 0;
+  int64_t at = 0;  // where from[i] begins
+  for (const Interval& range : ranges) {
+    const int64_t end = range.begin + range.size;
+    while (i < from.size() && at < end) {
+      const int64_t low = std::max(range.begin - at, int64_t{0});
+      const int64_t high = std::min(end - at, from[i].size);
+      if (low < high) Append(slice, {from[i].begin + low, high - low});
+      if (at + from[i].size > end) break;  // the next range may begin in it
+      at += from[i++].size;
+    }
   }
   return slice;
 }
@@ -58,23 +63,31 @@ int64_t Size(const Intervals& intervals) {
   return size;
 }
 
-// Chunk `index` of `count`, as torch.chunk has it.
-Intervals Chunk(const Intervals& from, int64_t count, int64_t index) {
-  const int64_t size = Size(from);
-  const int64_t chunk = size / count + (size % count != 0 ? 1 : 0);
-  const bool past_the_end = chunk == 0 || index > size / chunk;  // asked first: chunk * index might overflow
-  const int64_t begin = past_the_end ? size : chunk * index;
-  return Slice(from, begin, begin + std::min(chunk, size - begin));
+// Chunk `index` of `count` of a range, as torch.chunk has it.
+Interval ChunkOf(const Interval& range, int64_t count, int64_t index) {
+  const int64_t chunk = range.size / count + (range.size % count != 0 ? 1 : 0);
+  const bool past_the_end =
+      chunk == 0 || index > range.size / chunk;  // asked first: chunk * index might overflow
+  const int64_t begin = past_the_end ? range.size : chunk * index;
+  return {range.begin + begin, std::min(chunk, range.size - begin)};
 }
 
+Intervals Chunk(const Intervals& from, int64_t count, int64_t index) {
+  const Interval chunk = ChunkOf({0, Size(from)}, count, index);
+  return Slice(from, {&chunk, 1});
+}
+
+// All pieces in one pass: several strided dimensions in a row would otherwise multiply, and a client chooses
+// them.
 Intervals StridedChunk(const Intervals& from, const Step& step) {
+  const Interval whole{0, Size(from)};
   Intervals pieces;
   for (int64_t j = 0; j < step.placement.split_factor; ++j) {
-    const Intervals chunk = Chunk(from, step.placement.split_factor, j);
-    if (chunk.empty()) break;
-    for (const Interval& piece : Chunk(chunk, step.mesh_size, step.coordinate)) Append(pieces, piece);
+    const Interval chunk = ChunkOf(whole, step.placement.split_factor, j);
+    if (chunk.size == 0) break;
+    pieces.push_back(ChunkOf(chunk, step.mesh_size, step.coordinate));
   }
-  return pieces;
+  return Slice(from, pieces);
 }
 
 Intervals Apply(absl::Span<const Step> steps, Intervals held) {

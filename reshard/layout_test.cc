@@ -69,6 +69,15 @@ TEST(Layout, StridedShardAloneIsSeveralBoxes) {
   EXPECT_EQ(local[1].strides_bytes, (Dims{12, 4}));
 }
 
+// A client chooses the split factors: several in a row must not multiply.
+TEST(Layout, StridedShardsInARowTakeTimeThatAdds) {
+  Mesh mesh{.names = {}, .sizes = Dims(10, 2)};
+  std::vector<Placement> placements;
+  for (int i = 0; i < 10; ++i) placements.push_back(StridedShard(0, 65536 - i));
+  const auto placed = ShardOf(mesh, placements, {int64_t{1} << 62}, 0);
+  EXPECT_TRUE(absl::IsInvalidArgument(placed.status())) << placed.status();
+}
+
 TEST(Layout, ScalarsAndEmptyTensors) {
   const Mesh mesh{{"dp"}, {2}};
   EXPECT_EQ(Place(mesh, {Replicate()}, {}, 1).boxes, (Boxes{Box{}}));
