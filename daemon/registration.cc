@@ -144,7 +144,13 @@ absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Finish(
     absl::Status status = reshard::ValidateShard(shard, memory->second.size_bytes);
     if (!status.ok()) return status;
     for (const reshard::LocalBox& box : shard.boxes) {
-      done->total_bytes += reshard::NumElements(box.box) * reshard::SizeBytes(shard.meta.dtype);
+      const int64_t bytes = reshard::NumElements(box.box) * reshard::SizeBytes(shard.meta.dtype);
+      // Strides of zero make much of little memory, so the buffers' sizes are no limit.
+      if (bytes > kMaxRankBytes - done->total_bytes) {
+        return Invalid("TOO_LARGE", absl::StrCat("Tensor '", shard.meta.fqn, "': a rank registers at most ",
+                                                 kMaxRankBytes, " bytes."));
+      }
+      done->total_bytes += bytes;
     }
     auto [slot, inserted] = index_of.try_emplace(shard.buffer, static_cast<uint32_t>(done->addresses.size()));
     if (inserted) {

@@ -25,6 +25,7 @@ namespace keepstep::daemon {
 
 inline constexpr size_t kMaxShards = 1 << 20;
 inline constexpr size_t kMaxBoxes = 1 << 22;
+inline constexpr int64_t kMaxRankBytes = int64_t{1} << 48;  // of the largest world still fits in 64 bits
 
 struct Registration {
   uint64_t generation = 0;

@@ -125,5 +125,20 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"generation_zero", absl::StatusCode::kInvalidArgument, [](auto& r) { r.set_generation(0); }}),
     [](const auto& info) { return info.param.name; });
 
+// With a stride of zero eight bytes of memory are any number of elements: their sum must not overflow.
+TEST(Registration, AllBytesOfARankAreLimited) {
+  auto builder = Builder();
+  v1::RegisterRequest request = Good();
+  for (const char* fqn : {"b", "c"}) {
+    AddTensor(request, fqn, int64_t{1} << 60);
+    request.mutable_shards(request.shards_size() - 1)
+        ->mutable_boxes()
+        ->mutable_boxes(0)
+        ->add_strides_bytes(0);
+  }
+  auto made = builder.Add(request, nullptr);
+  EXPECT_TRUE(absl::IsInvalidArgument(made.status())) << made.status();
+}
+
 }  // namespace
 }  // namespace keepstep::daemon
