@@ -104,6 +104,10 @@ absl::StatusOr<v1::Decision> ReadDecision(BlobStore& store, int64_t step, const 
   if (decision->step() != step || decision->attempt() != AttemptName(attempt)) {
     return absl::DataLossError(absl::StrCat(path, ": it decides another attempt"));
   }
+  // Whoever counts epochs believes the field: it may not differ from the name that the order goes by.
+  if (decision->kind() == v1::Decision::COMMIT && decision->epoch() != attempt.epoch) {
+    return absl::DataLossError(absl::StrCat(path, ": it decides in another epoch"));
+  }
   return decision;
 }
 

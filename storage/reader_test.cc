@@ -77,6 +77,17 @@ TEST(Reader, TheHighestCommittedAttemptOfAStep) {
   EXPECT_EQ(ListCheckpoints(store)->committed.size(), 1u);
 }
 
+// Two orders of the same checkpoints, by name and by field, would be two answers to "latest".
+TEST(Reader, ACommitOfAnotherEpochThanItsNameIsDataLoss) {
+  MemoryStore store;
+  v1::Decision decision = MakeTestCheckpoint(5, {1, 1, 1}, 1).intent();
+  decision.set_epoch(2);
+  ASSERT_TRUE(
+      store.PublishExclusive(Path(DecisionPath(5, decision.attempt())), EncodeDecision(decision)).ok());
+  EXPECT_EQ(ReadDecision(store, 5, {1, 1, 1}).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(ListCheckpoints(store)->damaged, 1);
+}
+
 // A rollback that saves makes the new branch the latest; a debug run that saves nothing changes nothing.
 TEST(Latest, FollowsEpochsNotSteps) {
   MemoryStore store;
