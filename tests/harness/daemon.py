@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-KEEPSTEPD = REPOSITORY / "bazel-bin/daemon/keepstepd"
-KEEPSTEP = REPOSITORY / "bazel-bin/client/command/keepstep"
+# Where the programs under test are; tests/sanitize.sh names another build of them.
+BUILT = Path(os.environ.get("KEEPSTEP_TEST_BIN", REPOSITORY / "bazel-bin"))
+KEEPSTEPD = BUILT / "daemon/keepstepd"
+KEEPSTEP = BUILT / "client/command/keepstep"
 READY = b"ready"
 
 
