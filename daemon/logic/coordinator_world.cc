@@ -129,9 +129,9 @@ void Coordinator::OnResumed(SessionId old_session, Session& session, uint64_t sa
 
 std::vector<Verdict> Coordinator::Unsettled(const Session& session, uint64_t saves_issued) const {
   std::vector<Verdict> verdicts;
-  const uint64_t history = limits_.verdict_history;
-  for (uint64_t number = saves_issued > history ? saves_issued - history + 1 : 1; number <= saves_issued;
-       ++number) {
+  const uint64_t count = std::min<uint64_t>(saves_issued, limits_.verdict_history);
+  for (uint64_t left = count; left > 0; --left) {  // the number itself may be the largest that there is
+    const uint64_t number = saves_issued - left + 1;
     auto record = records_.find(number);
     const bool known = record != records_.end() && (record->second.final || record->second.save);
     verdicts.push_back(

@@ -1,5 +1,7 @@
 // A daemon that comes back: what its journal, its roster and storage say, and whom it answers when.
 
+#include <limits>
+
 #include "absl/strings/match.h"
 #include "daemon/logic/machine_harness.h"
 #include "gtest/gtest.h"
@@ -45,6 +47,17 @@ TEST_F(RecoveryTest, ARestartAccountsForEverySaveThatASessionIssued) {
   EXPECT_EQ(unsettled[1].state, SaveState::kFailed);
   EXPECT_EQ(unsettled[1].failure.reason, "LOST_BY_RESTART");
   EXPECT_EQ(unsettled[2].failure.reason, "LOST_BY_RESTART") << "its request never arrived";
+}
+
+// A client's word for what it has issued must not keep the daemon counting.
+TEST_F(RecoveryTest, AClientThatClaimsEveryNumberThereIsIsAnswered) {
+  Begin(1);
+  Commit(1, 100);
+  h.Restart();
+  h.Open(0, 1, 10, 1, std::numeric_limits<uint64_t>::max());
+  const std::vector<Verdict> unsettled = h.Last<AnswerOpen>().unsettled;
+  ASSERT_EQ(unsettled.size(), static_cast<size_t>(Limits().verdict_history));
+  EXPECT_EQ(unsettled.back().number, std::numeric_limits<uint64_t>::max());
 }
 
 // All parts were durable: the seal survived the daemon, so the save does.
