@@ -70,6 +70,14 @@ absl::Status CheckDeletable(BlobStore& store, int64_t step, const AttemptId& att
       absl::StrCat(AttemptDir(step, AttemptName(attempt)), " was aborted: its record stays"));
 }
 
+absl::Status CheckNotPinned(BlobStore& store, int64_t step) {
+  absl::StatusOr<bool> pinned = IsPinned(store, step);
+  if (!pinned.ok()) return pinned.status();
+  if (!*pinned) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("step ", step, " is pinned: unpin it before its deletion"));
+}
+
 absl::Status RemoveAttempt(BlobStore& store, int64_t step, const std::string& attempt,
                            const BlobPath& directory) {
   absl::Status status = RemoveContents(store, directory);
@@ -115,16 +123,15 @@ absl::Status DeleteCheckpoint(BlobStore& store, int64_t step, const AttemptId& a
   if (!begun.ok()) return begun.status();
   if (!*begun) {
     status = CheckDeletable(store, step, attempt);
+    if (status.ok()) status = CheckNotPinned(store, step);  // a pinned step is not hidden even for a moment
     if (status.ok()) status = PublishMarker(store, *marker, why);
     if (!status.ok()) return status;
   }
-  absl::StatusOr<bool> pinned = IsPinned(store, step);
-  if (!pinned.ok()) return pinned.status();
-  if (*pinned) {
+  if (absl::Status pinned = CheckNotPinned(store, step);
+      !pinned.ok()) {  // since, by somebody who saw no marker
+    if (!absl::IsFailedPrecondition(pinned)) return pinned;
     status = store.Delete(*marker);
-    if (!status.ok()) return status;
-    return absl::FailedPreconditionError(
-        absl::StrCat("step ", step, " is pinned: unpin it before its deletion"));
+    return status.ok() ? pinned : status;
   }
   return RemoveAttempt(store, step, name, *directory);
 }
