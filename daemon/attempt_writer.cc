@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "daemon/error.h"
 #include "daemon/part_builder.h"
+#include "daemon/plan_error.h"
 #include "daemon/save_pipeline.h"
 #include "daemon/version.h"
 #include "proto/convert.h"
@@ -124,9 +125,11 @@ AttemptWriter::AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* l
 absl::StatusOr<v1::BeginResponse> AttemptWriter::Begin(std::shared_ptr<Job> job,
                                                        const v1::BeginRequest& request) {
   if (request.step() < 0 || request.step() > storage::kMaxStep) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "STEP",
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_STEP",
                      absl::StrCat("Step ", request.step(), " is out of range."), "begin");
   }
+  if (absl::Status status = proto::CheckLabels(request.metrics(), request.tags()); !status.ok())
+    return Because(status, "LABELS_TOO_LARGE", "begin");
   auto attempt = std::make_shared<Attempt>();
   attempt->job = job;
   attempt->step = request.step();
@@ -163,7 +166,12 @@ absl::Status AttemptWriter::Lay(const v1::BeginRequest& request, Attempt& attemp
   int64_t size_bytes = 0;
   for (const v1::Shard& from : request.shards()) {
     auto shard = proto::ShardFrom(from, *mesh, 0, 1);
-    if (!shard.ok()) return shard.status();
+    if (!shard.ok()) return Because(shard.status(), "BAD_SHARD", "begin");
+    if (attempt.by_name.contains(shard->meta.fqn)) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "DUPLICATE_TENSOR",
+                       absl::StrCat("Tensor '", shard->meta.fqn, "' comes twice; say all its boxes at once."),
+                       "begin");
+    }
     const int64_t item_bytes = reshard::SizeBytes(shard->meta.dtype);
     shard->buffer = 0;
     for (reshard::LocalBox& box : shard->boxes) {  // packed one after the other, wherever the caller said
@@ -181,7 +189,7 @@ absl::Status AttemptWriter::Lay(const v1::BeginRequest& request, Attempt& attemp
     shards->shards.push_back(*std::move(shard));
   }
   auto plan = reshard::MakeSavePlan(absl::MakeConstSpan(shards.get(), 1));
-  if (!plan.ok()) return MakeError(plan.status().code(), "LAYOUT", plan.status().message(), "begin");
+  if (!plan.ok()) return SavePlanError(plan.status(), "begin");
   auto spool = Spool::Make(spool_directory_, size_bytes);
   if (!spool.ok()) return spool.status();
   attempt.spool = *std::move(spool);

@@ -33,7 +33,7 @@ absl::StatusOr<FoundCheckpoint> CheckpointCache::Find(const Job& job, bool lates
     decision = **newest;
   } else {
     if (step < 0 || step > storage::kMaxStep) {
-      return MakeError(absl::StatusCode::kInvalidArgument, "STEP",
+      return MakeError(absl::StatusCode::kInvalidArgument, "BAD_STEP",
                        absl::StrCat("Step ", step, " is out of range."));
     }
     auto committed = storage::CommittedAttempt(*job.store(), step);

@@ -20,7 +20,7 @@ namespace keepstep::daemon {
 namespace {
 
 constexpr int64_t kPieceBytes = 1 << 20;
-constexpr size_t kMaxPinBytes = 128;
+constexpr size_t kMaxPinBytes = 128, kMaxPinTextBytes = 4096;
 
 v1::Marker MarkerOf(const std::string& text) {
   v1::Marker marker;
@@ -138,10 +138,11 @@ grpc::ServerWriteReactor<v1::ReadChunk>* CheckpointsService::Read(grpc::Callback
     reshard::Box box = reshard::WholeBox(stored->meta.shape);
     if (request->has_box()) {
       auto given = proto::BoxFrom(request->box());
-      if (!given.ok()) return given.status();
+      if (!given.ok()) return Because(given.status(), "BAD_BOX", "read");
       box = *std::move(given);
     }
-    if (absl::Status status = reshard::ValidateBox(box, stored->meta.shape); !status.ok()) return status;
+    if (absl::Status status = reshard::ValidateBox(box, stored->meta.shape); !status.ok())
+      return MakeError(absl::StatusCode::kOutOfRange, "PAST_THE_END", status.message(), "read");
     v1::ReadChunk chunk;
     *chunk.mutable_meta() = proto::ToProto(stored->meta);
     *chunk.mutable_box() = proto::ToProto(box);
@@ -283,6 +284,10 @@ grpc::ServerUnaryReactor* CheckpointsService::Pin(grpc::CallbackServerContext* c
       return MakeError(absl::StatusCode::kInvalidArgument, "PIN_ID",
                        "A pin's id is one path component of 1..128 bytes.");
     }
+    if (request->text().size() > kMaxPinTextBytes) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "PIN_TEXT",
+                       absl::StrCat("A pin's text has at most ", kMaxPinTextBytes, " bytes."));
+    }
     auto job = JobOf(*context, request->name().job());
     if (!job.ok()) return job.status();
     auto found = state_.checkpoints->Find(**job, request->name().latest(), request->name().step());
@@ -324,7 +329,8 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
     response.set_freed_bytes(response.freed_bytes() + decision->tensor_bytes());
     if (request.dry_run()) continue;
     absl::Status status = storage::DeleteCheckpoint(store, step, info.id, MarkerOf("deleted on request"));
-    if (!status.ok()) return status;
+    if (!status.ok())
+      return absl::IsFailedPrecondition(status) ? Because(status, "PINNED", "delete") : status;
     state_.checkpoints->Forget(**job, name);
     state_.plane->cache().Invalidate(absl::StrCat((*job)->cache_prefix(), storage::AttemptDir(step, name)));
     status = state_.catalog->RecordGone((*job)->identity().path, step, name);

@@ -50,6 +50,11 @@ int32_t RankOf(const absl::Status& status) {
   return absl::SimpleAtoi(Payload(status, kRankUrl), &rank) ? rank : -1;
 }
 
+absl::Status Because(absl::Status status, absl::string_view reason, absl::string_view stage) {
+  if (status.ok() || status.GetPayload(kReasonPayload).has_value()) return status;
+  return MakeError(status.code(), reason, status.message(), stage);
+}
+
 absl::Status FromFailure(const Failure& failure) {
   if (failure.code == absl::StatusCode::kOk) return absl::OkStatus();
   return MakeError(failure.code, failure.reason, failure.message, failure.stage, failure.rank);

@@ -23,6 +23,9 @@ std::string ReasonOf(const absl::Status& status);
 std::string StageOf(const absl::Status& status);  // empty: unknown
 int32_t RankOf(const absl::Status& status);       // -1: unknown
 
+// The same error with this reason and stage, unless it is OK or has a reason already.
+absl::Status Because(absl::Status status, absl::string_view reason, absl::string_view stage = "");
+
 // OK for a failure whose code is OK.
 absl::Status FromFailure(const Failure& failure);
 Failure ToFailure(const absl::Status& status);

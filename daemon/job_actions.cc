@@ -57,7 +57,7 @@ void Job::Do(const AnswerOpen& action) {
   if (!joined && rank->second != action.session) {
     const SessionId before = std::exchange(rank->second, action.session);
     const absl::Status why =
-        MakeError(absl::StatusCode::kAborted, "REPLACED", "The rank has opened a newer session.");
+        MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The rank has opened a newer session.");
     tracker_.Forget(before, why);
     members_.erase(before);
     services_.end_session(before, why);

@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/error.h"
+#include "reshard/tensor.h"
 #include "storage/attempt.h"
 #include "storage/file_store.h"
 
@@ -48,12 +49,16 @@ void GiveTo(const ClientSession& session, const std::string& path) {
   if (fchmod(made.get(), (0777 & ~umask) | 0700 | (info.st_mode & S_ISGID)) != 0) return;  // then 0755 stays
 }
 
+// What can be shown and sent to anyone: a name that is not UTF-8 would spoil every listing that it appears
+// in.
 bool IsJobName(absl::string_view name) {
-  if (name.empty() || name.size() > 255 || name == "." || name == "..") return false;
-  for (const unsigned char c : name) {
-    if (c == '/' || c < 0x20 || c == 0x7f) return false;
-  }
-  return true;
+  return name.size() <= 255 && name != "." && name != ".." && !absl::StrContains(name, "/") &&
+         reshard::ValidateTensorName(name).ok();
+}
+
+absl::Status BadJobName() {
+  return MakeError(absl::StatusCode::kInvalidArgument, "JOB_NAME",
+                   "A job's name is one path component of 1..255 bytes of UTF-8 without control characters.");
 }
 
 }  // namespace
@@ -113,6 +118,7 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
   JobIdentity identity{
       .path = Resolved(directory.get()), .owner = info.st_uid, .device = info.st_dev, .inode = info.st_ino};
   identity.label = LastPart(identity.path);
+  if (!IsJobName(identity.label) || !reshard::ValidateText("a path", identity.path).ok()) return BadJobName();
   identity.under_root = UnderRoot(identity.path);
   auto ownership = std::make_shared<storage::Ownership>(info);
   auto store = storage::FileStore::Start(std::move(directory), engine_, {.ownership = ownership});
@@ -184,10 +190,7 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::FindOrMake(absl::string_view n
                                                              const ClientSession* session) {
   auto found = Find(name, session);
   if (found.ok() || !absl::IsNotFound(found.status()) || roots_.empty()) return found;
-  if (!IsJobName(name)) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "JOB_NAME",
-                     "A job's name is one path component of 1..255 bytes without control characters.");
-  }
+  if (!IsJobName(name)) return BadJobName();
   const std::string path = absl::StrCat(roots_.front(), "/", name);
   const bool made_here = mkdir(path.c_str(), 0755) == 0;
   if (!made_here && errno != EEXIST) {

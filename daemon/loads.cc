@@ -1,24 +1,24 @@
 #include "daemon/loads.h"
 
-#include <fnmatch.h>
-
 #include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/dtype_convert.h"
 #include "daemon/error.h"
 #include "daemon/load_pipeline.h"
+#include "daemon/name_pattern.h"
+#include "daemon/plan_error.h"
 #include "reshard/load_plan.h"
 
 namespace keepstep::daemon {
 namespace {
 
 constexpr int kMaxUnexpected = 1000;
+constexpr int kMaxPatterns = 1024;
 
 struct Wanted {
   std::vector<reshard::TensorShard> shards;  // under stored names and, if converted, stored dtypes
@@ -29,7 +29,7 @@ struct Wanted {
 template <typename Patterns>
 bool Matches(const Patterns& patterns, const std::string& name) {
   for (const std::string& pattern : patterns) {
-    if (fnmatch(pattern.c_str(), name.c_str(), 0) == 0) return true;
+    if (MatchesPattern(pattern, name)) return true;
   }
   return false;
 }
@@ -40,7 +40,7 @@ absl::Status CheckRenames(const v1::LoadRequest& request, const reshard::RankSha
   for (const reshard::TensorShard& shard : shards.shards) names.insert(shard.meta.fqn);
   for (const auto& [from, to] : request.rename()) {
     if (names.contains(from)) continue;
-    return MakeError(absl::StatusCode::kInvalidArgument, "RENAME",
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_RENAME",
                      absl::StrCat("rename names '", from,
                                   "', which is not registered. It maps registered to stored names."),
                      "load");
@@ -51,6 +51,11 @@ absl::Status CheckRenames(const v1::LoadRequest& request, const reshard::RankSha
 absl::StatusOr<Wanted> Select(const v1::LoadRequest& request, const reshard::RankShards& shards,
                               const StoredCheckpoint& from) {
   if (absl::Status status = CheckRenames(request, shards); !status.ok()) return status;
+  if (request.only_size() > kMaxPatterns || request.exclude_size() > kMaxPatterns) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_PATTERNS",
+                     absl::StrCat("A load takes ", kMaxPatterns, " patterns each of only and exclude."),
+                     "load");
+  }
   Wanted wanted;
   for (const reshard::TensorShard& shard : shards.shards) {
     const std::string& name = shard.meta.fqn;
@@ -70,18 +75,6 @@ absl::StatusOr<Wanted> Select(const v1::LoadRequest& request, const reshard::Ran
     wanted.shards.push_back(std::move(want));
   }
   return wanted;
-}
-
-absl::Status Explain(const absl::Status& status) {
-  const absl::string_view message = status.message();
-  if (absl::IsNotFound(status)) {
-    return MakeError(status.code(), "MISSING_TENSORS",
-                     absl::StrCat(message, " Use rename={…} or strict=False."), "plan");
-  }
-  if (!absl::IsFailedPrecondition(status)) return status;
-  const bool holes = absl::StrContains(message, "hole") || absl::StrContains(message, "cover") ||
-                     absl::StrContains(message, "missing");
-  return MakeError(status.code(), holes ? "MISSING_COVERAGE" : "SHAPE_MISMATCH", message, "plan");
 }
 
 void ListUnexpected(const Wanted& wanted, const reshard::RankShards& registered, const StoredCheckpoint& from,
@@ -108,7 +101,7 @@ absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint&
   if (!wanted.ok()) return wanted.status();
   auto plan = reshard::MakeLoadPlan(wanted->shards, [&](absl::string_view name) { return stored.Find(name); },
                                     {.allow_partial = !request.strict(), .stored_names = stored.names()});
-  if (!plan.ok()) return Explain(plan.status());
+  if (!plan.ok()) return LoadPlanError(plan.status(), " Use rename={…} or strict=False.");
   LoadSpec spec{.store = from.source.store,
                 .cache_prefix = from.source.cache_prefix,
                 .from = from.source.from,

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/error.h"
+#include "daemon/plan_error.h"
 #include "daemon/replica_check.h"
 
 namespace keepstep::daemon {
@@ -17,13 +18,7 @@ absl::StatusOr<std::shared_ptr<const reshard::SavePlan>> Make(absl::Span<const P
   shards.reserve(ranks.size());
   for (const PlanRank& rank : ranks) shards.push_back(*rank.registration->shards);
   auto plan = reshard::MakeSavePlan(shards);
-  if (!plan.ok()) {
-    const absl::string_view message = plan.status().message();
-    const char* reason = absl::StrContains(message, "no rank holds")        ? "HOLES"
-                         : absl::StrContains(message, "undeclared replica") ? "UNDECLARED_REPLICA"
-                                                                            : "LAYOUT";
-    return MakeError(plan.status().code(), reason, message, "plan");
-  }
+  if (!plan.ok()) return SavePlanError(plan.status(), "plan");
   return std::make_shared<const reshard::SavePlan>(*std::move(plan));
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "daemon/error.h"
+#include "daemon/plan_error.h"
 #include "proto/convert.h"
 #include "reshard/load_plan.h"
 #include "storage/digest.h"
@@ -33,12 +34,12 @@ absl::Status AddPlan(const StoredCheckpoint& from, const v1::QueryTensorsRequest
   std::vector<reshard::TensorShard> wanted;
   for (const v1::Shard& shard : request.wanted()) {
     auto one = proto::ShardFrom(shard, *mesh, 0, 1);
-    if (!one.ok()) return one.status();
+    if (!one.ok()) return Because(one.status(), "BAD_SHARD", "plan");
     wanted.push_back(*std::move(one));
   }
   auto plan = reshard::MakeLoadPlan(wanted, [&](absl::string_view name) { return from.Find(name); },
                                     {.stored_names = from.names()});
-  if (!plan.ok()) return plan.status();
+  if (!plan.ok()) return LoadPlanError(plan.status());
   for (const reshard::ReadItem& item : plan->items) {
     v1::PlannedRead* read = response.add_plan();
     read->set_wanted(item.shard);
@@ -60,7 +61,7 @@ absl::Status QueryTensors(const StoredCheckpoint& from, const v1::QueryTensorsRe
   std::optional<reshard::Box> within;
   if (request.has_box()) {
     auto box = proto::BoxFrom(request.box());
-    if (!box.ok()) return box.status();
+    if (!box.ok()) return Because(box.status(), "BAD_BOX");
     within = *std::move(box);
   }
   const std::vector<std::string>& names = from.names();

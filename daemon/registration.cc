@@ -34,8 +34,8 @@ absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Add(
 absl::Status RegistrationBuilder::Begin(const v1::RegisterRequest& request, const Registration* previous) {
   const uint64_t last = previous == nullptr ? 0 : previous->generation;
   if (request.generation() <= last) {
-    return Invalid("GENERATION", absl::StrCat("Generation ", request.generation(), " is not above ", last,
-                                              ", the current one."));
+    return Invalid("BAD_GENERATION", absl::StrCat("Generation ", request.generation(), " is not above ", last,
+                                                  ", the current one."));
   }
   open_ = true;
   generation_ = request.generation();
@@ -103,7 +103,7 @@ absl::Status RegistrationBuilder::TakeBuffer(const v1::Buffer& buffer) {
 
 absl::Status RegistrationBuilder::TakeShard(const v1::Shard& from) {
   auto shard = proto::ShardFrom(from, mesh_, rank_, world_size_);
-  if (!shard.ok()) return shard.status();
+  if (!shard.ok()) return Because(shard.status(), "BAD_SHARD", "register");
   if (!fresh_.insert(shard->meta.fqn).second) {
     return Invalid("DUPLICATE_TENSOR", absl::StrCat("Tensor '", shard->meta.fqn,
                                                     "' is registered twice; names are unique in a rank."));
@@ -142,7 +142,8 @@ absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Finish(
                        "register");
     }
     absl::Status status = reshard::ValidateShard(shard, memory->second.size_bytes);
-    if (!status.ok()) return status;
+    if (!status.ok())
+      return Because(status, absl::IsOutOfRange(status) ? "PAST_THE_BUFFER" : "BAD_SHARD", "register");
     for (const reshard::LocalBox& box : shard.boxes) {
       const int64_t bytes = reshard::NumElements(box.box) * reshard::SizeBytes(shard.meta.dtype);
       // Strides of zero make much of little memory, so the buffers' sizes are no limit.

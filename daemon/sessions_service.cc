@@ -16,7 +16,7 @@ namespace keepstep::daemon {
 namespace {
 
 constexpr int64_t kMaxExtraBytes = 1 << 20;
-constexpr int kMaxExtras = 1024, kMaxMetrics = 256, kMaxTags = 64;
+constexpr int kMaxExtras = 1024;
 constexpr size_t kMaxNameBytes = 255;
 
 absl::Status Invalid(absl::string_view reason, absl::string_view message) {
@@ -25,14 +25,22 @@ absl::Status Invalid(absl::string_view reason, absl::string_view message) {
 
 absl::StatusOr<Membership> MembershipFrom(const v1::OpenRequest& request, std::shared_ptr<Job> job) {
   auto mesh = proto::MeshFrom(request.mesh(), request.world_size());
-  if (!mesh.ok()) return mesh.status();
-  if (request.rank() < 0 || request.rank() >= request.world_size()) {
-    return Invalid(
-        "RANK", absl::StrCat("Rank ", request.rank(), " is not in a world of ", request.world_size(), "."));
+  if (!mesh.ok()) {
+    const bool size = request.world_size() < 1 || request.world_size() > proto::kMaxWorldSize;
+    return Because(mesh.status(), size ? "WORLD_SIZE_LIMIT" : "BAD_MESH", "open");
   }
-  if (request.run().size() > kMaxNameBytes) return Invalid("RUN", "The run's name is too long.");
+  if (request.rank() < 0 || request.rank() >= request.world_size()) {
+    return Invalid("BAD_RANK", absl::StrCat("Rank ", request.rank(), " is not in a world of ",
+                                            request.world_size(), "."));
+  }
+  if (request.run().size() > kMaxNameBytes)
+    return Invalid("BAD_RUN", "The run's name is too long: at most 255 bytes.");
+  if (request.epoch() < 0 || request.saves_issued() > proto::kMaxSaveNumber) {
+    return Invalid("BAD_RESUME", absl::StrCat("Epoch ", request.epoch(), " and ", request.saves_issued(),
+                                              " saves issued are nothing to resume from."));
+  }
   if (request.mode() != v1::OpenRequest::TRAIN && request.mode() != v1::OpenRequest::READ)
-    return Invalid("MODE", "Unknown mode.");
+    return Invalid("BAD_MODE", "A session trains (TRAIN) or reads (READ).");
   return Membership{.job = std::move(job),
                     .training = request.mode() == v1::OpenRequest::TRAIN,
                     .rank = request.rank(),
@@ -62,24 +70,32 @@ std::vector<int64_t> CoordinateOf(const reshard::Mesh& mesh, int32_t rank) {
 }
 
 absl::Status CheckSave(const v1::SaveRequest& request) {
-  if (request.number() == 0) return Invalid("NUMBER", "Saves are numbered from 1.");
-  if (request.step() < 0 || request.step() > storage::kMaxStep) {
-    return Invalid("STEP", absl::StrCat("Step ", request.step(), " is not in 0..", storage::kMaxStep, "."));
+  if (request.number() == 0 || request.number() > proto::kMaxSaveNumber) {
+    return Invalid("BAD_SAVE_NUMBER", absl::StrCat("Save number ", request.number(), " is not in 1..",
+                                                   proto::kMaxSaveNumber, ". Saves are numbered from 1."));
   }
-  if (!v1::BusyPolicy_IsValid(request.on_busy())) return Invalid("POLICY", "Unknown policy.");
-  if (request.extras_size() > kMaxExtras || request.metrics_size() > kMaxMetrics ||
-      request.tags_size() > kMaxTags) {
+  if (request.step() < 0 || request.step() > storage::kMaxStep) {
+    return Invalid("BAD_STEP",
+                   absl::StrCat("Step ", request.step(), " is not in 0..", storage::kMaxStep, "."));
+  }
+  if (!v1::BusyPolicy_IsValid(request.on_busy()))
+    return Invalid("BAD_POLICY", "on_busy is BUSY_WAIT, BUSY_SKIP or BUSY_SUPERSEDE.");
+  if (absl::Status status = proto::CheckLabels(request.metrics(), request.tags()); !status.ok())
+    return Because(status, "LABELS_TOO_LARGE", "accept");
+  if (request.extras_size() > kMaxExtras) {
     return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_EXTRAS",
-                     "Too many extras, metrics or tags.", "accept");
+                     absl::StrCat(request.extras_size(), " extras; a save takes ", kMaxExtras, " of a rank."),
+                     "accept");
   }
   int64_t bytes = 0;
   std::set<std::string> names;
   for (const v1::Extra& extra : request.extras()) {
-    if (absl::Status status = reshard::ValidateTensorName(extra.name()); !status.ok()) return status;
+    if (absl::Status status = reshard::ValidateTensorName(extra.name()); !status.ok())
+      return Because(status, "BAD_EXTRA", "accept");
     if (!names.insert(extra.name()).second)
       return Invalid("DUPLICATE_EXTRA", absl::StrCat("Extra '", extra.name(), "' comes twice."));
     if (!extra.splittable() && extra.items_size() != 1)
-      return Invalid("EXTRA", "An extra that cannot be split has one item.");
+      return Invalid("BAD_EXTRA", "An extra that cannot be split has one item.");
     for (const std::string& item : extra.items()) bytes += static_cast<int64_t>(item.size());
   }
   if (bytes > kMaxExtraBytes) {
@@ -123,7 +139,7 @@ grpc::ServerWriteReactor<v1::SessionEvent>* SessionsService::Open(grpc::Callback
     auto member = job.ok() ? MembershipFrom(request, *job) : job.status();
     absl::Status status = member.status();
     if (status.ok() && member->training && request.nonce().size() != sizeof(Nonce)) {
-      status = Invalid("NONCE", absl::StrCat("A nonce has 16 bytes, not ", request.nonce().size(), "."));
+      status = Invalid("BAD_NONCE", absl::StrCat("A nonce has 16 bytes, not ", request.nonce().size(), "."));
     }
     const bool training = status.ok() && member->training;
     if (training) status = state_.jobs->PrepareWriting(**job, *session);
@@ -249,7 +265,7 @@ grpc::ServerUnaryReactor* SessionsService::Wait(grpc::CallbackServerContext* con
   auto session = RequireMember(state_, *context);
   absl::Status status = session.status();
   if (status.ok() && (request->state() < v1::SNAPSHOTTED || request->state() > v1::COMMITTED)) {
-    status = Invalid("STATE", "Wait for SNAPSHOTTED, PERSISTED or COMMITTED.");
+    status = Invalid("BAD_STATE", "Wait for SNAPSHOTTED, PERSISTED or COMMITTED.");
   }
   if (!status.ok()) {
     unary->End(status);

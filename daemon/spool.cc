@@ -1,32 +1,49 @@
 #include "daemon/spool.h"
 
 #include <fcntl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/error.h"
 
 namespace keepstep::daemon {
 namespace {
 
+constexpr int64_t kKeptFree = 20;  // a twentieth of the disk
+
 absl::Status Failed(absl::string_view what, int error) {
-  const auto code = error == ENOSPC || error == EDQUOT ? absl::StatusCode::kResourceExhausted
-                                                       : absl::StatusCode::kUnavailable;
-  return absl::Status(code,
-                      absl::StrCat(what, " of the spool file: ", error == 0 ? "short" : strerror(error)));
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
+  return MakeError(full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable,
+                   full ? "DISK_FULL" : "STORE_FAILED",
+                   absl::StrCat(what, " of the spool file: ", error == 0 ? "short" : strerror(error)));
 }
 
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<Spool>> Spool::Make(const std::string& directory, int64_t size_bytes) {
+  struct statvfs disk {};
+  if (statvfs(directory.c_str(), &disk) != 0) return Failed("asking for the space", errno);
+  const auto block_bytes = static_cast<int64_t>(disk.f_frsize);
+  const int64_t left_bytes =
+      (static_cast<int64_t>(disk.f_bavail) - static_cast<int64_t>(disk.f_blocks) / kKeptFree) * block_bytes;
+  if (size_bytes > left_bytes) {
+    return MakeError(
+        absl::StatusCode::kResourceExhausted, "DISK_FULL",
+        absl::StrCat("The attempt has ", size_bytes, " bytes; ", directory, " can take ",
+                     std::max<int64_t>(left_bytes, 0), " more. Free some, or use another --state-dir."),
+        "begin");
+  }
   std::string path = absl::StrCat(directory, "/spool-XXXXXX");
   storage::UniqueFd fd(mkostemp(path.data(), O_CLOEXEC));
   if (!fd.valid()) return Failed("open", errno);
   unlink(path.c_str());
   const int error = size_bytes == 0 ? 0 : posix_fallocate(fd.get(), 0, size_bytes);
-  if (error == ENOSPC || error == EDQUOT) return Failed("reserving", error);
+  if (error != 0 && error != EOPNOTSUPP && error != EINVAL) return Failed("reserving", error);
   return std::shared_ptr<Spool>(new Spool(std::move(fd)));
 }
 

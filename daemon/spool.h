@@ -20,7 +20,8 @@ class Spool : public MemoryPort {
  public:
   static constexpr uint64_t kBase = 1 << 20;  // no address is 0
 
-  // Reserves `size_bytes` in `directory`; RESOURCE_EXHAUSTED when it has no room.
+  // Reserves `size_bytes` in `directory`. RESOURCE_EXHAUSTED (DISK_FULL) when it has no room, or too little
+  // would be left: the catalog and the journal lie on the same disk.
   static absl::StatusOr<std::shared_ptr<Spool>> Make(const std::string& directory, int64_t size_bytes);
 
   absl::Status Put(int64_t offset_bytes, absl::string_view bytes);

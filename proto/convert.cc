@@ -12,6 +12,9 @@ namespace keepstep::proto {
 namespace {
 
 constexpr size_t kMaxMeshNameBytes = 64;
+constexpr size_t kMaxMetrics = 256;
+constexpr int kMaxTags = 64;
+constexpr size_t kMaxLabelBytes = 16 << 10;
 
 absl::Status Invalid(absl::string_view fqn, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("Tensor '", fqn.substr(0, 200), "': ", what));
@@ -223,6 +226,18 @@ absl::StatusOr<reshard::TensorShard> ShardFrom(const v1::Shard& from, const resh
   }
   if (!status.ok()) return status;
   return shard;
+}
+
+absl::Status CheckLabels(const google::protobuf::Map<std::string, double>& metrics,
+                         const google::protobuf::RepeatedPtrField<std::string>& tags) {
+  size_t bytes = 0;
+  for (const auto& [name, value] : metrics) bytes += name.size();
+  for (const std::string& tag : tags) bytes += tag.size();
+  if (metrics.size() <= kMaxMetrics && tags.size() <= kMaxTags && bytes <= kMaxLabelBytes)
+    return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      metrics.size(), " metrics and ", tags.size(), " tags of together ", bytes, " bytes; a save takes ",
+      kMaxMetrics, " and ", kMaxTags, " of together ", kMaxLabelBytes, ". Keep long texts elsewhere."));
 }
 
 v1::Box ToProto(const reshard::Box& box) {

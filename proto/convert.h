@@ -33,6 +33,11 @@ absl::StatusOr<reshard::Mesh> MeshFrom(const v1::Mesh& mesh, int32_t world_size)
 absl::StatusOr<reshard::TensorShard> ShardFrom(const v1::Shard& shard, const reshard::Mesh& mesh,
                                                int32_t rank, int32_t world_size);
 
+// What a save says of itself beside its tensors: at most 256 metrics and 64 tags, 16 KiB of names and tags
+// together, because every listing of the job carries them. RESOURCE_EXHAUSTED.
+absl::Status CheckLabels(const google::protobuf::Map<std::string, double>& metrics,
+                         const google::protobuf::RepeatedPtrField<std::string>& tags);
+
 v1::Box ToProto(const reshard::Box& box);
 v1::TensorMeta ToProto(const reshard::TensorMeta& meta);
 v1::Mesh ToProto(const reshard::Mesh& mesh);

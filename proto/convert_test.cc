@@ -112,6 +112,23 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"group", [](v1::Shard& s) { s.set_group(256); }}),
     [](const auto& info) { return info.param.name; });
 
+// Every listing of a job carries the labels of its checkpoints: a save must not make it too large to be sent.
+TEST(Convert, LabelsAreBounded) {
+  google::protobuf::Map<std::string, double> metrics;
+  google::protobuf::RepeatedPtrField<std::string> tags;
+  metrics["loss"] = 1;
+  *tags.Add() = std::string(1000, 't');
+  EXPECT_TRUE(CheckLabels(metrics, tags).ok());
+  *tags.Add() = std::string(16 << 10, 't');
+  EXPECT_EQ(CheckLabels(metrics, tags).code(), absl::StatusCode::kResourceExhausted);
+  tags.Clear();
+  for (int i = 0; i < 65; ++i) *tags.Add() = "t";
+  EXPECT_FALSE(CheckLabels(metrics, tags).ok());
+  tags.Clear();
+  for (int i = 0; i < 257; ++i) metrics[std::to_string(i)] = 0;
+  EXPECT_FALSE(CheckLabels(metrics, tags).ok());
+}
+
 TEST(Convert, MeshesMustBeTheWorld) {
   v1::Mesh mesh;
   mesh.add_names("dp");

@@ -29,6 +29,9 @@ inline constexpr int64_t kHeartbeatPeriodMs = 1000;
 
 enum class Verdict : uint8_t { kNone = 0, kOpen = 1, kSealed = 2, kPoisoned = 3 };
 
+// Beyond it a number would not fit its word.
+inline constexpr uint64_t kMaxSaveNumber = (uint64_t{1} << 48) - 1;
+
 // A save's number and a small value in one word, so that both change at once.
 constexpr uint64_t PackSlot(uint64_t number, uint8_t value) { return number << 8 | value; }
 constexpr uint64_t SlotNumber(uint64_t slot) { return slot >> 8; }

@@ -122,22 +122,25 @@ std::vector<LocalBox> FlatShardBoxes(const Box& of, int64_t begin, int64_t end, 
   return boxes;
 }
 
+absl::Status ValidateText(absl::string_view what, absl::string_view text) {
+  for (size_t i = 0; i < text.size();) {
+    const size_t length = Utf8Length(text.substr(i));
+    if (length == 0) return absl::InvalidArgumentError(absl::StrCat(what, " is not UTF-8 at byte ", i));
+    if (IsControl(text.substr(i, length))) {
+      return absl::InvalidArgumentError(absl::StrCat(what, " has a control character at byte ", i));
+    }
+    i += length;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ValidateTensorName(absl::string_view fqn) {
   if (fqn.empty()) return absl::InvalidArgumentError("a tensor without a name");
   if (fqn.size() > kMaxTensorNameBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("a tensor name of ", fqn.size(), " bytes; at most ", kMaxTensorNameBytes));
   }
-  for (size_t i = 0; i < fqn.size();) {
-    const size_t length = Utf8Length(fqn.substr(i));
-    if (length == 0)
-      return absl::InvalidArgumentError(absl::StrCat("a tensor name is not UTF-8 at byte ", i));
-    if (IsControl(fqn.substr(i, length))) {
-      return absl::InvalidArgumentError(absl::StrCat("a tensor name has a control character at byte ", i));
-    }
-    i += length;
-  }
-  return absl::OkStatus();
+  return ValidateText("a tensor name", fqn);
 }
 
 absl::Status ValidateMeta(const TensorMeta& meta) {

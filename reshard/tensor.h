@@ -72,6 +72,10 @@ LocalBox RowMajorLayout(const Box& box, int64_t item_size_bytes, int64_t offset_
 std::vector<LocalBox> FlatShardBoxes(const Box& of, int64_t begin, int64_t end, int64_t item_size_bytes,
                                      int64_t offset_bytes);
 
+// UTF-8 without control characters: what can be printed anywhere and sent in any message. `what` names it in
+// the error.
+absl::Status ValidateText(absl::string_view what, absl::string_view text);
+
 // INVALID_ARGUMENT: a name that is empty, longer than kMaxTensorNameBytes, not UTF-8, or with control
 // characters.
 absl::Status ValidateTensorName(absl::string_view fqn);

@@ -28,7 +28,7 @@ _log = logging.getLogger("keepstep")
 _WATCH_SECONDS = 0.2
 # A save that could not be had now: the next one may work. Not so for these reasons, whatever their code.
 _TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
-_LASTING = frozenset({"EXTRAS_TOO_LARGE", "STALE_EPOCH"})
+_LASTING = frozenset({"EXTRAS_TOO_LARGE", "LABELS_TOO_LARGE", "STALE_EPOCH"})
 
 
 class Checkpointer:
