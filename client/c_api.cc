@@ -27,7 +27,6 @@ namespace {
 
 namespace v1 = keepstep::v1;
 using keepstep::client::Client;
-using keepstep::client::Limits;
 
 ks_code Invalid(absl::string_view message, ks_error* error) {
   return ToError(MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", message), error);
@@ -111,7 +110,9 @@ ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_
   auto declared = keepstep::client::DeclareShards(shards, count);
   if (!declared.ok()) return ToError(declared.status(), error);
   auto shared = std::make_shared<const keepstep::client::Declared>(*std::move(declared));
-  return ToError(client->client->saves().Register(std::move(shared), After(Limits().register_ms)), error);
+  return ToError(
+      client->client->saves().Register(std::move(shared), After(client->client->limits().register_ms)),
+      error);
 }
 
 ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options, uint64_t* number,
@@ -124,7 +125,7 @@ ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options,
     return Invalid("options' struct_bytes is not set", error);
   auto request = keepstep::client::ToSave(step, adopted);
   if (!request.ok()) return ToError(request.status(), error);
-  const int64_t timeout_ms = OrDefault(adopted.timeout_ms, Limits().save_ms);
+  const int64_t timeout_ms = OrDefault(adopted.timeout_ms, client->client->limits().save_ms);
   return ToError(client->client->saves().Save(*std::move(request), After(timeout_ms), number), error);
 }
 
@@ -183,7 +184,7 @@ ks_code ks_get_extras(ks_client* client, int32_t latest, int64_t step, int32_t r
   request.set_latest(latest != 0);
   request.set_step(step);
   request.set_rank(rank);
-  auto response = client->client->GetExtras(request, After(Limits().open_ms));
+  auto response = client->client->GetExtras(request, After(client->client->limits().open_ms));
   if (!response.ok()) return ToError(response.status(), error);
   const std::string record = keepstep::client::EncodeExtras(*response);
   *bytes = Duplicate<uint8_t>(record.data(), record.size());
@@ -197,7 +198,7 @@ ks_code ks_steps(ks_client* client, int64_t** steps, size_t* count, ks_error* er
   if (steps == nullptr || count == nullptr) return Invalid("steps or count is NULL", error);
   *steps = nullptr;
   *count = 0;
-  auto found = client->client->Steps(After(Limits().open_ms));
+  auto found = client->client->Steps(After(client->client->limits().open_ms));
   if (!found.ok()) return ToError(found.status(), error);
   *steps = Duplicate<int64_t>(found->data(), found->size() * sizeof(int64_t));
   if (*steps == nullptr) return NoMemory(error);

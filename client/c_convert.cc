@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "client/address.h"
 #include "client/failure.h"
+#include "client/limits.h"
 #include "client/version.h"
 
 namespace keepstep::client {
@@ -118,6 +119,9 @@ absl::StatusOr<SessionSpec> ToSpec(const ks_open_options& options) {
   if (options.directory == nullptr || *options.directory == '\0')
     return Invalid("a client needs a directory");
   SessionSpec spec;
+  auto limits = LimitsFromEnvironment();
+  if (!limits.ok()) return limits.status();
+  spec.limits = *limits;
   auto address = ParseAddress(options.address == nullptr ? DefaultAddress() : options.address);
   if (!address.ok()) return address.status();
   spec.address = *std::move(address);

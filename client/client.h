@@ -30,6 +30,7 @@ class Client {
   Session& session() { return *session_; }
   Saves& saves() { return *saves_; }
   Gate& gate() { return gate_; }
+  const Limits& limits() const { return limits_; }
 
   // The same answer on every rank: `step` is a positive multiple of `every`, or the step that the job was
   // asked for.

@@ -1,9 +1,12 @@
-// Every limit and period of the client, settable for tests.
+// Every limit and period of the client. Programs take the defaults; tests may set each by name in
+// $KEEPSTEP_LIMITS.
 
 #ifndef KEEPSTEP_CLIENT_LIMITS_H_
 #define KEEPSTEP_CLIENT_LIMITS_H_
 
 #include <cstdint>
+
+#include "absl/status/statusor.h"
 
 namespace keepstep::client {
 
@@ -28,6 +31,10 @@ struct Limits {
   int64_t futex_slice_ms = 50;  // a lost wake costs at most this
   int copy_threads = 4;
 };
+
+// The defaults, changed as $KEEPSTEP_LIMITS says: "heartbeat_ms=1500,rpc_ms=200". INVALID_ARGUMENT names what
+// is not a limit, or not a positive number.
+absl::StatusOr<Limits> LimitsFromEnvironment();
 
 }  // namespace keepstep::client
 

@@ -119,8 +119,12 @@ absl::StatusOr<SavedShare> RunSave(DataPlane& plane, SaveSpec spec) {
 }  // namespace
 
 AttemptWriter::AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* log,
-                             std::string spool_directory)
-    : plane_(plane), catalog_(catalog), log_(log), spool_directory_(std::move(spool_directory)) {}
+                             std::string spool_directory, std::chrono::milliseconds idle_limit)
+    : plane_(plane),
+      catalog_(catalog),
+      log_(log),
+      spool_directory_(std::move(spool_directory)),
+      idle_limit_(idle_limit) {}
 
 absl::StatusOr<v1::BeginResponse> AttemptWriter::Begin(std::shared_ptr<Job> job,
                                                        const v1::BeginRequest& request) {
@@ -355,15 +359,20 @@ absl::Status AttemptWriter::Abort(absl::string_view name) {
 }
 
 void AttemptWriter::AbortIdle() {
-  std::vector<std::string> idle;
+  std::vector<std::shared_ptr<Attempt>> idle;
   {
     std::lock_guard lock(mutex_);
-    const auto limit = std::chrono::steady_clock::now() - kIdleLimit;
+    const auto limit = std::chrono::steady_clock::now() - idle_limit_;
     for (const auto& [name, attempt] : attempts_) {
-      if (attempt->used < limit) idle.push_back(name);
+      if (attempt->used < limit) idle.push_back(attempt);
     }
   }
-  for (const std::string& name : idle) Abort(name).IgnoreError();
+  for (const auto& attempt : idle) {
+    std::unique_lock lock(attempt->mutex, std::try_to_lock);
+    if (!lock.owns_lock()) continue;  // a call is at work on it
+    if (!attempt->over) GiveUp(*attempt, absl::AbortedError("Nobody has written it for too long."));
+    Forget(attempt->name);
+  }
 }
 
 void AttemptWriter::Forget(absl::string_view name) {

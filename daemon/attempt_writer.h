@@ -7,7 +7,7 @@
 //   3. Commit moves them through the same pipeline, part and commit as a trainer's save, with the spool as
 //   its
 //      memory.
-//   4. Abort, a failed commit, or kIdleLimit without a call publish ABORT and reclaim. A restart does so by
+//   4. Abort, a failed commit, or too long without a call publish ABORT and reclaim. A restart does so by
 //   the
 //      journal.
 //
@@ -42,7 +42,8 @@ inline constexpr size_t kMaxOpenAttempts = 16;
 // Thread-safe; every call blocks for storage.
 class AttemptWriter {
  public:
-  AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* log, std::string spool_directory);
+  AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* log, std::string spool_directory,
+                std::chrono::milliseconds idle_limit);
 
   // ALREADY_EXISTS: the step is committed in this epoch. RESOURCE_EXHAUSTED: no room to spool, too many
   // attempts. Errors of the layout as MakeSavePlan.
@@ -55,11 +56,10 @@ class AttemptWriter {
   absl::Status Abort(absl::string_view attempt);
   // The job of an attempt, for its permission check. NOT_FOUND.
   absl::StatusOr<std::shared_ptr<Job>> JobOf(absl::string_view attempt);
+  // Gives up what nobody has called for longer than the limit: its caller has gone.
   void AbortIdle();
 
  private:
-  static constexpr std::chrono::minutes kIdleLimit{30};
-
   struct Attempt {
     std::mutex mutex;
     std::shared_ptr<Job> job;
@@ -85,6 +85,7 @@ class AttemptWriter {
   storage::Catalog* const catalog_;
   Log* const log_;
   const std::string spool_directory_;
+  const std::chrono::milliseconds idle_limit_;
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Attempt>, std::less<>> attempts_;
 };

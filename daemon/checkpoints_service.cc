@@ -125,8 +125,8 @@ grpc::ServerUnaryReactor* CheckpointsService::QueryTensors(grpc::CallbackServerC
 
 grpc::ServerWriteReactor<v1::ReadChunk>* CheckpointsService::Read(grpc::CallbackServerContext* context,
                                                                   const v1::ReadRequest* request) {
-  auto stream = BlockingStream<v1::ReadChunk>::Make();
-  stream->Start(state_.calls, [this, context, request](BlockingStream<v1::ReadChunk>& to) -> absl::Status {
+  auto stream = BlockingStream<v1::ReadChunk>::Make(context);
+  stream->Start(state_.streams, [this, context, request](BlockingStream<v1::ReadChunk>& to) -> absl::Status {
     auto found = Find(*context, request->name());
     if (!found.ok()) return found.status();
     const reshard::StoredTensor* stored = found->source.from->Find(request->fqn());
@@ -181,30 +181,23 @@ grpc::ServerUnaryReactor* CheckpointsService::Begin(grpc::CallbackServerContext*
 
 grpc::ServerReadReactor<v1::WriteChunk>* CheckpointsService::Write(grpc::CallbackServerContext* context,
                                                                    v1::WriteResponse* response) {
-  auto* stream = new BlockingReader<v1::WriteChunk>;
-  stream->Start(state_.calls,
-                [this, context, response](BlockingReader<v1::WriteChunk>& from) -> absl::Status {
-                  std::string attempt, fqn;
-                  v1::WriteChunk chunk;
-                  while (from.Read(&chunk)) {
-                    if (attempt.empty()) {
-                      attempt = chunk.attempt();
-                      if (auto job = JobOfAttempt(*context, attempt); !job.ok()) return job.status();
-                    }
-                    if (absl::Status status = state_.attempts->Write(attempt, chunk); !status.ok())
-                      return status;
-                    response->set_received_bytes(response->received_bytes() +
-                                                 static_cast<int64_t>(chunk.data().size()));
-                  }
-                  return absl::OkStatus();
-                });
-  return stream;
+  auto take = [this, context, response, attempt = std::string()](const v1::WriteChunk& chunk) mutable {
+    if (attempt.empty()) {
+      if (auto job = JobOfAttempt(*context, chunk.attempt()); !job.ok()) return job.status();
+      attempt = chunk.attempt();
+    }
+    const absl::Status status = state_.attempts->Write(attempt, chunk);
+    if (status.ok())
+      response->set_received_bytes(response->received_bytes() + static_cast<int64_t>(chunk.data().size()));
+    return status;
+  };
+  return new MessageReader<v1::WriteChunk>(state_.streams, std::move(take));
 }
 
 grpc::ServerUnaryReactor* CheckpointsService::Commit(grpc::CallbackServerContext* context,
                                                      const v1::CommitRequest* request,
                                                      v1::CheckpointInfo* response) {
-  return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
+  return RunUnary(context, state_.streams, [this, context, request, response]() -> absl::Status {
     auto job = JobOfAttempt(*context, request->attempt());
     if (!job.ok()) return job.status();
     auto decision = state_.attempts->Commit(request->attempt());
@@ -216,7 +209,7 @@ grpc::ServerUnaryReactor* CheckpointsService::Commit(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* CheckpointsService::Abort(grpc::CallbackServerContext* context,
                                                     const v1::AbortRequest* request,
                                                     v1::AbortResponse* response) {
-  return RunUnary(context, state_.calls, [this, context, request]() -> absl::Status {
+  return RunUnary(context, state_.streams, [this, context, request]() -> absl::Status {
     auto job = JobOfAttempt(*context, request->attempt());
     return job.ok() ? state_.attempts->Abort(request->attempt()) : job.status();
   });
@@ -267,8 +260,8 @@ absl::Status CheckpointsService::VerifyOne(const grpc::CallbackServerContext& co
 
 grpc::ServerWriteReactor<v1::VerifyEvent>* CheckpointsService::Verify(grpc::CallbackServerContext* context,
                                                                       const v1::VerifyRequest* request) {
-  auto stream = BlockingStream<v1::VerifyEvent>::Make();
-  stream->Start(state_.calls, [this, context, request](BlockingStream<v1::VerifyEvent>& to) {
+  auto stream = BlockingStream<v1::VerifyEvent>::Make(context);
+  stream->Start(state_.streams, [this, context, request](BlockingStream<v1::VerifyEvent>& to) {
     return VerifyOne(
         *context, *request, [&](const v1::VerifyEvent& event) { return to.Write(event); },
         *to.cancellation());

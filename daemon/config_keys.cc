@@ -162,6 +162,8 @@ std::vector<ConfigKey> MakeKeys() {
       Number(kCount, "threads.copy", AT(daemon.threads.copy), 0, 1024,
              "Threads that copy and digest; auto: one per processor", "auto"),
       Number(kCount, "limits.sessions", AT(daemon.max_sessions), 1, 65'536, "Clients connected at once"),
+      Number(kDuration, "limits.attempt_idle", AT(daemon.attempt_idle_ms), 1'000, 24 * kHour,
+             "A checkpoint that is written by calls alone is given up after so long without one"),
       Number(kCount, "limits.world_size", AT(daemon.limits.max_world_size), 1, 16'384, "Ranks of a job"),
       Number(kCount, "limits.saves_in_flight", AT(daemon.limits.max_saves_in_flight), 1, 8,
              "Saves of a job being copied, or copied and undecided"),

@@ -5,9 +5,11 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <condition_variable>
@@ -23,6 +25,7 @@
 #include "daemon/attempt_writer.h"
 #include "daemon/checkpoints_service.h"
 #include "daemon/error.h"
+#include "daemon/grpc_listener.h"
 #include "daemon/handoff_server.h"
 #include "daemon/node_service.h"
 #include "daemon/sessions_service.h"
@@ -35,11 +38,31 @@ namespace keepstep::daemon {
 namespace {
 
 constexpr int kMaxMessageBytes = 64 << 20;
-// What calls under way get at shutdown. An idle client acknowledges the end only at its next poll, up to 5 s later.
+constexpr size_t kMessageMemoryBytes = 256 << 20;  // of all messages that arrive; gRPC makes the others wait
+constexpr int kCallsOfAConnection = 128;
+constexpr int kIdleConnectionMs = 300'000;
+constexpr int kConnectionsOfASession = 2, kOtherConnections = 64;
+// Of a session: its socket, its process, the directory, the pages, the window; and its connections.
+constexpr int kDescriptorsOfASession = 7 + kConnectionsOfASession;
+constexpr int kOtherDescriptors = 256;  // stores, catalog, log, connections without a session
+// What calls under way get at shutdown. An idle client acknowledges the end only at its next poll, up to 5 s
+// later.
 constexpr std::chrono::seconds kCallsLimit(1);
 
 absl::Status Errno(absl::string_view what) {
   return absl::FailedPreconditionError(absl::StrCat(what, ": ", strerror(errno)));
+}
+
+// As many as are configured, or as there are descriptors for: out of descriptors, nothing could be written
+// either.
+int SessionsLimit(int configured) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return configured;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return configured;
+  const int64_t room = (static_cast<int64_t>(limit.rlim_cur) - kOtherDescriptors) / kDescriptorsOfASession;
+  return static_cast<int>(std::clamp<int64_t>(room, 1, configured));
 }
 
 absl::Status MakeDirectory(const std::string& path, mode_t mode) {
@@ -87,7 +110,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<storage::Catalog> catalog;
   bool trust_rosters = true;
   SessionRegistry sessions;
-  std::unique_ptr<Executor> logic, io, calls;
+  std::unique_ptr<Executor> logic, io, calls, streams, loads;
   std::unique_ptr<JobRegistry> jobs;
   std::unique_ptr<CheckpointCache> checkpoints;
   std::unique_ptr<AttemptWriter> attempts;
@@ -98,6 +121,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<CheckpointsService> checkpoints_service;
   std::unique_ptr<NodeService> node_service;
   std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<GrpcListener> listener;
   std::unique_ptr<Ticker> ticker;
 };
 
@@ -124,6 +148,8 @@ void Daemon::Parts::StartJobs() {
   io = std::make_unique<Executor>(spec.threads.io);
   logic = std::make_unique<Executor>(spec.threads.logic);
   calls = std::make_unique<Executor>(spec.threads.calls);
+  streams = std::make_unique<Executor>(spec.threads.calls);
+  loads = std::make_unique<Executor>(spec.threads.calls);
   auto end_session = [this](SessionId id, absl::Status why) { EndSession(id, std::move(why)); };
   const JobServices services{.plane = plane.get(),
                              .logic = logic.get(),
@@ -135,7 +161,8 @@ void Daemon::Parts::StartJobs() {
                              .end_session = end_session};
   jobs = std::make_unique<JobRegistry>(services, engine.engine.get(), spec.roots);
   checkpoints = std::make_unique<CheckpointCache>(plane->pool().buffer_bytes());
-  attempts = std::make_unique<AttemptWriter>(plane.get(), catalog.get(), &log, spec.state_directory);
+  attempts = std::make_unique<AttemptWriter>(plane.get(), catalog.get(), &log, spec.state_directory,
+                                             std::chrono::milliseconds(spec.attempt_idle_ms));
   state.sessions = &sessions;
   state.jobs = jobs.get();
   state.plane = plane.get();
@@ -143,6 +170,8 @@ void Daemon::Parts::StartJobs() {
   state.attempts = attempts.get();
   state.catalog = catalog.get();
   state.calls = calls.get();
+  state.streams = streams.get();
+  state.loads = loads.get();
   state.log = &log;
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
@@ -167,8 +196,13 @@ void Daemon::Parts::StartJobs() {
 
 absl::Status Daemon::Parts::StartServing() {
   const std::string grpc_path = absl::StrCat(spec.socket_directory, "/", proto::kGrpcSocketName);
+  const int sessions_limit = SessionsLimit(spec.max_sessions);
+  if (sessions_limit < spec.max_sessions) {
+    log.Warn("fewer sessions than configured: too few descriptors are allowed (LimitNOFILE, ulimit -n)",
+             {{"sessions", absl::StrCat(sessions_limit)}, {"configured", absl::StrCat(spec.max_sessions)}});
+  }
   HandoffSpec handoff_spec{.socket_path = absl::StrCat(spec.socket_directory, "/", proto::kHandoffSocketName),
-                           .max_connections = spec.max_sessions,
+                           .max_connections = sessions_limit,
                            .window_bytes = spec.window_bytes};
   unlink(grpc_path.c_str());
   unlink(handoff_spec.socket_path.c_str());
@@ -180,19 +214,26 @@ absl::Status Daemon::Parts::StartServing() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials());
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  builder.SetResourceQuota(grpc::ResourceQuota("keepstepd").Resize(kMessageMemoryBytes));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kCallsOfAConnection);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleConnectionMs);
   builder.RegisterService(sessions_service.get());
   builder.RegisterService(checkpoints_service.get());
   builder.RegisterService(node_service.get());
   server = builder.BuildAndStart();
-  if (server == nullptr) return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address));
+  if (server == nullptr) return absl::FailedPreconditionError("gRPC does not start");
   for (const char* service : {v1::Sessions::service_full_name(), v1::Checkpoints::service_full_name(),
                               v1::Node::service_full_name()}) {
     server->GetHealthCheckService()->SetServingStatus(service, true);
   }
-  if (chmod(grpc_path.c_str(), 0660) != 0) return Errno(grpc_path);
+  auto listening =
+      GrpcListener::Start({.socket_path = grpc_path,
+                           .max_connections = sessions_limit * kConnectionsOfASession + kOtherConnections},
+                          server.get());
+  if (!listening.ok()) return listening.status();
+  listener = *std::move(listening);
   auto started = HandoffServer::Start(handoff_spec, this);
   if (!started.ok()) return started.status();
   {
@@ -247,7 +288,10 @@ Daemon::Parts::~Parts() {
   last = nullptr;  // without the lock: its thread may be in EndSession
   for (const auto& session : sessions.All())
     sessions.Remove(session->id(), absl::UnavailableError("The daemon stops."));
+  listener = nullptr;
   if (server != nullptr) server->Shutdown(std::chrono::system_clock::now() + kCallsLimit);
+  loads = nullptr;
+  streams = nullptr;
   calls = nullptr;
   server = nullptr;
   if (jobs != nullptr) jobs->StopAll();

@@ -10,12 +10,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "daemon/connection_limit.h"
 #include "daemon/error.h"
 #include "daemon/handoff_frames.h"
 
@@ -26,6 +28,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kHelloLimit(10);
 constexpr int kPollMs = 1000;
 constexpr int kFramesAtOnce = 64;
+constexpr int kNoDescriptorPauseUs = 10'000;
 
 // What an epoll event is about: a connection's id and which of its two descriptors.
 constexpr uint64_t kListenerTag = 0, kWakeTag = 1;
@@ -151,9 +154,18 @@ void HandoffServer::Run() {
 void HandoffServer::Accept() {
   for (;;) {
     storage::UniqueFd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!fd.valid()) return;
+    if (!fd.valid()) {  // no descriptor or no memory: what waits is asked for again
+      if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) usleep(kNoDescriptorPauseUs);
+      return;
+    }
     auto socket = std::make_shared<FrameSocket>(std::move(fd));
-    if (static_cast<int>(connections_.size()) >= spec_.max_connections) {
+    ucred peer{};
+    socklen_t size = sizeof(peer);
+    if (getsockopt(socket->fd(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) continue;
+    const auto of_user = std::count_if(connections_.begin(), connections_.end(),
+                                       [&](const auto& one) { return one.second.user == peer.uid; });
+    if (TooManyOf(peer.uid, static_cast<int>(of_user), static_cast<int>(connections_.size()),
+                  spec_.max_connections)) {
       Refuse(*socket,
              MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_SESSIONS",
                        absl::StrCat("The daemon serves ", spec_.max_connections, " sessions already."),
@@ -162,8 +174,10 @@ void HandoffServer::Accept() {
     }
     const uint64_t id = ++next_id_;  // from 2: the tags of 0 and 1 are taken
     if (!Watch(socket->fd(), SocketTag(id)).ok()) continue;
-    connections_[id] = {
-        .socket = std::move(socket), .session = nullptr, .hello_by = Clock::now() + kHelloLimit};
+    connections_[id] = {.socket = std::move(socket),
+                        .session = nullptr,
+                        .user = peer.uid,
+                        .hello_by = Clock::now() + kHelloLimit};
   }
 }
 

@@ -62,6 +62,7 @@ class HandoffServer {
   struct Connection {
     std::shared_ptr<FrameSocket> socket;  // null once closed
     std::shared_ptr<ClientSession> session;
+    uid_t user = 0;
     std::chrono::steady_clock::time_point hello_by;
   };
 

@@ -1,6 +1,9 @@
 // gRPC callback reactors in the three forms that the services need, so that a service method only decodes,
 // calls, encodes.
 //
+// No thread waits for a caller without a limit: one that does not take what it asked for is cut off, and one
+// that sends has no thread while it sends nothing.
+//
 // Each frees itself after the call. Finishing is once: the first end counts, and no response is touched after
 // it.
 
@@ -9,7 +12,7 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -19,13 +22,15 @@
 
 #include "absl/status/status.h"
 #include "daemon/cancellation.h"
+#include "daemon/error.h"
 #include "daemon/executor.h"
 #include "daemon/grpc_status.h"
 
 namespace keepstep::daemon {
 
 inline absl::Status TooManyCalls() {
-  return absl::ResourceExhaustedError("The daemon has too many calls to answer. Try again in a moment.");
+  return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_CALLS",
+                   "The daemon has too many calls to answer. Try again in a moment.");
 }
 
 // A unary call that blocks, on `executor`.
@@ -203,8 +208,8 @@ class EventStream : public grpc::ServerWriteReactor<Message> {
 template <typename Message>
 class BlockingStream : public grpc::ServerWriteReactor<Message> {
  public:
-  static std::shared_ptr<BlockingStream> Make() {
-    std::shared_ptr<BlockingStream> stream(new BlockingStream);
+  static std::shared_ptr<BlockingStream> Make(grpc::CallbackServerContext* context) {
+    std::shared_ptr<BlockingStream> stream(new BlockingStream(context));
     stream->self_ = stream;
     return stream;
   }
@@ -227,19 +232,28 @@ class BlockingStream : public grpc::ServerWriteReactor<Message> {
     this->Finish(ToGrpc(status));
   }
 
-  // Within `work` alone, by one thread at a time.
+  // Within `work` alone, by one thread at a time. DEADLINE_EXCEEDED: the caller has taken nothing for
+  // kCallerLimit; the call is over.
   absl::Status Write(const Message& message) {
     std::unique_lock lock(mutex_);
     done_ = false;
     this->StartWrite(&message);
+    if (wake_.wait_for(lock, kCallerLimit, [&] { return done_; }))
+      return ok_ ? absl::OkStatus() : absl::CancelledError("The caller has gone.");
+    context_->TryCancel();  // ends the write
     wake_.wait(lock, [&] { return done_; });
-    return ok_ ? absl::OkStatus() : absl::CancelledError("The caller has gone.");
+    const absl::Status slow =
+        MakeError(absl::StatusCode::kDeadlineExceeded, "SLOW_CALLER",
+                  "The caller took nothing for 30 s. Read faster, or ask for less at a time.");
+    cancellation_->Cancel(slow);
+    return slow;
   }
 
   const std::shared_ptr<Cancellation>& cancellation() const { return cancellation_; }
 
  private:
-  BlockingStream() = default;
+  static constexpr std::chrono::seconds kCallerLimit{30};
+  explicit BlockingStream(grpc::CallbackServerContext* context) : context_(context) {}
 
   void OnWriteDone(bool ok) override {
     std::lock_guard lock(mutex_);
@@ -254,6 +268,7 @@ class BlockingStream : public grpc::ServerWriteReactor<Message> {
   }
   void OnDone() override { auto last = std::move(self_); }
 
+  grpc::CallbackServerContext* const context_;
   const std::shared_ptr<Cancellation> cancellation_ = std::make_shared<Cancellation>();
   std::mutex mutex_;
   std::condition_variable wake_;
@@ -261,40 +276,38 @@ class BlockingStream : public grpc::ServerWriteReactor<Message> {
   std::shared_ptr<BlockingStream> self_;
 };
 
-// A client's stream read by a thread that blocks.
+// A client's stream, one message at a time: `take` may block, on `executor`, and no thread is held between
+// messages.
 template <typename Message>
-class BlockingReader : public grpc::ServerReadReactor<Message> {
+class MessageReader : public grpc::ServerReadReactor<Message> {
  public:
-  void Start(Executor* executor, std::function<absl::Status(BlockingReader&)> work) {
-    if (!executor->TrySubmit([this, work = std::move(work)] { this->Finish(ToGrpc(work(*this))); })) {
-      this->Finish(ToGrpc(TooManyCalls()));
-    }
+  // `take` is called once per message, in order, until it fails; the call then ends with its error, else with
+  // the stream. Frees itself.
+  MessageReader(Executor* executor, std::function<absl::Status(const Message&)> take)
+      : executor_(executor), take_(std::move(take)) {
+    this->StartRead(&message_);
   }
-
-  // Within `work` alone. False at the end.
-  bool Read(Message* message) {
-    std::unique_lock lock(mutex_);
-    done_ = false;
-    this->StartRead(message);
-    wake_.wait(lock, [&] { return done_; });
-    return ok_;
-  }
-  bool cancelled() const { return cancelled_.load(); }
 
  private:
   void OnReadDone(bool ok) override {
-    std::lock_guard lock(mutex_);
-    done_ = true;
-    ok_ = ok;
-    wake_.notify_one();
+    if (!ok) {
+      this->Finish(grpc::Status::OK);
+      return;
+    }
+    const bool submitted = executor_->TrySubmit([this] {
+      if (absl::Status status = take_(message_); !status.ok()) {
+        this->Finish(ToGrpc(status));
+      } else {
+        this->StartRead(&message_);
+      }
+    });
+    if (!submitted) this->Finish(ToGrpc(TooManyCalls()));
   }
-  void OnCancel() override { cancelled_ = true; }
   void OnDone() override { delete this; }
 
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool done_ = false, ok_ = true;
-  std::atomic<bool> cancelled_{false};
+  Executor* const executor_;
+  const std::function<absl::Status(const Message&)> take_;
+  Message message_;
 };
 
 }  // namespace keepstep::daemon

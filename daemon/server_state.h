@@ -33,7 +33,9 @@ struct ServerState {
   CheckpointCache* checkpoints = nullptr;
   AttemptWriter* attempts = nullptr;
   storage::Catalog* catalog = nullptr;
-  Executor* calls = nullptr;
+  Executor* calls = nullptr;    // answers that need nothing from the caller
+  Executor* streams = nullptr;  // reading, writing, verifying without a trainer: as fast as the caller
+  Executor* loads = nullptr;    // trainers' loads: as fast as the trainer
   Log* log = nullptr;
   std::string io_engine;
   std::string io_engine_reason;

@@ -48,7 +48,7 @@ absl::StatusOr<FoundCheckpoint> SessionsService::FindForReader(const Membership&
 
 grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackServerContext* context,
                                                                const v1::LoadRequest* request) {
-  auto stream = BlockingStream<v1::LoadEvent>::Make();
+  auto stream = BlockingStream<v1::LoadEvent>::Make(context);
   auto session = RequireMember(state_, *context);
   auto registration = session.ok() ? (*session)->RegistrationOf(request->generation()) : session.status();
   if (!registration.ok()) {
@@ -82,7 +82,7 @@ grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackSer
     return to.Write(event);
   };
   if (!member->training) {
-    stream->Start(state_.calls,
+    stream->Start(state_.loads,
                   [this, fill, member = *member, request](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
                     auto found = FindForReader(member, request->latest(), request->step());
                     if (absl::IsNotFound(found.status()) && request->latest())
@@ -95,7 +95,7 @@ grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackSer
   member->job->ResolveLoad(
       (*session)->id(), request->latest(), request->step(),
       [this, stream, fill, job = member->job](const AnswerLoad& answer) {
-        stream->Start(state_.calls,
+        stream->Start(state_.loads,
                       [this, fill, job, answer](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
                         if (answer.failure.code != absl::StatusCode::kOk) return FromFailure(answer.failure);
                         if (!answer.found) return to.Write(NothingFound(answer.epoch));

@@ -12,7 +12,6 @@ namespace keepstep::daemon {
 namespace {
 
 constexpr int kTicksPerBeat = proto::kHeartbeatPeriodMs / kTickMs;
-constexpr int kTicksPerMinute = 60'000 / kTickMs;
 
 uint64_t MonotonicNs() {
   timespec now;
@@ -42,7 +41,7 @@ void Ticker::Run() {
     if (tick % kTicksPerBeat == 0) {
       for (const auto& session : sessions_->All()) session->pages().Beat(MonotonicNs());
     }
-    if (tick % kTicksPerMinute == kTicksPerMinute - 1) calls_->TrySubmit([this] { attempts_->AbortIdle(); });
+    if (tick % kTicksPerBeat == 0) calls_->TrySubmit([this] { attempts_->AbortIdle(); });
     lock.lock();
     wake_.wait_for(lock, std::chrono::milliseconds(kTickMs), [this] { return stopping_; });
   }

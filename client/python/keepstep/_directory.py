@@ -107,7 +107,10 @@ def _read(path: str, step: int, attempt: str) -> Attempt | None:
 
 def _names(directory: str, pattern: re.Pattern[str]) -> list[str]:
     try:
-        return sorted(name for name in os.listdir(directory) if pattern.fullmatch(name))
+        # As the daemon: what leads elsewhere is no part of the job.
+        return sorted(
+            entry.name for entry in os.scandir(directory) if pattern.fullmatch(entry.name) and not entry.is_symlink()
+        )
     except (FileNotFoundError, NotADirectoryError):
         return []
 
