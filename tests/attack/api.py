@@ -155,9 +155,9 @@ def serves(api: Api, daemon: Daemon) -> None:
 
 
 def listing(directory: Path) -> dict[str, tuple[int, int]]:
-    """Every file beneath, with size and time of its last change: equal listings mean that nothing was written."""
+    """Everything beneath; of files also size and time of the last change. Equal listings: nothing was left changed."""
     found = {}
     for path in sorted(directory.rglob("*")):
         info = path.lstat()
-        found[str(path.relative_to(directory))] = (info.st_size if path.is_file() else 0, info.st_mtime_ns)
+        found[str(path.relative_to(directory))] = (info.st_size, info.st_mtime_ns) if path.is_file() else (0, 0)
     return found

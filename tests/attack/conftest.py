@@ -12,7 +12,7 @@ from tests.attack.api import Api, generate
 from tests.harness.daemon import Daemon
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The directory of the generated code, importable while the session lasts."""
     into = tmp_path_factory.mktemp("generated")

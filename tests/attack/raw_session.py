@@ -6,6 +6,7 @@ proto/handoff.h and proto/session_page.h.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -150,6 +151,12 @@ class RawSession:
             status = self.wait(number, COMMITTED)
         return status
 
+    def load(self, step: int | None = None, timeout: float = LIMIT_SECONDS) -> Any:
+        """Fills what is registered; the report."""
+        request = self.api.messages.LoadRequest(latest=step is None, step=step or 0, strict=True, generation=1)
+        *_, last = self.api.sessions.Load(request, timeout=timeout)
+        return last.report
+
     # ---- pages
 
     def set_verdict(self, number: int, verdict: int) -> None:
@@ -162,7 +169,9 @@ class RawSession:
     # ---- ends
 
     def goodbye(self) -> None:
-        self.link.send(header(GOODBYE))
+        """As if the process had ended; no matter if the daemon has closed already."""
+        with contextlib.suppress(OSError):
+            self.link.send(header(GOODBYE))
 
     def close(self) -> None:
         if self._stream is not None:
