@@ -280,6 +280,7 @@ absl::StatusOr<v1::Decision> AttemptWriter::Commit(absl::string_view name) {
   }
   attempt.over = true;
   auto decision = Publish(attempt);
+  attempt.job->CountDirectSave(decision.status(), decision.ok() ? decision->tensor_bytes() : 0);
   if (!decision.ok()) GiveUp(attempt, decision.status());
   Forget(name);
   return decision;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "daemon/config.h"
 #include "daemon/config_values.h"
+#include "daemon/http_listener.h"
 
 namespace keepstep::daemon {
 namespace {
@@ -102,16 +103,31 @@ absl::Status CheckPath(absl::string_view path) {
   return absl::OkStatus();
 }
 
+// A text that `check` accepts. `nothing` is the word for an empty one, or empty where there must be one.
 template <typename At>
-ConfigKey Path(absl::string_view name, At at, absl::string_view help) {
-  ConfigKey key = Key(name, "path", help);
+ConfigKey Text(absl::string_view name, absl::string_view takes, At at,
+               absl::Status (*check)(absl::string_view), absl::string_view help, std::string nothing) {
+  ConfigKey key = Key(name, nothing.empty() ? std::string(takes) : absl::StrCat(takes, "|", nothing), help);
   key.set = [=](const std::vector<std::string>& values, Config& config) {
-    absl::Status status = CheckPath(values[0]);
-    if (status.ok()) at(config) = values[0];
+    const bool empty = !nothing.empty() && values[0] == nothing;
+    absl::Status status = empty ? absl::OkStatus() : check(values[0]);
+    if (status.ok()) at(config) = empty ? std::string() : values[0];
     return status;
   };
-  key.get = [=](const Config& config) -> std::vector<std::string> { return {at(config)}; };
+  key.get = [=](const Config& config) -> std::vector<std::string> {
+    return {at(config).empty() ? nothing : at(config)};
+  };
   return key;
+}
+
+template <typename At>
+ConfigKey Path(absl::string_view name, At at, absl::string_view help, std::string nothing = "") {
+  return Text(name, "path", at, CheckPath, help, std::move(nothing));
+}
+
+template <typename At>
+ConfigKey Listen(absl::string_view name, At at, absl::string_view help) {
+  return Text(name, "address", at, CheckListen, help, "off");
 }
 
 template <typename At>
@@ -190,6 +206,11 @@ std::vector<ConfigKey> MakeKeys() {
       Number(kDuration, "limits.retry_first", AT(daemon.limits.retry_first_ms), 10, kHour,
              "A storage operation is tried again after this, doubled each time"),
       Number(kDuration, "limits.retry_most", AT(daemon.limits.retry_most_ms), 10, kHour, "… up to this"),
+      Listen("http.listen", AT(daemon.http_listen),
+             "Where /metrics, /healthz, /readyz and the page are served: 127.0.0.1:PORT, [::1]:PORT or "
+             "unix:/PATH"),
+      Path("http.token_file", AT(daemon.http_token_file),
+           "A file whose first line lets its bearer see every user's jobs over HTTP", "none"),
       Reloads(Number(kDuration, "drain.limit", AT(drain_ms), 0, 24 * kHour,
                      "What saves in flight get after SIGTERM")),
       Reloads(Choice("log.format", AT(daemon.log_format),

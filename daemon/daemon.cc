@@ -27,16 +27,21 @@
 #include "daemon/error.h"
 #include "daemon/grpc_listener.h"
 #include "daemon/handoff_server.h"
+#include "daemon/health.h"
+#include "daemon/http_pages.h"
+#include "daemon/http_server.h"
 #include "daemon/node_service.h"
 #include "daemon/sessions_service.h"
 #include "daemon/ticker.h"
 #include "daemon/version.h"
+#include "daemon/viewer.h"
 #include "proto/handoff.h"
 #include "storage/unique_fd.h"
 
 namespace keepstep::daemon {
 namespace {
 
+constexpr size_t kMaxTasks = 4096;  // that calls from outside may let wait, of each kind
 constexpr int kMaxMessageBytes = 64 << 20;
 constexpr size_t kMessageMemoryBytes = 256 << 20;  // of all messages that arrive; gRPC makes the others wait
 constexpr int kCallsOfAConnection = 128;
@@ -93,6 +98,7 @@ struct Daemon::Parts : public HandoffEvents {
   absl::Status StartStorage();
   void StartJobs();
   absl::Status StartServing();
+  absl::Status StartHttp();
   void EndSession(SessionId id, absl::Status why);
 
   absl::Status Admit() override;
@@ -102,6 +108,7 @@ struct Daemon::Parts : public HandoffEvents {
   void OnDead(ClientSession& session) override;
 
   const DaemonSpec spec;
+  Metrics metrics;
   Log log;
   storage::UniqueFd lock, socket_lock;
   std::string address;
@@ -123,6 +130,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<GrpcListener> listener;
   std::unique_ptr<Ticker> ticker;
+  std::unique_ptr<HttpServer> http;
 };
 
 absl::Status Daemon::Parts::StartStorage() {
@@ -132,6 +140,7 @@ absl::Status Daemon::Parts::StartStorage() {
   DataPlaneSpec plane_spec;
   plane_spec.pool.limit_bytes = spec.pool_bytes;
   plane_spec.copy_workers = spec.threads.copy;
+  plane_spec.meters = metrics.plane();
   auto started = DataPlane::Start(plane_spec);
   if (!started.ok()) return started.status();
   plane = *std::move(started);
@@ -145,17 +154,18 @@ absl::Status Daemon::Parts::StartStorage() {
 }
 
 void Daemon::Parts::StartJobs() {
-  io = std::make_unique<Executor>(spec.threads.io);
-  logic = std::make_unique<Executor>(spec.threads.logic);
-  calls = std::make_unique<Executor>(spec.threads.calls);
-  streams = std::make_unique<Executor>(spec.threads.calls);
-  loads = std::make_unique<Executor>(spec.threads.calls);
+  io = std::make_unique<Executor>(spec.threads.io, kMaxTasks, "ks-io");
+  logic = std::make_unique<Executor>(spec.threads.logic, kMaxTasks, "ks-logic");
+  calls = std::make_unique<Executor>(spec.threads.calls, kMaxTasks, "ks-calls");
+  streams = std::make_unique<Executor>(spec.threads.calls, kMaxTasks, "ks-streams");
+  loads = std::make_unique<Executor>(spec.threads.calls, kMaxTasks, "ks-loads");
   auto end_session = [this](SessionId id, absl::Status why) { EndSession(id, std::move(why)); };
   const JobServices services{.plane = plane.get(),
                              .logic = logic.get(),
                              .io = io.get(),
                              .catalog = catalog.get(),
                              .log = &log,
+                             .metrics = &metrics,
                              .limits = spec.limits,
                              .trust_rosters = trust_rosters,
                              .end_session = end_session};
@@ -173,6 +183,7 @@ void Daemon::Parts::StartJobs() {
   state.streams = streams.get();
   state.loads = loads.get();
   state.log = &log;
+  state.metrics = &metrics;
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
@@ -240,7 +251,21 @@ absl::Status Daemon::Parts::StartServing() {
     std::lock_guard guard(handoff_mutex);
     handoff = *std::move(started);
   }
-  ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get());
+  ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get(), &state.ticked);
+  return StartHttp();
+}
+
+absl::Status Daemon::Parts::StartHttp() {
+  if (spec.http_listen.empty()) return absl::OkStatus();
+  std::string token;
+  if (!spec.http_token_file.empty()) {
+    auto read = ReadToken(spec.http_token_file);
+    if (!read.ok()) return read.status();
+    token = *std::move(read);
+  }
+  auto started = HttpServer::Start({.listen = spec.http_listen}, HttpPages(&state, std::move(token)));
+  if (!started.ok()) return started.status();
+  http = *std::move(started);
   return absl::OkStatus();
 }
 
@@ -279,6 +304,7 @@ void Daemon::Parts::OnDead(ClientSession& session) {
 }
 
 Daemon::Parts::~Parts() {
+  http = nullptr;
   ticker = nullptr;
   std::unique_ptr<HandoffServer> last;
   {
@@ -319,7 +345,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonSpec& spec) {
   parts->StartJobs();
   if (absl::Status status = parts->StartServing(); !status.ok()) return status;
   parts->log.Info(absl::StrCat("keepstepd ", kVersion, " serves ", parts->address),
-                  {{"io_engine", parts->engine.name},
+                  {{"http", parts->http == nullptr ? "off" : parts->http->address()},
+                   {"io_engine", parts->engine.name},
                    {"why", parts->engine.reason},
                    {"pool_limit", HumanBytes(parts->plane->pool().stats().limit_bytes)}});
   return std::unique_ptr<Daemon>(new Daemon(std::move(parts)));
@@ -330,7 +357,11 @@ Daemon::~Daemon() = default;
 
 const std::string& Daemon::address() const { return parts_->address; }
 
+std::string Daemon::http_address() const { return parts_->http == nullptr ? "" : parts_->http->address(); }
+
 Log& Daemon::log() { return parts_->log; }
+
+absl::Status Daemon::alive() const { return CheckAlive(parts_->state); }
 
 void Daemon::Reconfigure(const DaemonSpec& spec) {
   parts_->log.SetFormat(spec.log_format);

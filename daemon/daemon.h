@@ -32,7 +32,10 @@ class Daemon {
   Daemon& operator=(const Daemon&) = delete;
 
   const std::string& address() const;  // unix:///…/keepstep.sock
+  std::string http_address() const;    // http://127.0.0.1:7070 with the real port, unix:/…, or ""
   Log& log();
+  // OK while its ticker beats and every job's logic moves (health.h). Any thread; does not block.
+  absl::Status alive() const;
 
   // Applies what can change while it runs: log format and level. The rest of `spec` is ignored.
   void Reconfigure(const DaemonSpec& spec);

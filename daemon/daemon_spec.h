@@ -32,6 +32,8 @@ struct DaemonSpec {
   storage::IoEngineOptions io;
   ThreadCounts threads;
   Limits limits;
+  std::string http_listen;      // http_server.h says its forms; empty: no HTTP
+  std::string http_token_file;  // empty: nobody sees other users' jobs over TCP
   Log::Format log_format = Log::Format::kText;
   Log::Level log_level = Log::Level::kInfo;
 };

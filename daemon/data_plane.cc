@@ -17,6 +17,7 @@ absl::StatusOr<std::unique_ptr<DataPlane>> DataPlane::Start(const DataPlaneSpec&
   if (!pool.ok()) return pool.status();
   const int processors = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   std::unique_ptr<DataPlane> plane(new DataPlane);
+  plane->meters_ = spec.meters;
   plane->pool_ = *std::move(pool);
   plane->cache_ = std::make_unique<BlockCache>(plane->pool_.get());
   plane->workers_ = std::make_unique<WorkerPool>(spec.copy_workers > 0 ? spec.copy_workers : processors);

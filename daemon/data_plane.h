@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "daemon/block_cache.h"
+#include "daemon/stage_meter.h"
 #include "daemon/staging_pool.h"
 #include "daemon/worker_pool.h"
 
@@ -16,6 +17,7 @@ namespace keepstep::daemon {
 struct DataPlaneSpec {
   StagingPool::Options pool;
   int copy_workers = 0;  // 0: one per processor
+  PlaneMeters meters;    // outlive the plane
 };
 
 // Outlives every save and load that uses it.
@@ -27,10 +29,12 @@ class DataPlane {
   StagingPool& pool() { return *pool_; }
   BlockCache& cache() { return *cache_; }
   WorkerPool& workers() { return *workers_; }
+  const PlaneMeters& meters() const { return meters_; }
 
  private:
   DataPlane() = default;
 
+  PlaneMeters meters_;
   std::unique_ptr<StagingPool> pool_;
   std::unique_ptr<BlockCache> cache_;
   std::unique_ptr<WorkerPool> workers_;

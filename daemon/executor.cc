@@ -1,12 +1,17 @@
 #include "daemon/executor.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <utility>
 
 namespace keepstep::daemon {
 
-Executor::Executor(int threads, size_t max_queued) : max_queued_(max_queued) {
-  for (int i = 0; i < std::max(threads, 1); ++i) threads_.emplace_back([this] { Run(); });
+Executor::Executor(int threads, size_t max_queued, const char* name) : max_queued_(max_queued) {
+  for (int i = 0; i < std::max(threads, 1); ++i) {
+    threads_.emplace_back([this] { Run(); });
+    pthread_setname_np(threads_.back().native_handle(), name);
+  }
 }
 
 Executor::~Executor() {

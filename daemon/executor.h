@@ -19,8 +19,8 @@ namespace keepstep::daemon {
 
 class Executor {
  public:
-  // `max_queued`: how many tasks TrySubmit lets wait.
-  explicit Executor(int threads, size_t max_queued = 4096);
+  // `max_queued`: how many tasks TrySubmit lets wait. `name` (at most 15 bytes) is what `top -H` shows.
+  explicit Executor(int threads, size_t max_queued = 4096, const char* name = "ks-work");
   ~Executor();  // runs what was submitted, then joins
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;

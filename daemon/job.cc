@@ -37,7 +37,8 @@ Job::Job(const JobServices& services, JobIdentity identity, std::shared_ptr<stor
       identity_(std::move(identity)),
       store_(std::move(store)),
       strand_(services.logic),
-      machine_(services.limits, FreshSeed(), UnixMs()) {}
+      machine_(services.limits, FreshSeed(), UnixMs()),
+      meter_(services.metrics) {}
 
 Job::~Job() = default;
 
@@ -62,6 +63,8 @@ void Job::ReadCatalog() {
       started.world_size = (*roster)->world_size;
       for (const auto& member : (*roster)->members) started.roster.push_back({member.rank, member.nonce});
     }
+    if (auto known = self->services_.catalog->ListCheckpoints(path); known.ok() && !known->empty())
+      self->last_commit_unix_ms_ = known->back().decision.time_unix_ms();
     auto journal = self->services_.catalog->Journal();
     if (journal.ok()) {
       for (const auto& row : *journal) {
@@ -92,9 +95,14 @@ void Job::Feed(Event event) {
   while (!events_.empty()) {
     const Event next = std::move(events_.front());
     events_.pop_front();
-    for (const Action& action : machine_.OnEvent(next, Now())) Carry(action);
+    meter_.Saw(next, Clock::now());
+    for (const Action& action : machine_.OnEvent(next, Now())) {
+      meter_.Saw(action, Clock::now());
+      Carry(action);
+    }
   }
   feeding_ = false;
+  if (recovering_) recovering_ = machine_.Snapshot().recovering;
 }
 
 Job::Member* Job::Find(SessionId session) {
@@ -264,6 +272,7 @@ void Job::Tick() {
   Post([](Job& job) {
     job.LookAtAllVerdicts();
     job.Feed(daemon::Tick{});
+    job.ticked_.Beat();
     if (Clock::now() - job.last_second_ < std::chrono::seconds(1)) return;
     job.last_second_ = Clock::now();
     job.EverySecond();
@@ -299,6 +308,13 @@ void Job::EverySecond() {
         "Some rank has not asked should_save yet. Is the job training, and does every rank call it?"));
     it = wishes_.erase(it);
   }
+}
+
+void Job::CountDirectSave(const absl::Status& outcome, int64_t bytes) {
+  if (outcome.ok()) last_commit_unix_ms_ = UnixMs();
+  if (services_.metrics == nullptr) return;
+  services_.metrics->SaveOver(outcome.ok() ? "committed" : "failed", outcome.ok() ? "" : ReasonOf(outcome));
+  if (outcome.ok()) services_.metrics->saved_bytes->Increment(static_cast<double>(bytes));
 }
 
 void Job::Stop() {

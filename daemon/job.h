@@ -10,6 +10,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -25,10 +26,12 @@
 #include "daemon/client_session.h"
 #include "daemon/data_plane.h"
 #include "daemon/executor.h"
+#include "daemon/job_meter.h"
 #include "daemon/job_view.h"
 #include "daemon/log.h"
 #include "daemon/logic/job_machine.h"
 #include "daemon/plan_cache.h"
+#include "daemon/pulse.h"
 #include "daemon/save_tracker.h"
 #include "storage/blob_store.h"
 #include "storage/catalog.h"
@@ -42,6 +45,7 @@ struct JobServices {
   Executor* io = nullptr;     // of store operations, catalog, plans
   storage::Catalog* catalog = nullptr;
   Log* log = nullptr;
+  Metrics* metrics = nullptr;  // null: nothing is counted
   Limits limits;
   bool trust_rosters = true;  // false: the catalog was lost
   std::function<void(SessionId, absl::Status)> end_session;
@@ -98,6 +102,12 @@ class Job : public std::enable_shared_from_this<Job> {
   void Tick();
   JobView View();  // waits for the strand; not from a strand
   const Limits& limits() const { return services_.limits; }
+  // Of the newest commit that this daemon made or found in the catalog; 0: none. Any thread.
+  int64_t last_commit_unix_ms() const { return last_commit_unix_ms_; }
+  const Pulse& ticked() const { return ticked_; }  // its strand, by its ticks; any thread
+  bool recovering() const { return recovering_; }  // settling what an earlier daemon left; any thread
+  // A save that the machine did not make (attempt_writer.h) is over. Any thread.
+  void CountDirectSave(const absl::Status& outcome, int64_t bytes);
   // Stops all I/O and forgets the sessions; blocks. What is undecided stays in the journal.
   void Stop();
 
@@ -173,6 +183,7 @@ class Job : public std::enable_shared_from_this<Job> {
   Strand strand_;
 
   JobMachine machine_;
+  JobMeter meter_;
   bool feeding_ = false;
   std::deque<Event> events_;
   bool started_ = false, stopped_ = false;
@@ -194,6 +205,9 @@ class Job : public std::enable_shared_from_this<Job> {
   std::map<int32_t, RankSeen> ranks_seen_;  // by rank, of this daemon's life
   Clock::time_point last_second_ = Clock::now();
   int64_t save_at_ = -1;
+  std::atomic<int64_t> last_commit_unix_ms_{0};
+  std::atomic<bool> recovering_{true};
+  Pulse ticked_;
 };
 
 }  // namespace keepstep::daemon

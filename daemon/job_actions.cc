@@ -298,6 +298,9 @@ void Job::Do(const PutRoster& action) {
 }
 
 void Job::Do(const RecordCommit& action) {
+  AttemptIo* attempt = FindAttempt(action.attempt);
+  meter_.Committed(action.attempt, attempt == nullptr ? 0 : attempt->TotalProgress().bytes_total, Clock::now());
+  last_commit_unix_ms_ = UnixMs();
   OnCatalog(action.op, [this, self = shared_from_this(), action] {
     absl::Status status =
         IndexCommit(*store_, *services_.catalog, identity_.path, action.step, action.attempt);
@@ -325,6 +328,7 @@ void Job::LogOutcome(const Verdict& verdict) {
   if (!logged_.emplace(verdict.step, key).second) return;
   if (logged_.size() > kLoggedKept) logged_.erase(logged_.begin());
   const std::string name = absl::StrCat(label(), "/", verdict.step);
+  meter_.Over(verdict);
   AttemptIo* attempt = FindAttempt(verdict.attempt);
   KeepOutcome(verdict, attempt);
   if (verdict.state == SaveState::kCommitted) {

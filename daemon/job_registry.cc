@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/error.h"
+#include "daemon/metered_store.h"
 #include "reshard/tensor.h"
 #include "storage/attempt.h"
 #include "storage/file_store.h"
@@ -123,7 +124,9 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
   auto ownership = std::make_shared<storage::Ownership>(info);
   auto store = storage::FileStore::Start(std::move(directory), engine_, {.ownership = ownership});
   if (!store.ok()) return store.status();
-  auto job = Job::Start(services_, identity, std::shared_ptr<storage::BlobStore>(*std::move(store)));
+  std::shared_ptr<storage::BlobStore> kept = *std::move(store);
+  if (services_.metrics != nullptr) kept = std::make_shared<MeteredStore>(std::move(kept), services_.metrics);
+  auto job = Job::Start(services_, identity, std::move(kept));
   jobs_[key] = job;
   ownership_[key] = std::move(ownership);
   detached_.erase(identity.path);

@@ -196,8 +196,12 @@ void Loader::Verify(ChunkPtr load) {
   std::vector<uint32_t> good;
   if (!stop_.cancelled()) {
     absl::Status status;
+    const StageTimer timer(plane_.meters().verify);
     good = VerifyFill(*spec_.from, BlobOf(*load), load->blocks, load->work.needed, load->fill, *load->reader,
                       load->pin.data(), ImageBegin(PlaceOf(*load)), &status);
+    int64_t bytes = 0;
+    for (uint32_t block : good) bytes += load->blocks[block].size_bytes;
+    timer.Done(bytes);
     if (!status.ok()) Fail(std::move(status));
   }
   load->pin.EndFill(good);
@@ -219,6 +223,7 @@ void Loader::StartDelivery(ChunkPtr load) {
 
 absl::Status Loader::Deliver(ChunkLoad& load) {
   const int64_t image_begin = ImageBegin(PlaceOf(load));
+  const StageTimer timer(plane_.meters().scatter);
   BoxMover mover(*spec_.port, Direction::kToTrainer, stop_);
   int64_t bytes = 0;
   for (const Delivery& delivery : load.work.deliveries) {
@@ -237,6 +242,7 @@ absl::Status Loader::Deliver(ChunkLoad& load) {
     bytes += LocalBytes(delivery);
   }
   if (absl::Status status = mover.Flush(); !status.ok()) return status;
+  timer.Done(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
   stats_.delivered_bytes += bytes;
   if (spec_.progress) spec_.progress(stats_.delivered_bytes, total_bytes_);

@@ -94,7 +94,7 @@ absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint&
                                         const Registration& registration, std::shared_ptr<MemoryPort> port,
                                         const v1::LoadRequest& request,
                                         std::function<void(int64_t, int64_t)> progress,
-                                        Cancellation& cancel) {
+                                        LoadMeter& meter, Cancellation& cancel) {
   const auto started = std::chrono::steady_clock::now();
   const StoredCheckpoint& stored = *from.source.from;
   auto wanted = Select(request, *registration.shards, stored);
@@ -102,6 +102,7 @@ absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint&
   auto plan = reshard::MakeLoadPlan(wanted->shards, [&](absl::string_view name) { return stored.Find(name); },
                                     {.allow_partial = !request.strict(), .stored_names = stored.names()});
   if (!plan.ok()) return LoadPlanError(plan.status(), " Use rename={…} or strict=False.");
+  meter.Planned();
   LoadSpec spec{.store = from.source.store,
                 .cache_prefix = from.source.cache_prefix,
                 .from = from.source.from,
@@ -127,6 +128,7 @@ absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint&
     report.add_missing(wanted->registered_names[missing.shard]);
   ListUnexpected(*wanted, *registration.shards, stored, report);
   report.set_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
+  meter.Loaded(report);
   return report;
 }
 

@@ -12,6 +12,7 @@
 #include "daemon/checkpoint_cache.h"
 #include "daemon/client_session.h"
 #include "daemon/data_plane.h"
+#include "daemon/load_meter.h"
 #include "proto/sessions.pb.h"
 
 namespace keepstep::daemon {
@@ -24,7 +25,7 @@ absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint&
                                         const Registration& registration, std::shared_ptr<MemoryPort> port,
                                         const v1::LoadRequest& request,
                                         std::function<void(int64_t done, int64_t total)> progress,
-                                        Cancellation& cancel);
+                                        LoadMeter& meter, Cancellation& cancel);
 
 }  // namespace keepstep::daemon
 

@@ -37,6 +37,8 @@ int Serve(const ConfigSource& source, Config config) {
   const sigset_t signals = BlockSignals();
   auto daemon = Daemon::Start(config.daemon);
   if (!daemon.ok()) return Fail(daemon.status());
+  if (const std::string http = (*daemon)->http_address(); !http.empty())
+    printf("keepstepd serves %s\n", http.c_str());
   printf("keepstepd %s ready on %s\n", keepstep::daemon::kVersion, (*daemon)->address().c_str());
   fflush(stdout);
   int received = 0;

@@ -77,6 +77,7 @@ class Pipeline : public SavePipeline {
   absl::Status Stream();
   void StartCopy(BlobState& blob, size_t chunk);
   void Copy(BlobState& blob, size_t chunk);
+  int64_t TensorBytes(const BlobState& blob, size_t chunk) const;
   void Release(BlobState& blob, size_t chunk);
   void StartWrite(BlobState& blob, size_t chunk);
   void StartDigestLocked(BlobState& blob, size_t chunk);
@@ -214,18 +215,27 @@ void Pipeline::StartCopy(BlobState& blob, size_t chunk) {
 
 void Pipeline::Copy(BlobState& blob, size_t chunk) {
   std::byte* image = blob.chunks[chunk].buffer.data();
+  const StageTimer timer(plane_.meters().copy);
   absl::Status status =
       stop_.cancelled() ? stop_.status() : blob.blob->Copy(chunk, image, *spec_.port, stop_);
   if (!status.ok()) {
     Fail("copy", std::move(status));
     return;
   }
+  timer.Done(TensorBytes(blob, chunk));
   Release(blob, chunk);
   StartWrite(blob, chunk);
   std::lock_guard<std::mutex> lock(mutex_);
   blob.chunks[chunk].copied = true;
   StartDigestLocked(blob, chunk);
   if (chunk + 1 < blob.chunks.size()) StartDigestLocked(blob, chunk + 1);
+}
+
+int64_t Pipeline::TensorBytes(const BlobState& blob, size_t chunk) const {
+  int64_t total_bytes = 0;
+  blob.blob->ForEachGroup(blob.blob->WriteBegin(chunk), blob.blob->WriteBegin(chunk + 1),
+                          [&](uint32_t group, int64_t bytes) { total_bytes += bytes; });
+  return total_bytes;
 }
 
 // Opens the gates that wait for this chunk alone.
@@ -274,7 +284,11 @@ void Pipeline::StartDigestLocked(BlobState& blob, size_t chunk) {
   state.digest_started = true;
   ++tasks_;
   plane_.workers().Submit(Urgency::kDigest, [this, &blob, chunk] {
-    if (!stop_.cancelled()) blob.blob->Digest(chunk, blob.chunks[chunk].buffer.data());
+    if (!stop_.cancelled()) {
+      const StageTimer timer(plane_.meters().digest);
+      blob.blob->Digest(chunk, blob.chunks[chunk].buffer.data());
+      timer.Done(TensorBytes(blob, chunk));
+    }
     EndStage(blob, chunk, &ChunkState::digested);
   });
 }

@@ -18,6 +18,8 @@
 #include "daemon/executor.h"
 #include "daemon/job_registry.h"
 #include "daemon/log.h"
+#include "daemon/metrics.h"
+#include "daemon/pulse.h"
 #include "daemon/session_registry.h"
 #include "storage/catalog.h"
 
@@ -37,10 +39,12 @@ struct ServerState {
   Executor* streams = nullptr;  // reading, writing, verifying without a trainer: as fast as the caller
   Executor* loads = nullptr;    // trainers' loads: as fast as the trainer
   Log* log = nullptr;
+  Metrics* metrics = nullptr;
   std::string io_engine;
   std::string io_engine_reason;
   std::string state_directory;
   std::atomic<bool> draining{false};
+  Pulse ticked;  // by the ticker
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   std::function<void(SessionId, absl::Status)> end_session;
   std::function<void()> drain_begins;  // once

@@ -1,4 +1,5 @@
-// Sessions.Load: a trainer's step is resolved by its job's machine, a reader's by its run; then the rank is filled.
+// Sessions.Load: a trainer's step is resolved by its job's machine, a reader's by its run; then the rank is
+// filled.
 
 #include <algorithm>
 #include <chrono>
@@ -56,9 +57,11 @@ grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackSer
     return stream.get();
   }
   const auto member = (*session)->membership();
+  auto meter = std::make_shared<LoadMeter>(state_.metrics);
   // `request` lives as long as the call.
-  auto fill = [this, request, session = *session, registration = *registration](
+  auto fill = [this, request, meter, session = *session, registration = *registration](
                   BlockingStream<v1::LoadEvent>& to, const FoundCheckpoint& from) -> absl::Status {
+    meter->Resolved();
     std::mutex mutex;
     auto last = std::chrono::steady_clock::now();
     int64_t pending_done = 0, pending_total = 0;
@@ -74,35 +77,38 @@ grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackSer
       event.mutable_progress()->set_bytes_total(pending_total);
       to.Write(event).IgnoreError();  // a caller that has gone is seen by the cancellation
     };
-    auto report =
-        LoadRank(*state_.plane, from, *registration, session->port(), *request, progress, *to.cancellation());
+    auto report = LoadRank(*state_.plane, from, *registration, session->port(), *request, progress, *meter,
+                           *to.cancellation());
     if (!report.ok()) return report.status();
     v1::LoadEvent event;
     *event.mutable_report() = *std::move(report);
     return to.Write(event);
   };
+  // Every load ends here, once; what a caller that has gone would have got is counted too.
+  auto start = [this, stream, meter](std::function<absl::Status(BlockingStream<v1::LoadEvent>&)> work) {
+    stream->Start(state_.loads, [meter, work = std::move(work)](BlockingStream<v1::LoadEvent>& to) {
+      return meter->Over(work(to));
+    });
+  };
   if (!member->training) {
-    stream->Start(state_.loads,
-                  [this, fill, member = *member, request](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
-                    auto found = FindForReader(member, request->latest(), request->step());
-                    if (absl::IsNotFound(found.status()) && request->latest())
-                      return to.Write(NothingFound(0));
-                    if (!found.ok()) return found.status();
-                    return fill(to, *found);
-                  });
+    start([this, fill, member = *member, request](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
+      auto found = FindForReader(member, request->latest(), request->step());
+      if (absl::IsNotFound(found.status()) && request->latest()) return to.Write(NothingFound(0));
+      if (!found.ok()) return found.status();
+      return fill(to, *found);
+    });
     return stream.get();
   }
   member->job->ResolveLoad(
       (*session)->id(), request->latest(), request->step(),
-      [this, stream, fill, job = member->job](const AnswerLoad& answer) {
-        stream->Start(state_.loads,
-                      [this, fill, job, answer](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
-                        if (answer.failure.code != absl::StatusCode::kOk) return FromFailure(answer.failure);
-                        if (!answer.found) return to.Write(NothingFound(answer.epoch));
-                        auto found = state_.checkpoints->FindAttempt(*job, answer.step, answer.attempt);
-                        if (!found.ok()) return found.status();
-                        return fill(to, *found);
-                      });
+      [this, start, fill, job = member->job](const AnswerLoad& answer) {
+        start([this, fill, job, answer](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
+          if (answer.failure.code != absl::StatusCode::kOk) return FromFailure(answer.failure);
+          if (!answer.found) return to.Write(NothingFound(answer.epoch));
+          auto found = state_.checkpoints->FindAttempt(*job, answer.step, answer.attempt);
+          if (!found.ok()) return found.status();
+          return fill(to, *found);
+        });
       });
   return stream.get();
 }

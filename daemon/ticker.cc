@@ -1,5 +1,6 @@
 #include "daemon/ticker.h"
 
+#include <pthread.h>
 #include <time.h>
 
 #include <chrono>
@@ -21,8 +22,11 @@ uint64_t MonotonicNs() {
 
 }  // namespace
 
-Ticker::Ticker(SessionRegistry* sessions, JobRegistry* jobs, AttemptWriter* attempts, Executor* calls)
-    : sessions_(sessions), jobs_(jobs), attempts_(attempts), calls_(calls), thread_([this] { Run(); }) {}
+Ticker::Ticker(SessionRegistry* sessions, JobRegistry* jobs, AttemptWriter* attempts, Executor* calls,
+               Pulse* pulse)
+    : sessions_(sessions), jobs_(jobs), attempts_(attempts), calls_(calls), pulse_(pulse), thread_([this] {
+        Run();
+      }) {}
 
 Ticker::~Ticker() {
   {
@@ -37,6 +41,7 @@ void Ticker::Run() {
   std::unique_lock lock(mutex_);
   for (uint64_t tick = 0; !stopping_; ++tick) {
     lock.unlock();
+    pulse_->Beat();
     for (const auto& job : jobs_->All()) job->Tick();
     if (tick % kTicksPerBeat == 0) {
       for (const auto& session : sessions_->All()) session->pages().Beat(MonotonicNs());

@@ -10,6 +10,7 @@
 #include "daemon/attempt_writer.h"
 #include "daemon/executor.h"
 #include "daemon/job_registry.h"
+#include "daemon/pulse.h"
 #include "daemon/session_registry.h"
 
 namespace keepstep::daemon {
@@ -17,7 +18,8 @@ namespace keepstep::daemon {
 class Ticker {
  public:
   // All outlive it.
-  Ticker(SessionRegistry* sessions, JobRegistry* jobs, AttemptWriter* attempts, Executor* calls);
+  Ticker(SessionRegistry* sessions, JobRegistry* jobs, AttemptWriter* attempts, Executor* calls,
+         Pulse* pulse);
   ~Ticker();
 
  private:
@@ -27,6 +29,7 @@ class Ticker {
   JobRegistry* const jobs_;
   AttemptWriter* const attempts_;
   Executor* const calls_;
+  Pulse* const pulse_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;

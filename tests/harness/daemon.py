@@ -38,6 +38,7 @@ class Daemon:
         self.root = home / "root"
         self.log = home / "keepstepd.log"
         self.address = f"unix://{home}/keepstep.sock"
+        self.http = ""  # http://127.0.0.1:PORT once started, if it was told to listen
         self._arguments = arguments
         self._environment = environment or {}
         self._wrapper = list(wrapper)
@@ -67,6 +68,7 @@ class Daemon:
                 self.kill()
                 raise DaemonFailed(f"keepstepd was not ready: {self.tail()}")
             line += chunk
+        self.http = next((word for word in line.decode().split() if word.startswith("http://")), "")
         return self
 
     def stop(self, timeout_seconds: float = 60.0) -> int:
