@@ -125,16 +125,11 @@ std::variant<ConfigSource, int> ConfigSource::FromCommandLine(int argc, char** a
 std::string ConfigSource::File() const {
   if (!named_file_.empty()) return named_file_;
   if (std::string named = FromEnvironment("KEEPSTEP_CONFIG", ""); !named.empty()) return named;
-  std::vector<std::string> places;
-  if (geteuid() != 0) {
-    places.push_back(FirstOf(FromEnvironment("XDG_CONFIG_HOME", kOwnFile),
-                             FromEnvironment("HOME", "/.config/keepstep/keepstep.yaml")));
-  }
-  places.push_back(kSystemFile);
-  for (const std::string& place : places) {
-    if (!place.empty() && access(place.c_str(), F_OK) == 0) return place;
-  }
-  return "";
+  const std::string place = geteuid() == 0
+                                ? kSystemFile
+                                : FirstOf(FromEnvironment("XDG_CONFIG_HOME", kOwnFile),
+                                          FromEnvironment("HOME", "/.config/keepstep/keepstep.yaml"));
+  return !place.empty() && access(place.c_str(), F_OK) == 0 ? place : "";
 }
 
 absl::StatusOr<EffectiveConfig> ConfigSource::Load() const {

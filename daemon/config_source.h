@@ -20,8 +20,8 @@ class ConfigSource {
   static std::variant<ConfigSource, int> FromCommandLine(int argc, char** argv);
 
   Action action() const { return action_; }
-  // "" when there is none: --config, or KEEPSTEP_CONFIG, or for a user other than root
-  // $XDG_CONFIG_HOME/keepstep/keepstep.yaml, or /etc/keepstep/keepstep.yaml, whichever of these exists.
+  // --config, or KEEPSTEP_CONFIG, or, if it is there, root's /etc/keepstep/keepstep.yaml or another user's
+  // $XDG_CONFIG_HOME/keepstep/keepstep.yaml. "" when there is none.
   std::string File() const;
 
   // Reads the file anew and combines. The status is one line; INVALID_ARGUMENT, or NOT_FOUND and others for a

@@ -40,7 +40,8 @@ class Daemon:
         self.address = f"unix://{home}/keepstep.sock"
         self.http = ""  # http://127.0.0.1:PORT once started, if it was told to listen
         self._arguments = arguments
-        self._environment = environment or {}
+        # What the machine's own daemon is told in /etc is no concern of a test's.
+        self._environment = {"KEEPSTEP_CONFIG": "/dev/null", **(environment or {})}
         self._wrapper = list(wrapper)
         self._process: subprocess.Popen[bytes] | None = None
 
