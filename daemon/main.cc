@@ -1,4 +1,5 @@
-// keepstepd: configuration, start, one ready line on stdout; SIGHUP → reload; SIGTERM → drain → exit.
+// keepstepd: configuration, start, one ready line on stdout; SIGHUP → reload; SIGTERM → drain → exit. A
+// service manager is told of each.
 
 #include <pthread.h>
 #include <signal.h>
@@ -9,6 +10,7 @@
 
 #include "daemon/config_source.h"
 #include "daemon/daemon.h"
+#include "daemon/notify.h"
 #include "daemon/reload.h"
 #include "daemon/version.h"
 
@@ -17,6 +19,8 @@ namespace {
 using keepstep::daemon::Config;
 using keepstep::daemon::ConfigSource;
 using keepstep::daemon::Daemon;
+using keepstep::daemon::Notifier;
+using keepstep::daemon::WatchdogFeeder;
 
 int Fail(const absl::Status& status) {
   fprintf(stderr, "keepstepd: %s\n", std::string(status.message()).c_str());
@@ -41,10 +45,17 @@ int Serve(const ConfigSource& source, Config config) {
     printf("keepstepd serves %s\n", http.c_str());
   printf("keepstepd %s ready on %s\n", keepstep::daemon::kVersion, (*daemon)->address().c_str());
   fflush(stdout);
+  const Notifier notifier = Notifier::FromEnvironment();
+  const std::string serving = "serves " + (*daemon)->address();
+  notifier.Ready(serving);
+  const WatchdogFeeder feeder(&notifier, [&] { return (*daemon)->alive(); });
   int received = 0;
   while (sigwait(&signals, &received) == 0 && received == SIGHUP) {
+    notifier.Reloading();
     config = keepstep::daemon::Reload(source, config, **daemon);
+    notifier.Ready(serving);
   }
+  notifier.Stopping("draining: saves in flight are finished");
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);  // a second one ends it at once
   const int32_t undecided = (*daemon)->Drain(std::chrono::milliseconds(config.drain_ms));
   if (undecided > 0)
