@@ -1,16 +1,19 @@
 """Decodes the records of a checkpoint: the frame of storage/record.h and the messages of proto/storage.proto.
 
-Only what a reader needs, without the protobuf package: a message becomes a dataclass, unknown fields are skipped.
+Only what a reader needs, without the protobuf package: a message becomes a dataclass, unknown fields are skipped. What
+a reader indexes or allocates by is checked here once: whatever does not fit together is DataLoss.
 
     "KSREC\\0" · kind u16 · version u32 · payload length u64 · payload · XXH3-128 of all before it, big-endian
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from keepstep import dtypes
 from keepstep.errors import DataLoss, KeepstepError
 
 try:
@@ -26,6 +29,8 @@ COMMIT = 1
 _MAGIC = b"KSREC\0"
 _HEADER = struct.Struct("<6sHIQ")
 _DIGEST_BYTES = 16
+_BLOCK_BYTES = 1 << 20
+_MOST_DIMENSIONS = 64
 
 
 def unframe(kind: int, data: bytes, name: str) -> bytes:
@@ -77,7 +82,9 @@ class Message:
 
     def double(self, number: int) -> float:
         value = self._fields.get(number, [bytes(8)])[-1]
-        return float(struct.unpack("<d", value)[0]) if isinstance(value, bytes) else 0.0
+        if not isinstance(value, bytes) or len(value) != 8:
+            raise DataLoss("a record's message is malformed")
+        return float(struct.unpack("<d", value)[0])
 
     def integers(self, number: int) -> tuple[int, ...]:
         """A repeated integer, packed or not."""
@@ -213,13 +220,12 @@ def decode_epoch_step(data: bytes, name: str) -> tuple[int, str] | None:
 def decode_part(data: bytes, name: str) -> Part:
     body = Message(unframe(PART, data, name))
     blobs = [blob.string(1) for blob in body.messages(5)]
-    tensors = [(tensor.message(1), tensor.strings(2)) for tensor in body.messages(6)]
+    described = [(tensor.message(1), tensor.strings(2)) for tensor in body.messages(6)]
+    tensors = tuple(_tensor(meta, aliases, name) for meta, aliases in described)
     return Part(
         attempt=body.string(2),
-        tensors=tuple(
-            TensorRecord((meta.string(1), *aliases), meta.string(2), meta.integers(3)) for meta, aliases in tensors
-        ),
-        extents=tuple(_extent(item, blobs, name) for item in body.messages(7)),
+        tensors=tensors,
+        extents=tuple(_extent(item, blobs, tensors, name) for item in body.messages(7)),
         extras=tuple(
             ExtraRecord(
                 extra.string(1), extra.integer(2), tuple(_item(item, blobs, name) for item in extra.messages(5))
@@ -229,20 +235,54 @@ def decode_part(data: bytes, name: str) -> Part:
     )
 
 
-def _extent(body: Message, blobs: list[str], name: str) -> Extent:
+def is_file_name(name: str) -> bool:
+    """One component of a path, as storage/blob_path.h has it."""
+    if name in ("", ".", "..") or "/" in name or len(name.encode("utf-8", "replace")) > 255:
+        return False
+    return not any(ord(c) < 0x20 or c == "\x7f" for c in name)
+
+
+def _tensor(meta: Message, aliases: tuple[str, ...], name: str) -> TensorRecord:
+    record = TensorRecord((meta.string(1), *aliases), meta.string(2), meta.integers(3))
+    if not dtypes.is_known(record.dtype) or len(record.shape) > _MOST_DIMENSIONS or min(record.shape, default=0) < 0:
+        raise DataLoss(f"{name} describes {record.names[0]} with a dtype or shape that cannot be", blob=name)
+    return record
+
+
+def _extent(body: Message, blobs: list[str], tensors: tuple[TensorRecord, ...], name: str) -> Extent:
     box = body.message(2)
-    return Extent(
+    extent = Extent(
         body.integer(1), box.integers(1), box.integers(2), _blob(body.integer(3), blobs, name),
         body.integer(4), body.integer(5), body.raw(7),
     )  # fmt: skip
+    if not 0 <= extent.tensor < len(tensors) or not _lies_in(extent, tensors[extent.tensor]):
+        raise DataLoss(f"{name} lists a box that does not fit its tensor or its bytes", blob=name)
+    return extent
+
+
+def _lies_in(extent: Extent, tensor: TensorRecord) -> bool:
+    """Whether the box lies in the tensor's shape, and the extent is as long as the box and has all its digests."""
+    if not len(extent.origin) == len(extent.shape) == len(tensor.shape):
+        return False
+    if any(o < 0 or n < 0 or o + n > s for o, n, s in zip(extent.origin, extent.shape, tensor.shape, strict=True)):
+        return False
+    return extent.size_bytes == math.prod(extent.shape) * dtypes.item_bytes(tensor.dtype) and _has_digests(extent)
+
+
+def _has_digests(extent: Extent) -> bool:
+    blocks = -(-extent.size_bytes // _BLOCK_BYTES)
+    return extent.offset_bytes >= 0 <= extent.size_bytes and len(extent.block_digests) == blocks * _DIGEST_BYTES
 
 
 def _item(body: Message, blobs: list[str], name: str) -> Extent:
     blob = _blob(body.integer(1), blobs, name)
-    return Extent(-1, (0,), (body.integer(3),), blob, body.integer(2), body.integer(3), body.raw(5))
+    item = Extent(-1, (0,), (body.integer(3),), blob, body.integer(2), body.integer(3), body.raw(5))
+    if not _has_digests(item):
+        raise DataLoss(f"{name} lists an extra that does not fit its bytes", blob=name)
+    return item
 
 
 def _blob(index: int, blobs: list[str], name: str) -> str:
-    if not 0 <= index < len(blobs) or "/" in blobs[index] or blobs[index] in ("", ".", ".."):
+    if not 0 <= index < len(blobs) or not is_file_name(blobs[index]):
         raise DataLoss(f"{name} names a blob that cannot be", blob=name)
     return blobs[index]

@@ -51,6 +51,11 @@ def to_numpy(name: str) -> np.dtype[Any]:
     raise ValueError(f"unknown dtype {name!r}; known are {', '.join([*_PLAIN, *_EXTENDED])}")
 
 
+def is_known(name: str) -> bool:
+    """Whether `name` is an element type that can be stored."""
+    return name in _PLAIN or name in _EXTENDED
+
+
 def item_bytes(name: str) -> int:
     """Size of one element of `name`."""
     return to_numpy(name).itemsize

@@ -157,20 +157,20 @@ class StoredTensor:
         return self._box((0,) * self.ndim, self.shape)
 
     def _box(self, begins: Shape, extents: Shape) -> Array:
+        regions = [(extent, *_meet(begins, extents, extent)) for extent in self._extents]
+        sizes = [math.prod(max(b - a, 0) for a, b in zip(low, high, strict=True)) for _, low, high in regions]
+        # Before memory is taken for it: a shape is only what a record says.
+        if sum(sizes) != math.prod(extents):
+            missing = math.prod(extents) - sum(sizes)
+            what = f"{missing} elements are not stored" if missing > 0 else "stored boxes overlap"
+            raise DataLoss(f"{self.name}: {what}", tensor=self.name)
         result = np.empty(extents, self.dtype)
-        filled = 0
-        for extent in self._extents:
-            low = tuple(max(a, b) for a, b in zip(begins, extent.origin, strict=True))
-            high = tuple(
-                min(a + n, b + m) for a, n, b, m in zip(begins, extents, extent.origin, extent.shape, strict=True)
-            )
-            if any(a >= b for a, b in zip(low, high, strict=True)):
+        for (extent, low, high), size in zip(regions, sizes, strict=True):
+            if size == 0:
                 continue
-            target = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, begins, strict=True))
-            result[target] = self._part(extent, low, high)
-            filled += math.prod(b - a for a, b in zip(low, high, strict=True))
-        if filled != result.size:
-            raise DataLoss(f"{self.name}: {result.size - filled} elements are not stored", tensor=self.name)
+            result[tuple(slice(a - o, b - o) for a, b, o in zip(low, high, begins, strict=True))] = self._part(
+                extent, low, high
+            )
         return result
 
     def _part(self, extent: _records.Extent, low: Sequence[int], high: Sequence[int]) -> Array:
@@ -183,6 +183,13 @@ class StoredTensor:
             return np.frombuffer(data, self.dtype).reshape(())
         rows = np.frombuffer(data, self.dtype).reshape(last - first, *row_shape)
         return rows[(slice(None), *(slice(a - o, b - o) for a, b, o in _rest(low, high, extent.origin)))]
+
+
+def _meet(begins: Shape, extents: Shape, extent: _records.Extent) -> tuple[Shape, Shape]:
+    """Begin and end of what a stored box has of the wanted one; empty where end <= begin."""
+    low = tuple(max(a, b) for a, b in zip(begins, extent.origin, strict=True))
+    ends = zip(begins, extents, extent.origin, extent.shape, strict=True)
+    return low, tuple(min(a + n, b + m) for a, n, b, m in ends)
 
 
 def _rest(low: Sequence[int], high: Sequence[int], origin: Shape) -> Iterator[tuple[int, int, int]]:
@@ -217,7 +224,7 @@ def _plan(index: Any, shape: Shape) -> tuple[Shape, Shape, tuple[Any, ...]]:
 
 def _read_part(path: str, reference: _records.PartRef, verify: bool) -> _records.Part:
     name = os.path.join(path, reference.name)
-    if os.path.basename(reference.name) != reference.name:
+    if not _records.is_file_name(reference.name):
         raise DataLoss(f"{path}/DECISION names a part that cannot be", blob=reference.name)
     try:
         with open(name, "rb") as file:
