@@ -4,9 +4,11 @@
 // The parser throws; nothing leaves ParseConfig but a status. What is walked is bounded by the table of keys,
 // not by the text, so aliases cannot blow a small file up.
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <set>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -52,6 +54,29 @@ bool IsGroup(absl::string_view name) {
     if (absl::StartsWith(key.name, absl::StrCat(name, "."))) return true;
   }
   return false;
+}
+
+// Whether a text holds a second document. YAML::LoadAll must not be asked: of a text such as "," the parser
+// makes one empty document after another without end.
+bool HasSecondDocument(const std::string& text) {
+  class Ignored : public YAML::EventHandler {
+   public:
+    void OnDocumentStart(const YAML::Mark&) override {}
+    void OnDocumentEnd() override {}
+    void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+    void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+    void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                         YAML::EmitterStyle::value) override {}
+    void OnSequenceEnd() override {}
+    void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                    YAML::EmitterStyle::value) override {}
+    void OnMapEnd() override {}
+  };
+  std::istringstream in(text);
+  YAML::Parser parser(in);
+  Ignored ignored;
+  return parser.HandleNextDocument(ignored) && parser.HandleNextDocument(ignored);
 }
 
 std::string Printable(absl::string_view name) {
@@ -128,12 +153,13 @@ absl::StatusOr<std::vector<Setting>> ParseConfig(absl::string_view text, absl::s
   if (absl::StrContains(text, absl::string_view("\0", 1)))
     return absl::InvalidArgumentError(absl::StrCat(file, " is no text"));
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.empty() || (documents.size() == 1 && documents[0].IsNull())) return std::vector<Setting>();
-    if (documents.size() > 1)
+    const std::string whole(text);
+    if (HasSecondDocument(whole))
       return absl::InvalidArgumentError(absl::StrCat(file, " holds more than one YAML document"));
-    if (!documents[0].IsMap()) return absl::InvalidArgumentError(absl::StrCat(file, " is not a map of keys"));
-    if (absl::Status status = reader.Walk(documents[0], ""); !status.ok()) return status;
+    const YAML::Node document = YAML::Load(whole);
+    if (document.IsNull()) return std::vector<Setting>();
+    if (!document.IsMap()) return absl::InvalidArgumentError(absl::StrCat(file, " is not a map of keys"));
+    if (absl::Status status = reader.Walk(document, ""); !status.ok()) return status;
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(reader.Place(error.mark), " is not YAML: ", Printable(error.msg)));
