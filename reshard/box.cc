@@ -92,7 +92,13 @@ std::string ToString(const Dims& dims) { return absl::StrCat("[", absl::StrJoin(
 std::string ToString(const Box& box) {
   std::string text = "[";
   for (size_t d = 0; d < box.shape.size(); ++d) {
-    absl::StrAppend(&text, d == 0 ? "" : ", ", box.origin[d], ":", box.origin[d] + box.shape[d]);
+    // Messages show boxes that are refused: their end may be beyond 64 bits.
+    int64_t end = 0;
+    if (__builtin_add_overflow(box.origin[d], box.shape[d], &end)) {
+      absl::StrAppend(&text, d == 0 ? "" : ", ", box.origin[d], ":+", box.shape[d]);
+    } else {
+      absl::StrAppend(&text, d == 0 ? "" : ", ", box.origin[d], ":", end);
+    }
   }
   return text + "]";
 }

@@ -66,6 +66,8 @@ TEST(Box, RefusesBoxesOutsideTheShape) {
 TEST(Box, IsReadable) {
   EXPECT_EQ(ToString(Box{{0, 8}, {4, 8}}), "[0:4, 8:16]");
   EXPECT_EQ(ToString(Box{}), "[]");
+  EXPECT_EQ(ToString(Box{{2, INT64_MIN}, {INT64_MAX, -1}}),
+            "[2:+9223372036854775807, -9223372036854775808:+-1]");
   EXPECT_EQ(ToString(Dims{4, 8}), "[4, 8]");
 }
 
