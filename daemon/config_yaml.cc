@@ -87,6 +87,15 @@ std::string Printable(absl::string_view name) {
   return out;
 }
 
+// A message shows values as they are; a line's end in one of them must not end the message's line.
+std::string OneLine(absl::string_view message) {
+  std::string out(message);
+  for (char& c : out) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  return out;
+}
+
 absl::Status Reader::Unknown(const std::string& name, const YAML::Mark& mark) const {
   std::vector<std::string> names;
   for (const ConfigKey& key : ConfigKeys()) names.push_back(key.name);
@@ -137,7 +146,7 @@ absl::Status Reader::Leaf(const ConfigKey& key, const YAML::Node& value, const Y
                                                    value.IsNull() ? ", but is empty" : ""));
   }
   absl::StatusOr<Setting> setting = MakeSetting(key, std::move(values), place);
-  if (!setting.ok()) return setting.status();
+  if (!setting.ok()) return absl::InvalidArgumentError(OneLine(setting.status().message()));
   settings_.push_back(*std::move(setting));
   return absl::OkStatus();
 }
