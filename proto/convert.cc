@@ -1,6 +1,7 @@
 #include "proto/convert.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -104,6 +105,9 @@ absl::Status AddPlaced(const v1::Placed& placed, const reshard::Mesh& mesh, int3
     return Invalid(shard.meta.fqn, absl::StrCat("has ", strides.size(), " strides for ",
                                                 held->local_shape.size(), " dimensions."));
   }
+  if (absl::Status status = reshard::ValidatePlace(*held, placed.offset_bytes(), strides); !status.ok()) {
+    return Invalid(shard.meta.fqn, status.message());
+  }
   shard.boxes = reshard::PlaceInBuffer(*held, placed.offset_bytes(), strides);
   shard.replica_ranks = std::move(held->replica_ranks);
   return absl::OkStatus();
@@ -147,6 +151,10 @@ absl::StatusOr<reshard::Box> BoxFrom(const v1::Box& box) {
     if (out.origin[i] < 0 || out.shape[i] < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("Box ", reshard::ToString(out), " has a negative origin or extent."));
+    }
+    if (out.origin[i] > std::numeric_limits<int64_t>::max() - out.shape[i]) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("Box ", reshard::ToString(out), " ends beyond 64 bits."));
     }
   }
   return out;

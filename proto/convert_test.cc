@@ -61,6 +61,16 @@ TEST(Convert, MetaAndBoxSurviveTheWayBack) {
   EXPECT_EQ(*BoxFrom(ToProto(shard->boxes[0].box)), shard->boxes[0].box);
 }
 
+// Whoever intersects a box adds origin and extent.
+TEST(Convert, ABoxThatEndsBeyond64BitsIsRefused) {
+  v1::Box box;
+  box.add_origin(int64_t{1} << 62);
+  box.add_shape(int64_t{1} << 62);
+  EXPECT_TRUE(absl::IsInvalidArgument(BoxFrom(box).status()));
+  box.set_shape(0, (int64_t{1} << 62) - 1);
+  EXPECT_TRUE(BoxFrom(box).ok());
+}
+
 struct Bad {
   const char* name;
   std::function<void(v1::Shard&)> spoil;

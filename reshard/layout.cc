@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -221,6 +222,23 @@ absl::StatusOr<PlacedShard> ShardOf(const Mesh& mesh, absl::Span<const Placement
     AddBoxes(held, placed);
   }
   return placed;
+}
+
+absl::Status ValidatePlace(const PlacedShard& placed, int64_t offset_bytes, const Dims& strides_bytes) {
+  // The sum of the farthest reach in each direction: 64 terms of 126 bits each would need more than 128 bits,
+  // so each is held against the limit by itself first.
+  constexpr __int128 kMost = std::numeric_limits<int64_t>::max();
+  __int128 low = offset_bytes, high = offset_bytes;
+  for (size_t d = 0; d < strides_bytes.size(); ++d) {
+    const __int128 reach = static_cast<__int128>(placed.local_shape[d]) * strides_bytes[d];
+    (reach < 0 ? low : high) += reach;
+    if (low < -kMost || high > kMost) {
+      return absl::InvalidArgumentError(absl::StrCat("a local tensor of shape ", ToString(placed.local_shape),
+                                                     " with strides ", ToString(strides_bytes),
+                                                     " reaches beyond 64 bits"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 std::vector<LocalBox> PlaceInBuffer(const PlacedShard& placed, int64_t offset_bytes,

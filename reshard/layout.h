@@ -57,8 +57,12 @@ struct PlacedShard {
 absl::StatusOr<PlacedShard> ShardOf(const Mesh& mesh, absl::Span<const Placement> placements,
                                     const Dims& global_shape, int32_t rank);
 
+// INVALID_ARGUMENT when some element of the local tensor would lie beyond 64 bits. REQUIRES: one stride per
+// dimension.
+absl::Status ValidatePlace(const PlacedShard& placed, int64_t offset_bytes, const Dims& strides_bytes);
+
 // The boxes of a local tensor that lies in memory at `offset_bytes` with `strides_bytes` (see
-// ContiguousStridesBytes).
+// ContiguousStridesBytes). REQUIRES: a place that passes ValidatePlace.
 std::vector<LocalBox> PlaceInBuffer(const PlacedShard& placed, int64_t offset_bytes,
                                     const Dims& strides_bytes);
 

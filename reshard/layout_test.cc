@@ -69,6 +69,16 @@ TEST(Layout, StridedShardAloneIsSeveralBoxes) {
   EXPECT_EQ(local[1].strides_bytes, (Dims{12, 4}));
 }
 
+// A client chooses strides and offset: what they reach is compared, not computed, before it is used.
+TEST(Layout, RefusesAPlaceBeyond64Bits) {
+  const PlacedShard placed = Place(Mesh{{"fsdp"}, {2}}, {StridedShard(0, 2)}, {8, 3}, 1);
+  EXPECT_TRUE(ValidatePlace(placed, 100, {12, 4}).ok());
+  EXPECT_TRUE(ValidatePlace(placed, 100, {-12, -4}).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(ValidatePlace(placed, 0, {INT64_MIN, 4})));
+  EXPECT_TRUE(absl::IsInvalidArgument(ValidatePlace(placed, 0, {4, INT64_MAX / 2})));
+  EXPECT_TRUE(absl::IsInvalidArgument(ValidatePlace(placed, INT64_MAX, {0, 1})));
+}
+
 // A client chooses the split factors: several in a row must not multiply.
 TEST(Layout, StridedShardsInARowTakeTimeThatAdds) {
   Mesh mesh{.names = {}, .sizes = Dims(10, 2)};
