@@ -150,9 +150,11 @@ TEST(PullPort, SaysThatTheTrainerDied) {
 class FakeClient : public CopyFrameSink {
  public:
   explicit FakeClient(absl::Span<std::byte> window) : window_(window), thread_([this] { Run(); }) {}
-  ~FakeClient() override {
+  ~FakeClient() override { End(); }
+  // Afterwards no thread calls the port.
+  void End() {
     Stop();
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
   }
   void Stop() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -226,6 +228,7 @@ class WindowPortTest : public testing::Test {
         port_(absl::MakeSpan(window_), &client_) {
     client_.port = &port_;
   }
+  ~WindowPortTest() override { client_.End(); }
 
   std::vector<std::byte> window_;
   FakeClient client_;
