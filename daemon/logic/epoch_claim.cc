@@ -9,7 +9,7 @@
 namespace keepstep::daemon {
 
 void EpochMachine::StartClaim(std::optional<SessionOpened> opener) {
-  claim_.emplace();
+  claim_ = Claim();
   claim_->since = outbox_.now();
   claim_backoff_.Reset();
   if (opener) {
