@@ -38,6 +38,9 @@ class TestClient {
   std::shared_ptr<grpc::Channel> channel() { return channel_; }
   proto::Transfer transfer() const { return welcome_.transfer; }
   const proto::DaemonPage& daemon_page() const { return *daemon_page_; }
+  proto::ClientPage& client_page() { return *client_page_; }
+  const std::string& token() const { return token_; }
+  int socket_fd() const { return socket_.get(); }
   int daemon_page_fd() const { return descriptors_[0].get(); }
 
   // Opens the stream; the first event. Keeps the stream open.

@@ -27,6 +27,7 @@ void ToDaemon(absl::Span<const std::byte> frame, size_t descriptors) {
                    "a directory without an end");
     KEEPSTEP_CHECK(descriptors == (hello->has_directory != 0 ? 1u : 0u), "a descriptor that nobody takes");
     KEEPSTEP_CHECK(hello->want <= proto::Transfer::kWindow, "a transfer that is none");
+    KEEPSTEP_CHECK(hello->umask <= 0777, "a umask of more than nine bits");
   }
   if (const auto said = daemon::ParseClientFrame(frame, descriptors)) {
     const size_t size = std::visit([](const auto& each) { return sizeof(each); }, *said);
