@@ -1,11 +1,13 @@
 // Publishing, in the order that makes it safe against a crash at any point:
 //
-//   1. Write a temporary file, under a random name in the record's own directory; fsync and close it,
+//   1. Write a file without a name (O_TMPFILE), of which a crash leaves nothing, and fsync it. Where the file
+//      system has no such files: under a random name in the record's own directory; fsync and close it,
 //      checking each.
 //   2. link it to the record's name, which fails if that is taken; renameat2(RENAME_NOREPLACE) where there
 //      are no links. After any error, the name's inode tells whether it was done all the same (a network file
 //      system may lose the reply).
-//   3. Remove the temporary name. A crash before this leaves it behind: List shows it, readers ignore it.
+//   3. Remove the random name, if there is one. A crash before this leaves it behind: List shows it, readers
+//      ignore it.
 //   4. fsync the directories up to the root, also when the name was taken: whoever took it may have died
 //      before this.
 
@@ -33,9 +35,12 @@ namespace {
 constexpr int kMaxInterruptions = 100;
 constexpr size_t kMaxCallBytes = size_t{1} << 30;
 
-struct Inode {
-  dev_t device;
-  ino_t number;
+// A record that is written and flushed, and has not got its name yet.
+struct Written {
+  std::string temporary;  // its name for now; empty: it has none, and `fd` is all there is of it
+  UniqueFd fd;            // closed if it has a name
+  dev_t device = 0;
+  ino_t number = 0;
 };
 
 absl::StatusOr<std::string> TemporaryName() {
@@ -59,37 +64,58 @@ absl::Status WriteWhole(int fd, absl::string_view bytes, absl::string_view path)
   return absl::OkStatus();
 }
 
-absl::StatusOr<Inode> WriteTemporary(const FileTree& tree, int directory, const std::string& name,
-                                     absl::string_view bytes, const BlobPath& path) {
-  absl::StatusOr<UniqueFd> created = tree.CreateTemporary(directory, name, path);
-  if (!created.ok()) return created.status();
-  UniqueFd fd = *std::move(created);
-  if (absl::Status status = WriteWhole(fd.get(), bytes, path.text()); !status.ok()) return status;
-  if (absl::Status status = FlushFile(fd.get(), path); !status.ok()) return status;
-  struct stat about;
-  if (fstat(fd.get(), &about) != 0) return ErrnoStatus(IoSide::kWrite, errno, "fstat", path.text());
-  if (int error = fd.Close(); error != 0) return ErrnoStatus(IoSide::kWrite, error, "close", path.text());
-  return Inode{about.st_dev, about.st_ino};
+absl::StatusOr<UniqueFd> Open(const FileTree& tree, int directory, const BlobPath& path, bool unnamed,
+                              std::string* temporary) {
+  if (unnamed) {
+    absl::StatusOr<UniqueFd> fd = tree.CreateUnnamed(directory, path);
+    if (!absl::IsUnimplemented(fd.status())) return fd;
+  }
+  absl::StatusOr<std::string> name = TemporaryName();
+  if (!name.ok()) return name.status();
+  *temporary = *std::move(name);
+  return tree.CreateTemporary(directory, *temporary, path);
 }
 
-bool IsInode(int directory, const std::string& leaf, const Inode& inode) {
+absl::Status Write(absl::string_view bytes, const BlobPath& path, Written* written) {
+  const int fd = written->fd.get();
+  if (absl::Status status = WriteWhole(fd, bytes, path.text()); !status.ok()) return status;
+  if (absl::Status status = FlushFile(fd, path); !status.ok()) return status;
   struct stat about;
-  return fstatat(directory, leaf.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0 && about.st_dev == inode.device &&
-         about.st_ino == inode.number;
+  if (fstat(fd, &about) != 0) return ErrnoStatus(IoSide::kWrite, errno, "fstat", path.text());
+  written->device = about.st_dev;
+  written->number = about.st_ino;
+  if (written->temporary.empty()) return absl::OkStatus();
+  const int error = written->fd.Close();
+  return error == 0 ? absl::OkStatus() : ErrnoStatus(IoSide::kWrite, error, "close", path.text());
+}
+
+bool HasItsName(int directory, const std::string& leaf, const Written& written) {
+  struct stat about;
+  return fstatat(directory, leaf.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0 &&
+         about.st_dev == written.device && about.st_ino == written.number;
 }
 
 bool HasNoLinks(int error) {
   return error == EPERM || error == EOPNOTSUPP || error == ENOSYS || error == EMLINK;
 }
 
-absl::Status Link(int directory, const std::string& temporary, const BlobPath& path, const Inode& inode) {
+int LinkTo(int directory, const std::string& leaf, const Written& written) {
+  if (!written.temporary.empty()) {
+    return linkat(directory, written.temporary.c_str(), directory, leaf.c_str(), 0) == 0 ? 0 : errno;
+  }
+  const std::string self = absl::StrCat("/proc/self/fd/", written.fd.get());
+  return linkat(AT_FDCWD, self.c_str(), directory, leaf.c_str(), AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
+}
+
+// `*again`: nothing was published, and a file that has a name may do.
+absl::Status Name(int directory, const BlobPath& path, const Written& written, bool* again) {
   const std::string leaf(path.Leaf());
   const char* call = "linkat";
-  if (linkat(directory, temporary.c_str(), directory, leaf.c_str(), 0) == 0) return absl::OkStatus();
-  int error = errno;
-  if (HasNoLinks(error)) {
+  int error = LinkTo(directory, leaf, written);
+  if (error == 0) return absl::OkStatus();
+  if (!written.temporary.empty() && HasNoLinks(error)) {
     call = "renameat2";
-    if (renameat2(directory, temporary.c_str(), directory, leaf.c_str(), RENAME_NOREPLACE) == 0) {
+    if (renameat2(directory, written.temporary.c_str(), directory, leaf.c_str(), RENAME_NOREPLACE) == 0) {
       return absl::OkStatus();
     }
     error = errno;
@@ -100,8 +126,25 @@ absl::Status Link(int directory, const std::string& temporary, const BlobPath& p
                        "cannot be published exclusively"));
     }
   }
-  if (IsInode(directory, leaf, inode)) return absl::OkStatus();
+  if (HasItsName(directory, leaf, written)) return absl::OkStatus();
+  *again = written.temporary.empty() && (HasNoLinks(error) || error == ENOENT);
   return ErrnoStatus(IoSide::kWrite, error, call, path.text());
+}
+
+absl::Status WriteAndName(const FileTree& tree, int directory, const BlobPath& path, absl::string_view bytes,
+                          bool unnamed, bool* again) {
+  Written written;
+  absl::StatusOr<UniqueFd> fd = Open(tree, directory, path, unnamed, &written.temporary);
+  absl::Status status = fd.status();
+  if (status.ok()) {
+    written.fd = *std::move(fd);
+    status = Write(bytes, path, &written);
+  }
+  if (status.ok()) status = Name(directory, path, written, again);
+  if (!written.temporary.empty()) unlinkat(directory, written.temporary.c_str(), 0);
+  const int error = written.fd.Close();
+  if (status.ok() && error != 0) return ErrnoStatus(IoSide::kWrite, error, "close", path.text());
+  return status;
 }
 
 absl::StatusOr<std::string> ReadWhole(int fd, const BlobPath& path) {
@@ -138,12 +181,10 @@ absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::strin
   }
   absl::StatusOr<UniqueFd> directory = tree.MakeDirectory(path.Parent());
   if (!directory.ok()) return directory.status();
-  absl::StatusOr<std::string> temporary = TemporaryName();
-  if (!temporary.ok()) return temporary.status();
 
-  absl::StatusOr<Inode> inode = WriteTemporary(tree, directory->get(), *temporary, bytes, path);
-  absl::Status published = inode.ok() ? Link(directory->get(), *temporary, path, *inode) : inode.status();
-  unlinkat(directory->get(), temporary->c_str(), 0);
+  bool again = false;
+  absl::Status published = WriteAndName(tree, directory->get(), path, bytes, /*unnamed=*/true, &again);
+  if (again) published = WriteAndName(tree, directory->get(), path, bytes, /*unnamed=*/false, &again);
   if (!published.ok() && published.code() != absl::StatusCode::kAlreadyExists) return published;
   absl::Status flushed = tree.SyncUpwards(path.Parent());
   return flushed.ok() ? published : flushed;

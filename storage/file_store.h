@@ -1,6 +1,6 @@
 // A BlobStore of files beneath one directory.
 //
-//   PublishExclusive: write a temporary file in the record's directory → fsync → link it to its name
+//   PublishExclusive: write a file without a name in the record's directory → fsync → link it to its name
 //   (renameat2(RENAME_NOREPLACE) where links are not to be had) → fsync the directories up to the root. A
 //   name that is there already gets the last step too.
 //

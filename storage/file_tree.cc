@@ -80,6 +80,17 @@ absl::StatusOr<UniqueFd> FileTree::CreateTemporary(int directory_fd, const std::
   return fd;
 }
 
+absl::StatusOr<UniqueFd> FileTree::CreateUnnamed(int directory_fd, const BlobPath& path) const {
+  UniqueFd fd(openat(directory_fd, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, kFileMode));
+  if (!fd.valid()) {
+    const bool lacking = errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL || errno == ENOENT;
+    absl::Status status = ErrnoStatus(IoSide::kWrite, errno, "openat (unnamed file)", path.text());
+    return lacking ? absl::UnimplementedError(status.message()) : status;
+  }
+  if (absl::Status status = Own(fd.get(), path); !status.ok()) return status;
+  return fd;
+}
+
 absl::StatusOr<UniqueFd> FileTree::MakeDirectory(const BlobPath& directory) const {
   bool made = false;
   for (int tries = 1;; ++tries) {

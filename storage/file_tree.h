@@ -39,6 +39,10 @@ class FileTree {
   absl::StatusOr<UniqueFd> CreateTemporary(int directory_fd, const std::string& leaf,
                                            const BlobPath& path) const;
 
+  // The same without a name: it is gone with its descriptor unless it is linked. UNIMPLEMENTED where the file
+  // system has no such files.
+  absl::StatusOr<UniqueFd> CreateUnnamed(int directory_fd, const BlobPath& path) const;
+
   // An existing directory, open for reading.
   absl::StatusOr<UniqueFd> OpenDirectory(const BlobPath& directory, IoSide side) const;
 
