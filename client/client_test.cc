@@ -264,6 +264,21 @@ TEST_F(ClientTest, PollingASaveInFlightAsksNobody) {
   EXPECT_EQ(asked, 0);
 }
 
+// The page says that the save went on, and the daemon dies before it can be asked how far: that says nothing
+// of the save.
+TEST_F(ClientTest, PollingASaveWhoseDaemonHasDiedIsNoFailure) {
+  StartDaemon({.on_wait = [](const v1::WaitRequest&, v1::SaveStatus*) {
+    return FakeAnswer{kUnavailable, ""};
+  }});
+  OpenAndRegister();
+  uint64_t number = 0;
+  ASSERT_TRUE(Save(&number).ok());
+  daemon_->SetState(number, v1::COMMITTED);
+  v1::SaveStatus status;
+  EXPECT_EQ(BlameOf(client_->saves().Wait(number, v1::COMMITTED, After(0), &status)).reason, "NOT_YET");
+  EXPECT_EQ(status.state(), v1::ACCEPTED);
+}
+
 TEST_F(ClientTest, RegistrationWaitsForTheCopyOfTheOld) {
   StartDaemon();
   OpenAndRegister();

@@ -123,7 +123,12 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
     if (const auto now = ledger_->Status(number); now.has_value() && IsFinal(now->state())) continue;
     const bool not_there_yet = absl::IsNotFound(asked) && !ledger_->Answered(number);
     if (!not_there_yet && !OutcomeUnknown(asked) && !absl::IsDeadlineExceeded(asked)) return asked;
-    if (reached && Expired(deadline)) return asked;
+    if (reached && Expired(deadline)) {
+      // The daemon may have died in between: what became of the save is learnt from the next one.
+      return MakeError(
+          absl::StatusCode::kDeadlineExceeded, "NOT_YET",
+          absl::StrCat("save ", number, " went on, but the daemon does not say how far: ", asked.message()));
+    }
     if (stop_.Wait(RemainingMs(deadline, limits_.backoff_first_ms)))
       return absl::CancelledError("the client is closing");
   }
