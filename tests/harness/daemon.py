@@ -30,10 +30,11 @@ class Daemon:
         arguments: Further flags.
         environment: Added to the daemon's environment.
         wrapper: A command that runs the daemon in its own place (`setpriv`).
+        program: Another build of keepstepd.
     """
 
     def __init__(self, home: Path, *arguments: str, environment: dict[str, str] | None = None,
-                 wrapper: Sequence[str] = ()) -> None:
+                 wrapper: Sequence[str] = (), program: Path = KEEPSTEPD) -> None:
         self.home = home
         self.root = home / "root"
         self.log = home / "keepstepd.log"
@@ -43,6 +44,7 @@ class Daemon:
         # What the machine's own daemon is told in /etc is no concern of a test's.
         self._environment = {"KEEPSTEP_CONFIG": "/dev/null", **(environment or {})}
         self._wrapper = list(wrapper)
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,7 +55,7 @@ class Daemon:
     def start(self, timeout_seconds: float = 60.0) -> Daemon:
         """Starts it and returns once it serves."""
         self.root.mkdir(exist_ok=True)
-        command = [*self._wrapper, str(KEEPSTEPD), "--socket-dir", str(self.home),
+        command = [*self._wrapper, str(self._program), "--socket-dir", str(self.home),
                    "--state-dir", str(self.home / "state"), "--root", str(self.root), *self._arguments]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log,
