@@ -3,12 +3,26 @@
 #ifndef KEEPSTEP_DAEMON_HTTP_MESSAGE_H_
 #define KEEPSTEP_DAEMON_HTTP_MESSAGE_H_
 
+#include <sys/types.h>
+
+#include <optional>
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "daemon/http_server.h"
 
 namespace keepstep::daemon {
+
+struct HttpRequest {
+  std::string path;               // without the query
+  std::string authorization;      // the header's value, or empty
+  std::optional<uid_t> peer_uid;  // of a Unix socket
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string content_type = "text/plain; charset=utf-8";
+  std::string body;
+};
 
 struct HttpHead {
   int refused = 0;  // a status: what is wrong with it; 0: nothing

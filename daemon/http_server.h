@@ -13,32 +13,17 @@
 #ifndef KEEPSTEP_DAEMON_HTTP_SERVER_H_
 #define KEEPSTEP_DAEMON_HTTP_SERVER_H_
 
-#include <sys/types.h>
-
 #include <chrono>
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "daemon/http_message.h"
 
 namespace keepstep::daemon {
-
-struct HttpRequest {
-  std::string path;               // without the query
-  std::string authorization;      // the header's value, or empty
-  std::optional<uid_t> peer_uid;  // of a Unix socket
-};
-
-struct HttpResponse {
-  int status = 200;
-  std::string content_type = "text/plain; charset=utf-8";
-  std::string body;
-};
 
 struct HttpRoute {
   std::string path;
