@@ -164,6 +164,7 @@ grpc::ServerUnaryReactor* CheckpointsService::Begin(grpc::CallbackServerContext*
                                                     const v1::BeginRequest* request,
                                                     v1::BeginResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
+    if (absl::Status status = RequireWritable(state_); !status.ok()) return status;
     if (state_.draining) {
       return MakeError(absl::StatusCode::kUnavailable, "DRAINING",
                        "keepstepd is shutting down. Try again after its restart.");
@@ -183,6 +184,7 @@ grpc::ServerReadReactor<v1::WriteChunk>* CheckpointsService::Write(grpc::Callbac
                                                                    v1::WriteResponse* response) {
   auto take = [this, context, response, attempt = std::string()](const v1::WriteChunk& chunk) mutable {
     if (attempt.empty()) {
+      if (absl::Status status = RequireWritable(state_); !status.ok()) return status;
       if (auto job = JobOfAttempt(*context, chunk.attempt()); !job.ok()) return job.status();
       attempt = chunk.attempt();
     }
@@ -198,6 +200,7 @@ grpc::ServerUnaryReactor* CheckpointsService::Commit(grpc::CallbackServerContext
                                                      const v1::CommitRequest* request,
                                                      v1::CheckpointInfo* response) {
   return RunUnary(context, state_.streams, [this, context, request, response]() -> absl::Status {
+    if (absl::Status status = RequireWritable(state_); !status.ok()) return status;
     auto job = JobOfAttempt(*context, request->attempt());
     if (!job.ok()) return job.status();
     auto decision = state_.attempts->Commit(request->attempt());
@@ -210,6 +213,7 @@ grpc::ServerUnaryReactor* CheckpointsService::Abort(grpc::CallbackServerContext*
                                                     const v1::AbortRequest* request,
                                                     v1::AbortResponse* response) {
   return RunUnary(context, state_.streams, [this, context, request]() -> absl::Status {
+    if (absl::Status status = RequireWritable(state_); !status.ok()) return status;
     auto job = JobOfAttempt(*context, request->attempt());
     return job.ok() ? state_.attempts->Abort(request->attempt()) : job.status();
   });
@@ -272,6 +276,7 @@ grpc::ServerWriteReactor<v1::VerifyEvent>* CheckpointsService::Verify(grpc::Call
 grpc::ServerUnaryReactor* CheckpointsService::Pin(grpc::CallbackServerContext* context,
                                                   const v1::PinRequest* request, v1::PinResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request]() -> absl::Status {
+    if (absl::Status status = RequireWritable(state_); !status.ok()) return status;
     if (request->id().empty() || request->id().size() > kMaxPinBytes ||
         !storage::BlobPath::Parse(request->id()).ok() || absl::StrContains(request->id(), "/")) {
       return MakeError(absl::StatusCode::kInvalidArgument, "PIN_ID",
@@ -295,6 +300,7 @@ grpc::ServerUnaryReactor* CheckpointsService::Pin(grpc::CallbackServerContext* c
 
 absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& context,
                                             const v1::DeleteRequest& request, v1::DeleteResponse& response) {
+  if (absl::Status status = RequireWritable(state_); !status.ok() && !request.dry_run()) return status;
   auto job = JobOf(context, request.name().job());
   if (!job.ok()) return job.status();
   auto found = state_.checkpoints->Find(**job, request.name().latest(), request.name().step());
@@ -345,7 +351,8 @@ grpc::ServerUnaryReactor* CheckpointsService::Cancel(grpc::CallbackServerContext
                                                      const v1::CancelRequest* request,
                                                      v1::CancelResponse* response) {
   auto unary = EventUnary::Make();
-  auto job = JobOf(*context, request->job());
+  const absl::Status writable = RequireWritable(state_);
+  auto job = writable.ok() ? JobOf(*context, request->job()) : writable;
   if (!job.ok()) {
     unary->End(job.status());
     return unary.get();

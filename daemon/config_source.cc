@@ -90,9 +90,11 @@ std::variant<ConfigSource, int> ConfigSource::FromCommandLine(int argc, char** a
       "keepstepd keeps training checkpoints: trainers hand their tensors over, it makes them durable.");
   app.set_version_flag("--version", kVersion);
   app.add_option("--config", source.named_file_, "The configuration file (YAML)");
-  bool check = false, print = false;
+  bool check = false, print = false, look = false;
   app.add_flag("--check", check, "Validate the configuration and exit: 0 good, 1 bad");
   app.add_flag("--print-config", print, "Print every value in effect, with its source, and exit");
+  app.add_flag("--read-only", look,
+               "Serve the roots for one look and change nothing; no other setting has a say");
   std::vector<std::vector<std::string>> values(ConfigKeys().size());
   for (size_t i = 0; i < values.size(); ++i) {
     const ConfigKey& key = ConfigKeys()[i];
@@ -118,8 +120,15 @@ std::variant<ConfigSource, int> ConfigSource::FromCommandLine(int argc, char** a
     }
     source.flags_.push_back(*std::move(setting));
   }
-  source.action_ = print ? Action::kPrint : check ? Action::kCheck : Action::kRun;
+  source.action_ = look ? Action::kLook : print ? Action::kPrint : check ? Action::kCheck : Action::kRun;
   return source;
+}
+
+std::vector<std::string> ConfigSource::root_flags() const {
+  for (const Setting& flag : flags_) {
+    if (flag.key->name == "roots") return flag.values;
+  }
+  return {};
 }
 
 std::string ConfigSource::File() const {

@@ -14,12 +14,13 @@ namespace keepstep::daemon {
 
 class ConfigSource {
  public:
-  enum class Action { kRun, kCheck, kPrint };
+  enum class Action { kRun, kCheck, kPrint, kLook };
 
   // An exit status instead where there is nothing to run: help, version, a usage error (said on stderr).
   static std::variant<ConfigSource, int> FromCommandLine(int argc, char** argv);
 
   Action action() const { return action_; }
+  std::vector<std::string> root_flags() const;  // for kLook, which no other setting changes
   // --config, or KEEPSTEP_CONFIG, or, if it is there, root's /etc/keepstep/keepstep.yaml or another user's
   // $XDG_CONFIG_HOME/keepstep/keepstep.yaml. "" when there is none.
   std::string File() const;

@@ -4,19 +4,20 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <climits>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <future>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -92,7 +93,9 @@ absl::StatusOr<storage::UniqueFd> TakeLock(const std::string& directory) {
 }  // namespace
 
 struct Daemon::Parts : public HandoffEvents {
-  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format, given.log_level) {}
+  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format, given.log_level) {
+    log.KeepIn(&log_ring);
+  }
   ~Parts() override;
 
   absl::Status StartStorage();
@@ -109,6 +112,7 @@ struct Daemon::Parts : public HandoffEvents {
 
   const DaemonSpec spec;
   Metrics metrics;
+  LogRing log_ring;
   Log log;
   storage::UniqueFd lock, socket_lock;
   std::string address;
@@ -122,6 +126,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<CheckpointCache> checkpoints;
   std::unique_ptr<AttemptWriter> attempts;
   ServerState state;
+  std::atomic<bool> exit_requested{false};
   std::mutex handoff_mutex;
   std::unique_ptr<HandoffServer> handoff;
   std::unique_ptr<SessionsService> sessions_service;
@@ -168,6 +173,7 @@ void Daemon::Parts::StartJobs() {
                              .metrics = &metrics,
                              .limits = spec.limits,
                              .trust_rosters = trust_rosters,
+                             .read_only = spec.read_only,
                              .end_session = end_session};
   jobs = std::make_unique<JobRegistry>(services, engine.engine.get(), spec.roots);
   checkpoints = std::make_unique<CheckpointCache>(plane->pool().buffer_bytes());
@@ -184,16 +190,25 @@ void Daemon::Parts::StartJobs() {
   state.loads = loads.get();
   state.log = &log;
   state.metrics = &metrics;
+  state.log_ring = &log_ring;
+  state.read_only = spec.read_only;
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
+  state.address = absl::StrCat("unix://", spec.socket_directory, "/", proto::kGrpcSocketName);
+  state.limits = spec.limits;
   state.end_session = end_session;
   // Nobody new is to be sent here, and no save starts; what is stored can still be read.
   state.drain_begins = [this] {
     server->GetHealthCheckService()->SetServingStatus("", false);
     server->GetHealthCheckService()->SetServingStatus(v1::Sessions::service_full_name(), false);
   };
+  state.end_process = [this] {
+    exit_requested = true;
+    kill(getpid(), SIGTERM);
+  };
   jobs->OpenKnown();
+  if (spec.read_only) return;  // an index for one look is not worth reading everything
   for (const auto& job : jobs->All()) {
     io->Submit([this, job] {
       auto changed = catalog->Reconcile(job->identity().path, *job->store());
@@ -318,6 +333,7 @@ Daemon::Parts::~Parts() {
   if (server != nullptr) server->Shutdown(std::chrono::system_clock::now() + kCallsLimit);
   loads = nullptr;
   streams = nullptr;
+  log_ring.Silence();  // its listeners use `calls`
   calls = nullptr;
   server = nullptr;
   if (jobs != nullptr) jobs->StopAll();
@@ -360,6 +376,7 @@ const std::string& Daemon::address() const { return parts_->address; }
 std::string Daemon::http_address() const { return parts_->http == nullptr ? "" : parts_->http->address(); }
 
 Log& Daemon::log() { return parts_->log; }
+size_t Daemon::sessions() const { return parts_->sessions.size(); }
 
 absl::Status Daemon::alive() const { return CheckAlive(parts_->state); }
 
@@ -369,13 +386,7 @@ void Daemon::Reconfigure(const DaemonSpec& spec) {
 }
 
 int32_t Daemon::Drain(std::chrono::milliseconds limit) {
-  auto promise = std::make_shared<std::promise<int32_t>>();
-  auto future = promise->get_future();
-  DrainAll(parts_->state, [promise](int32_t undecided) { promise->set_value(undecided); });
-  if (future.wait_for(limit) == std::future_status::ready) return future.get();
-  int32_t undecided = 0;
-  for (const auto& job : parts_->jobs->All()) undecided += static_cast<int32_t>(job->View().saves.size());
-  return undecided;
+  return DrainAll(parts_->state, parts_->exit_requested ? std::chrono::milliseconds(0) : limit);
 }
 
 }  // namespace keepstep::daemon

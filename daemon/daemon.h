@@ -36,11 +36,13 @@ class Daemon {
   Log& log();
   // OK while its ticker beats and every job's logic moves (health.h). Any thread; does not block.
   absl::Status alive() const;
+  size_t sessions() const;  // clients connected
 
   // Applies what can change while it runs: log format and level. The rest of `spec` is ignored.
   void Reconfigure(const DaemonSpec& spec);
 
-  // No new saves; returns how many are undecided when all are decided or `limit` has passed.
+  // No new saves; returns how many are undecided when all are decided or `limit` has passed. After a drain
+  // that somebody asked for, with the process's end, it waits no more.
   int32_t Drain(std::chrono::milliseconds limit);
 
  private:

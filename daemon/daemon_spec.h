@@ -25,6 +25,7 @@ struct DaemonSpec {
   std::string socket_directory;    // made with mode 0750 if missing
   std::string state_directory;     // made with mode 0700 if missing
   std::vector<std::string> roots;  // directories of jobs that callers without a session may reach
+  bool read_only = false;          // nothing beneath any job changes; read_only.h
   int64_t pool_bytes = 0;          // 0: a quarter of the memory
   int64_t window_bytes = int64_t{64} << 20;
   int max_sessions = 4096;

@@ -48,6 +48,7 @@ struct JobServices {
   Metrics* metrics = nullptr;  // null: nothing is counted
   Limits limits;
   bool trust_rosters = true;  // false: the catalog was lost
+  bool read_only = false;     // nothing beneath any job changes
   std::function<void(SessionId, absl::Status)> end_session;
 };
 

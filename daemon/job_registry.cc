@@ -17,6 +17,7 @@
 #include "reshard/tensor.h"
 #include "storage/attempt.h"
 #include "storage/file_store.h"
+#include "storage/read_only_store.h"
 
 namespace keepstep::daemon {
 namespace {
@@ -125,6 +126,7 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
   auto store = storage::FileStore::Start(std::move(directory), engine_, {.ownership = ownership});
   if (!store.ok()) return store.status();
   std::shared_ptr<storage::BlobStore> kept = *std::move(store);
+  if (services_.read_only) kept = std::make_shared<storage::ReadOnlyStore>(std::move(kept));
   if (services_.metrics != nullptr) kept = std::make_shared<MeteredStore>(std::move(kept), services_.metrics);
   auto job = Job::Start(services_, identity, std::move(kept));
   jobs_[key] = job;
@@ -205,6 +207,7 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::FindOrMake(absl::string_view n
 }
 
 bool JobRegistry::MaySee(const Job& job, const ClientSession* session) const {
+  if (services_.read_only) return true;  // it runs as the caller, and reads what the caller can read
   if (session == nullptr) return job.identity().under_root;
   return session->peer().uid == 0 || session->peer().uid == job.identity().owner;
 }

@@ -6,13 +6,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "daemon/log_ring.h"
 
 namespace keepstep::daemon {
 namespace {
-
-const char* LevelName(Log::Level level) {
-  return level == Log::Level::kInfo ? "info" : level == Log::Level::kWarning ? "warning" : "error";
-}
 
 std::string Quoted(absl::string_view value) {
   std::string out = "\"";
@@ -40,7 +37,10 @@ std::string OneLine(absl::string_view value) {
 
 void Log::Write(Level level, absl::string_view message, Fields fields) {
   if (level < level_) return;
-  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone());
+  const absl::Time now = absl::Now();
+  const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", now, absl::UTCTimeZone());
+  std::string text = OneLine(message);
+  for (const auto& [name, value] : fields) absl::StrAppend(&text, " ", name, "=", Quoted(value));
   std::string line;
   if (format_ == Format::kJson) {
     line = absl::StrCat("{\"time\":\"", time, "\",\"level\":\"", LevelName(level),
@@ -48,17 +48,26 @@ void Log::Write(Level level, absl::string_view message, Fields fields) {
     for (const auto& [name, value] : fields) absl::StrAppend(&line, ",\"", name, "\":", Quoted(value));
     line += "}\n";
   } else {
-    line = absl::StrCat(time, " ", LevelName(level), " ", OneLine(message));
-    for (const auto& [name, value] : fields) absl::StrAppend(&line, " ", name, "=", Quoted(value));
-    line += "\n";
+    line = absl::StrCat(time, " ", LevelName(level), " ", text, "\n");
   }
   std::lock_guard lock(mutex_);
+  if (ring_ != nullptr) {
+    std::string job;
+    for (const auto& [name, value] : fields) {
+      if (name == "job") job = value;
+    }
+    ring_->Append(level, absl::ToUnixMillis(now), std::move(job), std::move(text));
+  }
   absl::string_view rest = line;
   while (!rest.empty()) {
     const ssize_t wrote = write(fd_, rest.data(), rest.size());
     if (wrote <= 0) return;  // nobody reads the log: not a reason to stop saving
     rest.remove_prefix(wrote);
   }
+}
+
+const char* LevelName(Log::Level level) {
+  return level == Log::Level::kInfo ? "info" : level == Log::Level::kWarning ? "warning" : "error";
 }
 
 std::string HumanBytes(int64_t bytes) {

@@ -17,6 +17,8 @@
 
 namespace keepstep::daemon {
 
+class LogRing;
+
 class Log {
  public:
   enum class Level { kInfo, kWarning, kError };
@@ -26,6 +28,8 @@ class Log {
   explicit Log(Format format, Level level = Level::kInfo, int fd = 2)
       : format_(format), level_(level), fd_(fd) {}
 
+  // What is written is kept there too. Before any thread writes; `ring` outlives the log.
+  void KeepIn(LogRing* ring) { ring_ = ring; }
   void SetFormat(Format format) { format_ = format; }
   void SetLevel(Level level) { level_ = level; }  // what is below is dropped
 
@@ -37,10 +41,12 @@ class Log {
   std::atomic<Format> format_;
   std::atomic<Level> level_;
   const int fd_;
+  LogRing* ring_ = nullptr;
   std::mutex mutex_;
 };
 
-std::string HumanBytes(int64_t bytes);  // "49.7 GiB"
+const char* LevelName(Log::Level level);  // "info", "warning", "error"
+std::string HumanBytes(int64_t bytes);    // "49.7 GiB"
 
 }  // namespace keepstep::daemon
 

@@ -11,6 +11,7 @@
 #include "daemon/config_source.h"
 #include "daemon/daemon.h"
 #include "daemon/notify.h"
+#include "daemon/read_only.h"
 #include "daemon/reload.h"
 #include "daemon/version.h"
 
@@ -69,6 +70,8 @@ int main(int argc, char** argv) {
   const auto parsed = ConfigSource::FromCommandLine(argc, argv);
   if (const int* status = std::get_if<int>(&parsed)) return *status;
   const ConfigSource& source = std::get<ConfigSource>(parsed);
+  if (source.action() == ConfigSource::Action::kLook)
+    return keepstep::daemon::ServeReadOnly(source.root_flags());
   const auto effective = source.Load();
   if (!effective.ok()) return Fail(effective.status());
   switch (source.action()) {
@@ -79,6 +82,7 @@ int main(int argc, char** argv) {
       printf("keepstepd: %s: the configuration is valid\n",
              source.File().empty() ? "no file" : source.File().c_str());
       return 0;
+    case ConfigSource::Action::kLook:  // above
     case ConfigSource::Action::kRun:
       return Serve(source, effective->config);
   }

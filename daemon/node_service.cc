@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <future>
 #include <utility>
 #include <vector>
 
@@ -16,31 +17,52 @@
 #include "daemon/version.h"
 
 namespace keepstep::daemon {
+namespace {
 
-void DrainAll(ServerState& state, std::function<void(int32_t)> done) {
+constexpr std::chrono::hours kLongestDrain(1);
+
+}  // namespace
+
+int32_t DrainAll(ServerState& state, std::chrono::milliseconds limit) {
   if (!state.draining.exchange(true)) state.drain_begins();
   struct Sum {
     std::atomic<size_t> left{0};
     std::atomic<int32_t> undecided{0};
+    std::promise<void> all;
   };
   const auto jobs = state.jobs->All();
-  if (jobs.empty()) return done(0);
+  if (jobs.empty()) return 0;
   auto sum = std::make_shared<Sum>();
   sum->left = jobs.size();
   for (const auto& job : jobs) {
-    job->Drain([sum, done](int32_t undecided) {
+    job->Drain([sum](int32_t undecided) {
       sum->undecided += undecided;
-      if (--sum->left == 0) done(sum->undecided);
+      if (--sum->left == 0) sum->all.set_value();
     });
   }
+  if (sum->all.get_future().wait_for(limit) == std::future_status::ready) return sum->undecided;
+  int32_t undecided = 0;
+  for (const auto& job : jobs) undecided += static_cast<int32_t>(job->View().saves.size());
+  return undecided;
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<Job>>> NodeService::Chosen(const std::string& name,
+                                                                      const ClientSession* session) {
+  if (name.empty() && (session == nullptr || session->directory_fd() < 0))
+    return state_.jobs->VisibleTo(session);
+  auto job = state_.jobs->Find(name, session);
+  if (!job.ok()) return job.status();
+  return std::vector<std::shared_ptr<Job>>{*std::move(job)};
 }
 
 grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* context,
                                               const v1::StatusRequest* request,
                                               v1::StatusResponse* response) {
-  return RunUnary(context, state_.calls, [this, context, response]() -> absl::Status {
+  return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto session = OptionalSession(state_, *context);
     if (!session.ok()) return session.status();
+    auto jobs = Chosen(request->job(), session->get());
+    if (!jobs.ok()) return jobs.status();
     response->set_version(kVersion);
     response->set_pid(getpid());
     response->set_uptime_seconds(
@@ -54,9 +76,9 @@ grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* conte
     response->set_io_engine(state_.io_engine);
     response->set_draining(state_.draining);
     response->set_sessions(static_cast<int32_t>(state_.sessions->size()));
-    for (const auto& job : state_.jobs->VisibleTo(session->get())) {
-      FillJob(Observe(*job), *response->add_jobs());
-    }
+    for (const auto& job : *jobs) FillJob(Observe(*job), *response->add_jobs());
+    if (!request->job().empty() || (*session != nullptr && (*session)->directory_fd() >= 0))
+      return absl::OkStatus();
     for (const std::string& directory :
          IsOperator(session->get()) ? state_.jobs->Detached() : std::vector<std::string>()) {
       FillJob(DetachedFacts(directory), *response->add_jobs());
@@ -68,8 +90,10 @@ grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* conte
 grpc::ServerUnaryReactor* NodeService::Doctor(grpc::CallbackServerContext* context,
                                               const v1::DoctorRequest* request,
                                               v1::DoctorResponse* response) {
-  return RunUnary(context, state_.calls, [this, response] {
-    *response = Examine(state_);
+  return RunUnary(context, state_.calls, [this, context, response]() -> absl::Status {
+    auto session = OptionalSession(state_, *context);
+    if (!session.ok()) return session.status();
+    *response = Examine(state_, session->get());
     return absl::OkStatus();
   });
 }
@@ -80,16 +104,11 @@ grpc::ServerUnaryReactor* NodeService::Reindex(grpc::CallbackServerContext* cont
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto session = OptionalSession(state_, *context);
     if (!session.ok()) return session.status();
+    if (absl::Status status = RequireWritable(state_); !status.ok()) return status;
     const auto started = std::chrono::steady_clock::now();
-    std::vector<std::shared_ptr<Job>> jobs;
-    if (request->job().empty()) {
-      jobs = state_.jobs->VisibleTo(session->get());
-    } else {
-      auto job = state_.jobs->Find(request->job(), session->get());
-      if (!job.ok()) return job.status();
-      jobs.push_back(*std::move(job));
-    }
-    for (const auto& job : jobs) {
+    auto jobs = Chosen(request->job(), session->get());
+    if (!jobs.ok()) return jobs.status();
+    for (const auto& job : *jobs) {
       auto counts = state_.catalog->Reindex(job->identity().path, *job->store());
       if (!counts.ok()) return counts.status();
       response->set_checkpoints(response->checkpoints() + counts->checkpoints);
@@ -105,7 +124,10 @@ grpc::ServerUnaryReactor* NodeService::RequestSave(grpc::CallbackServerContext* 
                                                    v1::RequestSaveResponse* response) {
   auto unary = EventUnary::Make();
   auto session = OptionalSession(state_, *context);
-  auto job = session.ok() ? state_.jobs->Find(request->job(), session->get()) : session.status();
+  const absl::Status writable = RequireWritable(state_);
+  auto job = !session.ok()    ? session.status()
+             : !writable.ok() ? writable
+                              : state_.jobs->Find(request->job(), session->get());
   if (!job.ok()) {
     unary->End(job.status());
     return unary.get();
@@ -118,22 +140,25 @@ grpc::ServerUnaryReactor* NodeService::RequestSave(grpc::CallbackServerContext* 
 
 grpc::ServerUnaryReactor* NodeService::Drain(grpc::CallbackServerContext* context,
                                              const v1::DrainRequest* request, v1::DrainResponse* response) {
-  auto unary = EventUnary::Make();
-  auto session = RequireSession(state_, *context);
-  absl::Status status = session.status();
-  if (status.ok() && !IsOperator(session->get())) {
-    status = MakeError(absl::StatusCode::kPermissionDenied, "NOT_OPERATOR",
+  return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
+    auto session = RequireSession(state_, *context);
+    if (!session.ok()) return session.status();
+    if (!IsOperator(session->get())) {
+      return MakeError(absl::StatusCode::kPermissionDenied, "NOT_OPERATOR",
                        "Only root and the daemon's own user may drain it.");
-  }
-  if (!status.ok()) {
-    unary->End(status);
-    return unary.get();
-  }
-  state_.log->Info("draining on request");
-  DrainAll(state_, [unary, response](int32_t undecided) {
-    unary->End(absl::OkStatus(), [&] { response->set_undecided(undecided); });
+    }
+    state_.log->Info("draining on request", {{"limit_seconds", absl::StrCat(request->limit_seconds())},
+                                             {"exit", request->exit() ? "yes" : "no"},
+                                             {"uid", absl::StrCat((*session)->peer().uid)}});
+    // NaN and what is beyond all measure is the longest that a drain takes anyway (Limits::drain_ms).
+    const double longest = std::chrono::duration<double>(kLongestDrain).count();
+    const double given = request->limit_seconds();
+    const double seconds = given > 0 && given < longest ? given : longest;
+    response->set_undecided(
+        DrainAll(state_, std::chrono::milliseconds(static_cast<int64_t>(1000 * seconds))));
+    if (request->exit()) state_.end_process();
+    return absl::OkStatus();
   });
-  return unary.get();
 }
 
 }  // namespace keepstep::daemon

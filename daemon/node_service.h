@@ -3,16 +3,20 @@
 #ifndef KEEPSTEP_DAEMON_NODE_SERVICE_H_
 #define KEEPSTEP_DAEMON_NODE_SERVICE_H_
 
-#include <functional>
+#include <chrono>
+#include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
+#include "absl/status/statusor.h"
 #include "daemon/server_state.h"
 #include "proto/node.grpc.pb.h"
 
 namespace keepstep::daemon {
 
-// No new saves; `done` gets how many stay undecided once every job has answered. `state` outlives it.
-void DrainAll(ServerState& state, std::function<void(int32_t undecided)> done);
+// No new saves; returns how many are undecided when all are decided or `limit` has passed. Blocks.
+int32_t DrainAll(ServerState& state, std::chrono::milliseconds limit);
 
 class NodeService final : public v1::Node::CallbackService {
  public:
@@ -22,6 +26,8 @@ class NodeService final : public v1::Node::CallbackService {
                                    v1::StatusResponse* response) override;
   grpc::ServerUnaryReactor* Why(grpc::CallbackServerContext* context, const v1::WhyRequest* request,
                                 v1::WhyResponse* response) override;
+  grpc::ServerWriteReactor<v1::LogLine>* Logs(grpc::CallbackServerContext* context,
+                                              const v1::LogsRequest* request) override;
   grpc::ServerUnaryReactor* Doctor(grpc::CallbackServerContext* context, const v1::DoctorRequest* request,
                                    v1::DoctorResponse* response) override;
   grpc::ServerUnaryReactor* Reindex(grpc::CallbackServerContext* context, const v1::ReindexRequest* request,
@@ -33,6 +39,10 @@ class NodeService final : public v1::Node::CallbackService {
                                   v1::DrainResponse* response) override;
 
  private:
+  // The job that a request names or the session's directory is; else all that the caller may see.
+  absl::StatusOr<std::vector<std::shared_ptr<Job>>> Chosen(const std::string& name,
+                                                           const ClientSession* session);
+
   ServerState& state_;
 };
 

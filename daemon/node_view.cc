@@ -10,6 +10,8 @@
 namespace keepstep::daemon {
 namespace {
 
+constexpr size_t kOutcomesShown = 8;
+
 const char* OutcomeName(SaveState state) {
   return state == SaveState::kCommitted    ? "committed"
          : state == SaveState::kSkipped    ? "skipped"
@@ -33,16 +35,17 @@ void FillSave(const SaveInFlight& save, v1::SaveInFlight& out) {
 }
 
 void FillOutcomes(const std::vector<SaveOutcome>& outcomes, v1::JobStatus& out) {
-  if (outcomes.empty()) return;
-  const SaveOutcome& last = outcomes.back();
-  v1::SaveOutcome& to = *out.mutable_last_outcome();
-  to.set_step(last.step);
-  to.set_attempt(last.attempt);
-  to.set_outcome(OutcomeName(last.state));
-  if (last.failure.code != absl::StatusCode::kOk) *to.mutable_failure() = ToProto(last.failure);
-  to.set_unix_ms(last.unix_ms);
-  to.set_bytes(last.bytes);
-  to.set_seconds(last.seconds);
+  for (size_t i = outcomes.size() - std::min(outcomes.size(), kOutcomesShown); i < outcomes.size(); ++i) {
+    const SaveOutcome& one = outcomes[i];
+    v1::SaveOutcome& to = *out.add_outcomes();
+    to.set_step(one.step);
+    to.set_attempt(one.attempt);
+    to.set_outcome(OutcomeName(one.state));
+    if (one.failure.code != absl::StatusCode::kOk) *to.mutable_failure() = ToProto(one.failure);
+    to.set_unix_ms(one.unix_ms);
+    to.set_bytes(one.bytes);
+    to.set_seconds(one.seconds);
+  }
   std::vector<double> copied;
   for (const SaveOutcome& outcome : outcomes) {
     if (outcome.state == SaveState::kCommitted) copied.push_back(outcome.copied_seconds);

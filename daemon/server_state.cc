@@ -36,6 +36,13 @@ absl::StatusOr<std::shared_ptr<ClientSession>> RequireSession(const ServerState&
   return session;
 }
 
+absl::Status RequireWritable(const ServerState& state) {
+  if (!state.read_only) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, "READ_ONLY",
+                   "This keepstepd only looks: it was started for --root. Ask the daemon that the trainers use, "
+                   "without --root.");
+}
+
 bool IsOperator(const ClientSession* session) {
   return session != nullptr && (session->peer().uid == 0 || session->peer().uid == geteuid());
 }

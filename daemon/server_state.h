@@ -20,6 +20,7 @@
 #include "daemon/log.h"
 #include "daemon/metrics.h"
 #include "daemon/pulse.h"
+#include "daemon/log_ring.h"
 #include "daemon/session_registry.h"
 #include "storage/catalog.h"
 
@@ -40,14 +41,19 @@ struct ServerState {
   Executor* loads = nullptr;    // trainers' loads: as fast as the trainer
   Log* log = nullptr;
   Metrics* metrics = nullptr;
+  LogRing* log_ring = nullptr;
   std::string io_engine;
   std::string io_engine_reason;
   std::string state_directory;
+  std::string address;  // unix:///…
+  Limits limits;
+  bool read_only = false;
   std::atomic<bool> draining{false};
   Pulse ticked;  // by the ticker
   std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
   std::function<void(SessionId, absl::Status)> end_session;
   std::function<void()> drain_begins;  // once
+  std::function<void()> end_process;   // as SIGTERM, but nothing more is waited for
 };
 
 // The session that the call's token names. UNAUTHENTICATED: no token, or an unknown one (a daemon that has
@@ -57,6 +63,8 @@ absl::StatusOr<std::shared_ptr<ClientSession>> RequireSession(const ServerState&
 // Null without a token; UNAUTHENTICATED for an unknown one.
 absl::StatusOr<std::shared_ptr<ClientSession>> OptionalSession(const ServerState& state,
                                                                const grpc::CallbackServerContext& context);
+// For calls that change something. FAILED_PRECONDITION where nothing may change.
+absl::Status RequireWritable(const ServerState& state);
 // Root, or the daemon's own user: sees what belongs to nobody else. Null: no.
 bool IsOperator(const ClientSession* session);
 // As RequireSession, and it has joined a job. FAILED_PRECONDITION.

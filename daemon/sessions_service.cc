@@ -142,7 +142,8 @@ grpc::ServerWriteReactor<v1::SessionEvent>* SessionsService::Open(grpc::Callback
       status = Invalid("BAD_NONCE", absl::StrCat("A nonce has 16 bytes, not ", request.nonce().size(), "."));
     }
     const bool training = status.ok() && member->training;
-    if (training) status = state_.jobs->PrepareWriting(**job, *session);
+    if (training) status = RequireWritable(state_);
+    if (training && status.ok()) status = state_.jobs->PrepareWriting(**job, *session);
     if (status.ok()) status = session->Join(*std::move(member));
     if (!status.ok()) {
       stream->Close(status);

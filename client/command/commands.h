@@ -8,15 +8,22 @@
 
 namespace keepstep::client {
 
-void AddStatus(Program& program);   // status
-void AddLook(Program& program);     // ls, show, tensors
-void AddWhy(Program& program);      // why
-void AddVerify(Program& program);   // verify
-void AddRemove(Program& program);   // rm
-void AddExport(Program& program);   // export: writes safetensors files, sharded by size, and an index
-void AddImport(Program& program);   // import: commits safetensors files as one step
-void AddDoctor(Program& program);   // doctor
-void AddVersion(Program& program);  // version
+void AddStatus(Program& program);      // status
+void AddLook(Program& program);        // ls, show, tensors
+void AddWatch(Program& program);       // watch
+void AddWhy(Program& program);         // why
+void AddLogs(Program& program);        // logs
+void AddSave(Program& program);        // save
+void AddControl(Program& program);     // cancel, drain, reindex
+void AddVerify(Program& program);      // verify
+void AddRemove(Program& program);      // rm
+void AddExport(Program& program);      // export: writes safetensors files, sharded by size, and an index
+void AddImport(Program& program);      // import: commits safetensors files as one step
+void AddUp(Program& program);          // up, down
+void AddDoctor(Program& program);      // doctor
+void AddBench(Program& program);       // bench
+void AddCompletion(Program& program);  // completion
+void AddVersion(Program& program);     // version
 
 }  // namespace keepstep::client
 

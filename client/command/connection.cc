@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "client/address.h"
@@ -20,7 +21,7 @@
 namespace keepstep::client {
 namespace {
 
-constexpr int64_t kHandshakeMs = 10'000;
+constexpr int64_t kHandshakeMs = 10'000, kStartMs = 30'000;
 constexpr int kMaxMessageBytes = 64 << 20;
 constexpr mode_t kDirectoryMode = 0777;  // the caller's umask decides
 
@@ -34,12 +35,26 @@ absl::StatusOr<UniqueFd> OpenDirectory(const std::string& directory, bool create
   return errno == ENOENT ? absl::NotFoundError(message) : absl::FailedPreconditionError(message);
 }
 
-int ExitCode(absl::StatusCode code) {
+absl::StatusOr<std::unique_ptr<ChildDaemon>> StartLook(const std::vector<std::string>& roots) {
+  std::vector<std::string> arguments = {"--read-only"};
+  for (const std::string& root : roots) {
+    std::error_code error;
+    const std::filesystem::path path = std::filesystem::canonical(root, error);
+    if (error) return absl::NotFoundError(absl::StrCat("--root ", root, ": ", error.message()));
+    arguments.insert(arguments.end(), {"--root", path.string()});
+  }
+  auto program = FindKeepstepd();
+  if (!program.ok()) return program.status();
+  return ChildDaemon::Start(*program, arguments, kStartMs);
+}
+
+// UNAVAILABLE with a reason of its own comes from a daemon that is there.
+int ExitCode(absl::StatusCode code, absl::string_view reason) {
   switch (code) {
     case absl::StatusCode::kInvalidArgument:
       return kExitUsage;
     case absl::StatusCode::kUnavailable:
-      return kExitNoDaemon;
+      return reason.empty() || reason == "NO_DAEMON" ? kExitNoDaemon : kExitFailed;
     case absl::StatusCode::kNotFound:
       return kExitNotFound;
     case absl::StatusCode::kDataLoss:
@@ -49,6 +64,15 @@ int ExitCode(absl::StatusCode code) {
     default:
       return kExitFailed;
   }
+}
+
+std::string Json(const google::protobuf::Message& message, bool whitespace) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = whitespace;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string text;
+  return google::protobuf::util::MessageToJsonString(message, &text, options).ok() ? text : "";
 }
 
 }  // namespace
@@ -62,7 +86,15 @@ Connection::~Connection() = default;
 
 absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& globals,
                                                              const std::string& directory, bool create) {
-  auto address = ParseAddress(globals.address.empty() ? DefaultAddress() : globals.address);
+  std::string at = globals.address.empty() ? DefaultAddress() : globals.address;
+  std::unique_ptr<ChildDaemon> own;
+  if (!globals.roots.empty()) {
+    auto started = StartLook(globals.roots);
+    if (!started.ok()) return started.status();
+    own = *std::move(started);
+    at = own->address();
+  }
+  auto address = ParseAddress(at);
   if (!address.ok()) return address.status();
   UniqueFd directory_fd;
   if (!directory.empty()) {
@@ -71,6 +103,7 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& glob
     directory_fd = *std::move(opened);
   }
   std::unique_ptr<Connection> connection(new Connection);
+  connection->own_ = std::move(own);
   connection->handoff_ = std::make_unique<Handoff>();
   HandoffSpec spec;
   spec.socket_path = address->handoff_path;
@@ -97,10 +130,15 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::For(const Globals& globa
   return name.is_directory ? Open(globals, name.job, create) : Open(globals);
 }
 
-std::unique_ptr<grpc::ClientContext> Connection::Context() const {
+std::unique_ptr<grpc::ClientContext> Connection::UnlimitedContext() const {
   auto context = std::make_unique<grpc::ClientContext>();
   context->AddMetadata(proto::kTokenMetadataKey, token_);
-  context->set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(timeout_ms_));
+  return context;
+}
+
+std::unique_ptr<grpc::ClientContext> Connection::Context(int64_t more_ms) const {
+  auto context = UnlimitedContext();
+  context->set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(timeout_ms_ + more_ms));
   return context;
 }
 
@@ -114,25 +152,20 @@ v1::CheckpointName ToProto(const Name& name) {
 
 int Complain(const absl::Status& status, const std::string& next) {
   const std::string reason = BlameOf(status).reason;
-  std::string hint = next;
-  if (status.code() == absl::StatusCode::kUnavailable && hint.empty()) {
-    hint = "keepstepd --help says how to start one; --address names another";
-  }
+  const int code = ExitCode(status.code(), reason);
+  const std::string hint =
+      code == kExitNoDaemon ? "keepstep up starts one; --address names another; --root DIR looks without one"
+                            : next;
   fprintf(stderr, "keepstep: %s%s%s\n", std::string(status.message()).c_str(),
           reason.empty() ? "" : absl::StrCat(" [", reason, "]").c_str(),
           hint.empty() ? "" : absl::StrCat("\n  try: ", hint).c_str());
-  return ExitCode(status.code());
+  return code;
 }
 
 int Complain(const grpc::Status& status, const std::string& next) { return Complain(FromGrpc(status), next); }
 
-void PrintJson(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.add_whitespace = true;
-  options.always_print_primitive_fields = true;
-  options.preserve_proto_field_names = true;
-  std::string text;
-  if (google::protobuf::util::MessageToJsonString(message, &text, options).ok()) fputs(text.c_str(), stdout);
-}
+void PrintJson(const google::protobuf::Message& message) { fputs(Json(message, true).c_str(), stdout); }
+
+void PrintJsonLine(const google::protobuf::Message& message) { puts(Json(message, false).c_str()); }
 
 }  // namespace keepstep::client

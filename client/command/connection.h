@@ -8,9 +8,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/command/launch.h"
 #include "client/command/names.h"
 #include "proto/checkpoints.grpc.pb.h"
 #include "proto/node.grpc.pb.h"
@@ -19,6 +21,7 @@ namespace keepstep::client {
 
 struct Globals {
   std::string address;
+  std::vector<std::string> roots;  // look there without a daemon; `up`: its roots
   bool json = false;
   int64_t timeout_ms = 600'000;
 };
@@ -33,10 +36,14 @@ class Connection {
   // As above for the job that `name` means; a label needs no descriptor.
   static absl::StatusOr<std::unique_ptr<Connection>> For(const Globals& globals, const Name& name,
                                                          bool create = false);
+  // With globals.roots, a daemon of this process's own that only looks (keepstepd --read-only) is started
+  // first, and ends with the connection.
   ~Connection();
 
-  // A context with the token and the deadline.
-  std::unique_ptr<grpc::ClientContext> Context() const;
+  // A context with the token and the deadline, or a later one.
+  std::unique_ptr<grpc::ClientContext> Context(int64_t more_ms = 0) const;
+  // For streams that go on until somebody ends them.
+  std::unique_ptr<grpc::ClientContext> UnlimitedContext() const;
   v1::Checkpoints::Stub& checkpoints() const { return *checkpoints_; }
   v1::Node::Stub& node() const { return *node_; }
 
@@ -44,6 +51,7 @@ class Connection {
   struct Handoff;
   Connection() = default;
 
+  std::unique_ptr<ChildDaemon> own_;  // ends last
   std::unique_ptr<Handoff> handoff_;
   std::string token_;
   int64_t timeout_ms_ = 0;
@@ -61,8 +69,9 @@ inline constexpr int kExitFailed = 1, kExitUsage = 2, kExitNoDaemon = 3, kExitNo
 int Complain(const absl::Status& status, const std::string& next = "");
 int Complain(const grpc::Status& status, const std::string& next = "");
 
-// The message as JSON on stdout.
+// The message as JSON on stdout; the second on one line.
 void PrintJson(const google::protobuf::Message& message);
+void PrintJsonLine(const google::protobuf::Message& message);
 
 }  // namespace keepstep::client
 

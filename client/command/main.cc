@@ -7,12 +7,19 @@ int main(int argc, char** argv) {
   Program program;
   AddStatus(program);
   AddLook(program);
+  AddWatch(program);
   AddWhy(program);
+  AddLogs(program);
+  AddSave(program);
+  AddControl(program);
   AddVerify(program);
   AddRemove(program);
   AddExport(program);
   AddImport(program);
+  AddUp(program);
   AddDoctor(program);
+  AddBench(program);
+  AddCompletion(program);
   AddVersion(program);
   return program.Run(argc, argv);
 }

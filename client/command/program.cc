@@ -20,6 +20,10 @@ Program::Program()
   app_.fallthrough();
   app_.add_option("--address", globals_.address,
                   "Daemon, as unix:///path/keepstep.sock (default: $KEEPSTEP_ADDR)");
+  app_.add_option("--root", globals_.roots,
+                  "Look at the jobs beneath this directory without a daemon (repeatable)")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app_.add_flag("--json", globals_.json, "Machine-readable output on stdout");
   app_.add_option("--timeout", timeout_seconds_, "Seconds to wait for an answer")->capture_default_str();
 }

@@ -3,6 +3,7 @@
     RESTORED <step> <yes|no>     after load: the step (0: nothing to load), and whether every element is right
     SAVED <step>                 `save` returned
     COMMITTED <step> / FAILED <step> <reason>
+    ASKED                        with --ask, once: it has asked should_save, and saves only when told to
     DONE
 
 It stops after --steps updates, or when it is killed.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 
 import keepstep
 
@@ -38,6 +40,7 @@ def main() -> int:
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--world", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--ask", action="store_true")
     arguments = parser.parse_args()
     model = Model(arguments.rank, arguments.world)
     with keepstep.Checkpointer(
@@ -54,6 +57,13 @@ def main() -> int:
         for completed in range(step + 1, step + 1 + arguments.steps):
             checkpointer.before_update()
             model.update(completed)
+            if arguments.ask:
+                wanted = checkpointer.should_save(completed)
+                if completed == step + 1:
+                    say("ASKED")
+                if not wanted:
+                    time.sleep(0.001)  # an update takes a while
+                    continue
             handle = checkpointer.save(completed)
             say("SAVED", completed)
             handle.add_done_callback(report)

@@ -18,7 +18,8 @@ Event = tuple[int, list[str]]
 class World:
     """`size` trainer processes of one job. Use as a context: what still runs at the end is killed."""
 
-    def __init__(self, daemon: Daemon, directory: Path, size: int, steps: int, *, transfer: str = "") -> None:
+    def __init__(self, daemon: Daemon, directory: Path, size: int, steps: int, *, transfer: str = "",
+                 ask: bool = False) -> None:
         environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'client/python'}:{REPOSITORY}",
                        "KEEPSTEP_TRANSFER": transfer}
         self.log = daemon.home / "trainers.log"
@@ -29,7 +30,8 @@ class World:
             for rank in range(size):
                 process = subprocess.Popen(
                     [sys.executable, "-m", "tests.e2e.trainer", str(directory), "--address", daemon.address,
-                     "--rank", str(rank), "--world", str(size), "--steps", str(steps)],
+                     "--rank", str(rank), "--world", str(size), "--steps", str(steps),
+                     *(["--ask"] if ask else [])],
                     stdout=subprocess.PIPE, stderr=log, cwd=REPOSITORY, env=environment)
                 self.processes.append(process)
                 assert process.stdout is not None

@@ -243,6 +243,8 @@ class Client {
     // gRPC answers for itself where a string is not UTF-8.
     if (!request->ParseFromString(asked.SerializeAsString())) return;
     if (auto* registration = dynamic_cast<v1::RegisterRequest*>(request.get())) Tame(*registration);
+    // What follows the log never ends by itself.
+    if (auto* logs = dynamic_cast<v1::LogsRequest*>(request.get())) logs->set_follow(false);
     if (auto* begin = dynamic_cast<v1::BeginRequest*>(request.get())) DropLarge(*begin->mutable_shards());
     if (const auto* field = request->GetDescriptor()->FindFieldByName("attempt"); field != nullptr) {
       if (request->GetReflection()->GetString(*request, field) == "$")

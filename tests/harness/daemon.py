@@ -87,6 +87,13 @@ class Daemon:
         finally:
             self._close()
 
+    def ended(self, timeout_seconds: float) -> int:
+        """Waits until it has ended by itself; returns the exit status."""
+        assert self._process is not None, "not started"
+        status = self._process.wait(timeout_seconds)
+        self._close()
+        return status
+
     def kill(self) -> None:
         """SIGKILL: what a crash looks like."""
         if self._process is not None:
