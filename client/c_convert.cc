@@ -139,6 +139,10 @@ absl::StatusOr<SessionSpec> ToSpec(const ks_open_options& options) {
   if (options.mesh_names != nullptr) {
     if (absl::Status status = FillMesh(options, spec.open.mutable_mesh()); !status.ok()) return status;
   }
+  if (options.keep_last != 0 || options.keep_every != 0) {
+    spec.open.mutable_retention()->set_keep_last(options.keep_last);
+    spec.open.mutable_retention()->set_keep_every(options.keep_every);
+  }
   if (options.run != nullptr) spec.open.set_run(options.run);
   if (options.label != nullptr) spec.open.set_label(options.label);
   spec.open.set_client_version(kVersion);

@@ -85,6 +85,8 @@ typedef struct ks_open_options {
   size_t mesh_dims;
   ks_transfer transfer; /* KS_TRANSFER_AUTO reads $KEEPSTEP_TRANSFER (pull, window) */
   int64_t timeout_ms;   /* of the opening; 0: 60 000 */
+  int64_t keep_last;    /* KS_TRAIN: checkpoints that stay, the newest; 0: all. The same on every rank */
+  int64_t keep_every;   /* and steps that are multiples of this; 0: none; only with keep_last */
 } ks_open_options;
 
 /* Where a shard lies: exactly one of `boxes`, `flat`, `placements` is used, by `where`. */

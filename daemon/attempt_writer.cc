@@ -11,6 +11,7 @@
 #include "daemon/error.h"
 #include "daemon/part_builder.h"
 #include "daemon/plan_error.h"
+#include "daemon/room.h"
 #include "daemon/save_pipeline.h"
 #include "daemon/version.h"
 #include "proto/convert.h"
@@ -119,12 +120,14 @@ absl::StatusOr<SavedShare> RunSave(DataPlane& plane, SaveSpec spec) {
 }  // namespace
 
 AttemptWriter::AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* log,
-                             std::string spool_directory, std::chrono::milliseconds idle_limit)
+                             std::string spool_directory, std::chrono::milliseconds idle_limit,
+                             int64_t quota_bytes)
     : plane_(plane),
       catalog_(catalog),
       log_(log),
       spool_directory_(std::move(spool_directory)),
-      idle_limit_(idle_limit) {}
+      idle_limit_(idle_limit),
+      quota_bytes_(quota_bytes) {}
 
 absl::StatusOr<v1::BeginResponse> AttemptWriter::Begin(std::shared_ptr<Job> job,
                                                        const v1::BeginRequest& request) {
@@ -194,6 +197,9 @@ absl::Status AttemptWriter::Lay(const v1::BeginRequest& request, Attempt& attemp
   }
   auto plan = reshard::MakeSavePlan(absl::MakeConstSpan(shards.get(), 1));
   if (!plan.ok()) return SavePlanError(plan.status(), "begin");
+  if (absl::Status room = CheckRoom(*attempt.job->store(), attempt.job->label(), size_bytes, quota_bytes_);
+      !room.ok())
+    return room;
   auto spool = Spool::Make(spool_directory_, size_bytes);
   if (!spool.ok()) return spool.status();
   attempt.spool = *std::move(spool);

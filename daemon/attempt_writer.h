@@ -42,11 +42,12 @@ inline constexpr size_t kMaxOpenAttempts = 16;
 // Thread-safe; every call blocks for storage.
 class AttemptWriter {
  public:
+  // `quota_bytes`: what a job may hold; 0: no quota.
   AttemptWriter(DataPlane* plane, storage::Catalog* catalog, Log* log, std::string spool_directory,
-                std::chrono::milliseconds idle_limit);
+                std::chrono::milliseconds idle_limit, int64_t quota_bytes);
 
-  // ALREADY_EXISTS: the step is committed in this epoch. RESOURCE_EXHAUSTED: no room to spool, too many
-  // attempts. Errors of the layout as MakeSavePlan.
+  // ALREADY_EXISTS: the step is committed in this epoch. RESOURCE_EXHAUSTED: no room for it, or to spool it;
+  // too many attempts. Errors of the layout as MakeSavePlan.
   absl::StatusOr<v1::BeginResponse> Begin(std::shared_ptr<Job> job, const v1::BeginRequest& request);
   // INVALID_ARGUMENT: an unknown tensor or box; OUT_OF_RANGE: past its end; FAILED_PRECONDITION: out of
   // order.
@@ -86,6 +87,7 @@ class AttemptWriter {
   Log* const log_;
   const std::string spool_directory_;
   const std::chrono::milliseconds idle_limit_;
+  const int64_t quota_bytes_;
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Attempt>, std::less<>> attempts_;
 };

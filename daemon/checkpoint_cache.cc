@@ -12,10 +12,6 @@ namespace {
 
 constexpr size_t kKept = 4;
 
-std::string KeyOf(const Job& job, absl::string_view attempt) {
-  return absl::StrCat(job.cache_prefix(), attempt);
-}
-
 absl::Status NotFound(const Job& job, const std::string& what) {
   return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_CHECKPOINT",
                    absl::StrCat(job.label(), " has no checkpoint ", what, ". `keepstep ls ", job.label(),
@@ -46,12 +42,16 @@ absl::StatusOr<FoundCheckpoint> CheckpointCache::Find(const Job& job, bool lates
 
 absl::StatusOr<FoundCheckpoint> CheckpointCache::FindAttempt(const Job& job, int64_t step,
                                                              absl::string_view attempt) {
-  const std::string key = KeyOf(job, attempt);
+  const std::string key = job.LeaseKey(attempt);
+  ReadLease lease = leases_->Take(key);  // before its manifest is read: then it is whole, and stays so
+  if (lease == nullptr) return NotFound(job, absl::StrCat("of step ", step, " any more"));
   std::lock_guard lock(mutex_);
   for (auto it = entries_.begin(); it != entries_.end(); ++it) {
     if (it->key != key) continue;
     entries_.splice(entries_.begin(), entries_, it);
-    return entries_.front().found;
+    FoundCheckpoint found = entries_.front().found;
+    found.lease = std::move(lease);
+    return found;
   }
   const auto id = storage::ParseAttempt(attempt);
   if (!id.has_value()) return NotFound(job, absl::StrCat("of attempt ", attempt));
@@ -66,12 +66,13 @@ absl::StatusOr<FoundCheckpoint> CheckpointCache::FindAttempt(const Job& job, int
       .source = {.store = job.store(), .cache_prefix = job.cache_prefix(), .from = *std::move(stored)}};
   entries_.push_front({key, found});
   if (entries_.size() > kKept) entries_.pop_back();
+  found.lease = std::move(lease);
   return found;
 }
 
 void CheckpointCache::Forget(const Job& job, absl::string_view attempt) {
   std::lock_guard lock(mutex_);
-  entries_.remove_if([&](const Entry& entry) { return entry.key == KeyOf(job, attempt); });
+  entries_.remove_if([&](const Entry& entry) { return entry.key == job.LeaseKey(attempt); });
 }
 
 }  // namespace keepstep::daemon

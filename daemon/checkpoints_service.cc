@@ -59,9 +59,10 @@ absl::Status CheckpointsService::FillInfo(const Job& job, const v1::Decision& de
   info.set_job(job.label());
   *info.mutable_decision() = decision;
   info.set_stored_bytes(decision.tensor_bytes());
-  auto pinned = storage::IsPinned(*job.store(), decision.step());
-  if (!pinned.ok()) return pinned.status();
-  info.set_pinned(*pinned);
+  auto pins = storage::ListPins(*job.store(), decision.step());
+  if (!pins.ok()) return pins.status();
+  info.set_pinned(!pins->empty());
+  *info.mutable_pinned_by() = {pins->begin(), pins->end()};
   return absl::OkStatus();
 }
 
@@ -327,11 +328,19 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
         absl::StrCat((*job)->label(), "/", step, " (", name, "), ", HumanBytes(decision->tensor_bytes())));
     response.set_freed_bytes(response.freed_bytes() + decision->tensor_bytes());
     if (request.dry_run()) continue;
+    found->lease = nullptr;  // our own look at it
+    const std::string key = (*job)->LeaseKey(name);
+    if (!state_.leases->Reserve(key)) {
+      return MakeError(
+          absl::StatusCode::kFailedPrecondition, "IN_USE",
+          absl::StrCat("Step ", step, " is being read or deleted. Try again when that is over."));
+    }
     absl::Status status = storage::DeleteCheckpoint(store, step, info.id, MarkerOf("deleted on request"));
-    if (!status.ok())
-      return absl::IsFailedPrecondition(status) ? Because(status, "PINNED", "delete") : status;
     state_.checkpoints->Forget(**job, name);
     state_.plane->cache().Invalidate(absl::StrCat((*job)->cache_prefix(), storage::AttemptDir(step, name)));
+    state_.leases->Release(key);
+    if (!status.ok())
+      return absl::IsFailedPrecondition(status) ? Because(status, "PINNED", "delete") : status;
     status = state_.catalog->RecordGone((*job)->identity().path, step, name);
     if (!status.ok()) return status;
     state_.log->Info(absl::StrCat((*job)->label(), "/", step, " deleted"),

@@ -177,6 +177,8 @@ std::vector<ConfigKey> MakeKeys() {
              "Threads of calls that read checkpoints"),
       Number(kCount, "threads.copy", AT(daemon.threads.copy), 0, 1024,
              "Threads that copy and digest; auto: one per processor", "auto"),
+      Number(kSize, "job.quota_bytes", AT(daemon.job_quota_bytes), 0, kMost,
+             "What each job may hold on storage: a save beyond it is refused", "none"),
       Number(kCount, "limits.sessions", AT(daemon.max_sessions), 1, 65'536, "Clients connected at once"),
       Number(kDuration, "limits.attempt_idle", AT(daemon.attempt_idle_ms), 1'000, 24 * kHour,
              "A checkpoint that is written by calls alone is given up after so long without one"),

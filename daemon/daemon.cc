@@ -120,6 +120,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<DataPlane> plane;
   std::unique_ptr<storage::Catalog> catalog;
   bool trust_rosters = true;
+  ReaderLeases leases;
   SessionRegistry sessions;
   std::unique_ptr<Executor> logic, io, calls, streams, loads;
   std::unique_ptr<JobRegistry> jobs;
@@ -169,20 +170,27 @@ void Daemon::Parts::StartJobs() {
                              .logic = logic.get(),
                              .io = io.get(),
                              .catalog = catalog.get(),
+                             .leases = &leases,
                              .log = &log,
                              .metrics = &metrics,
                              .limits = spec.limits,
                              .trust_rosters = trust_rosters,
                              .read_only = spec.read_only,
-                             .end_session = end_session};
+                             .quota_bytes = spec.job_quota_bytes,
+                             .end_session = end_session,
+                             .forget_checkpoint = [this](const Job& job, absl::string_view attempt) {
+                               checkpoints->Forget(job, attempt);
+                             }};
+  checkpoints = std::make_unique<CheckpointCache>(plane->pool().buffer_bytes(), &leases);
   jobs = std::make_unique<JobRegistry>(services, engine.engine.get(), spec.roots);
-  checkpoints = std::make_unique<CheckpointCache>(plane->pool().buffer_bytes());
   attempts = std::make_unique<AttemptWriter>(plane.get(), catalog.get(), &log, spec.state_directory,
-                                             std::chrono::milliseconds(spec.attempt_idle_ms));
+                                             std::chrono::milliseconds(spec.attempt_idle_ms),
+                                             spec.job_quota_bytes);
   state.sessions = &sessions;
   state.jobs = jobs.get();
   state.plane = plane.get();
   state.checkpoints = checkpoints.get();
+  state.leases = &leases;
   state.attempts = attempts.get();
   state.catalog = catalog.get();
   state.calls = calls.get();

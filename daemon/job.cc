@@ -61,6 +61,7 @@ void Job::ReadCatalog() {
       started.roster_known = true;
       started.epoch = (*roster)->epoch;
       started.world_size = (*roster)->world_size;
+      started.retention = {.keep_last = (*roster)->keep_last, .keep_every = (*roster)->keep_every};
       for (const auto& member : (*roster)->members) started.roster.push_back({member.rank, member.nonce});
     }
     if (auto known = self->services_.catalog->ListCheckpoints(path); known.ok() && !known->empty())
@@ -68,7 +69,7 @@ void Job::ReadCatalog() {
     auto journal = self->services_.catalog->Journal();
     if (journal.ok()) {
       for (const auto& row : *journal) {
-        if (row.job == path) started.journal.push_back({row.attempt, row.step, row.epoch});
+        if (row.job == path) started.journal.push_back({row.attempt, row.step, row.epoch, row.collected});
       }
     } else {
       self->services_.log->Warn(
@@ -250,6 +251,14 @@ void Job::Cancel(int64_t step, std::function<void(int32_t)> done) {
     const uint64_t ticket = job.next_ticket_++;
     job.cancels_[ticket] = done;
     job.Feed(CancelRequested{ticket, step});
+  });
+}
+
+void Job::Collect(CollectRequested request, std::function<void(const AnswerCollect&)> done) {
+  Post([request, done = std::move(done)](Job& job) mutable {
+    request.ticket = job.next_ticket_++;
+    job.collects_[request.ticket] = std::move(done);
+    job.Feed(request);
   });
 }
 

@@ -22,6 +22,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "daemon/attempt_io.h"
 #include "daemon/client_session.h"
 #include "daemon/data_plane.h"
@@ -32,11 +34,14 @@
 #include "daemon/logic/job_machine.h"
 #include "daemon/plan_cache.h"
 #include "daemon/pulse.h"
+#include "daemon/reader_leases.h"
 #include "daemon/save_tracker.h"
 #include "storage/blob_store.h"
 #include "storage/catalog.h"
 
 namespace keepstep::daemon {
+
+class Job;
 
 // What all jobs of a daemon share; outlives them.
 struct JobServices {
@@ -44,12 +49,15 @@ struct JobServices {
   Executor* logic = nullptr;  // of strands
   Executor* io = nullptr;     // of store operations, catalog, plans
   storage::Catalog* catalog = nullptr;
+  ReaderLeases* leases = nullptr;
   Log* log = nullptr;
   Metrics* metrics = nullptr;  // null: nothing is counted
   Limits limits;
   bool trust_rosters = true;  // false: the catalog was lost
   bool read_only = false;     // nothing beneath any job changes
+  int64_t quota_bytes = 0;    // that a job may hold; 0: no quota
   std::function<void(SessionId, absl::Status)> end_session;
+  std::function<void(const Job&, absl::string_view attempt)> forget_checkpoint;  // that is cached; any thread
 };
 
 struct JobIdentity {
@@ -77,6 +85,8 @@ class Job : public std::enable_shared_from_this<Job> {
   const std::shared_ptr<storage::BlobStore>& store() const { return store_; }
   // What keeps this job's blobs apart from others' in the block cache.
   std::string cache_prefix() const { return identity_.path + "/"; }
+  // What reads of its checkpoints and deletions know an attempt by (reader_leases.h).
+  std::string LeaseKey(absl::string_view attempt) const { return absl::StrCat(cache_prefix(), attempt); }
 
   // ---- sessions ----
   void Open(std::shared_ptr<ClientSession> session, const SessionOpened& opened,
@@ -100,6 +110,8 @@ class Job : public std::enable_shared_from_this<Job> {
   // `done` gets the step, or UNAVAILABLE when no rank looks for long.
   void WishSave(std::function<void(absl::StatusOr<int64_t>)> done);
   void Drain(std::function<void(int32_t undecided)> done);
+  // `ticket` is set here.
+  void Collect(CollectRequested request, std::function<void(const AnswerCollect&)> done);
   void Tick();
   JobView View();  // waits for the strand; not from a strand
   const Limits& limits() const { return services_.limits; }
@@ -160,6 +172,9 @@ class Job : public std::enable_shared_from_this<Job> {
   void Do(const PutRoster& action);
   void Do(const RecordCommit& action);
   void Do(const RecordGone& action);
+  void Do(const ReserveAttempt& action);
+  void Do(const ReleaseAttempt& action);
+  void Do(const AnswerCollect& action);
   void Do(const Drained& action);
   void OnCatalog(uint64_t op, std::function<absl::Status()> work);
   void LogOutcome(const Verdict& verdict);
@@ -199,6 +214,7 @@ class Job : public std::enable_shared_from_this<Job> {
   uint64_t next_ticket_ = 1;
   std::map<uint64_t, std::function<void(const AnswerLoad&)>> loads_;
   std::map<uint64_t, std::function<void(int32_t)>> cancels_;
+  std::map<uint64_t, std::function<void(const AnswerCollect&)>> collects_;
   std::vector<std::pair<Clock::time_point, std::function<void(absl::StatusOr<int64_t>)>>> wishes_;
   std::vector<std::function<void(int32_t)>> drains_;
   std::set<std::pair<int64_t, std::string>> logged_;

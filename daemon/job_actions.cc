@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "daemon/error.h"
 #include "daemon/job.h"
+#include "daemon/room.h"
 #include "daemon/version.h"
 #include "proto/convert.h"
 #include "storage/attempt.h"
@@ -200,6 +201,12 @@ void Job::Do(const MakePlan& action) {
   services_.io->Submit([self = shared_from_this(), ranks = std::move(ranks), action,
                         cancel = found->second->shared_cancellation()] {
     auto plan = self->plans_.Get(ranks, action.first, *cancel);
+    if (plan.ok()) {
+      int64_t bytes = 0;
+      for (const reshard::BlobPlan& blob : (*plan)->blobs) bytes += blob.size_bytes;
+      const absl::Status room = CheckRoom(*self->store_, self->label(), bytes, self->services_.quota_bytes);
+      if (!room.ok()) plan = room;
+    }
     self->Post([action, plan = std::move(plan)](Job& job) {
       if (plan.ok()) {
         job.plan_ = *plan;
@@ -270,6 +277,13 @@ void Job::OnCatalog(uint64_t op, std::function<absl::Status()> work) {
 }
 
 void Job::Do(const PutJournal& action) {
+  if (action.entry.collected) {
+    OnCatalog(action.op, [this, self = shared_from_this(), entry = action.entry] {
+      return services_.catalog->PutJournal(
+          {identity_.path, entry.attempt, entry.step, entry.epoch, entry.collected});
+    });
+    return;
+  }
   AttemptIo::Context context{
       .plane = services_.plane, .io = services_.io, .store = store_, .cache_prefix = cache_prefix()};
   context.on_strand = [weak = weak_from_this()](std::function<void()> task) {
@@ -278,7 +292,7 @@ void Job::Do(const PutJournal& action) {
   context.feed = [this](Event event) { Feed(std::move(event)); };  // attempts live in this object
   attempts_[action.entry.attempt] = std::make_shared<AttemptIo>(std::move(context), action.entry);
   OnCatalog(action.op, [this, self = shared_from_this(), entry = action.entry] {
-    return services_.catalog->PutJournal({identity_.path, entry.attempt, entry.step, entry.epoch});
+    return services_.catalog->PutJournal({identity_.path, entry.attempt, entry.step, entry.epoch, false});
   });
 }
 
@@ -291,6 +305,8 @@ void Job::Do(const EraseJournal& action) {
 
 void Job::Do(const PutRoster& action) {
   storage::CatalogRoster roster{.epoch = action.epoch, .world_size = action.world_size};
+  roster.keep_last = action.retention.keep_last;
+  roster.keep_every = action.retention.keep_every;
   for (const RosterEntry& entry : action.roster) roster.members.push_back({entry.rank, entry.nonce});
   OnCatalog(action.op, [this, self = shared_from_this(), roster = std::move(roster)] {
     return services_.catalog->PutRoster(identity_.path, roster);
@@ -313,7 +329,35 @@ void Job::Do(const RecordCommit& action) {
   });
 }
 
+void Job::Do(const ReserveAttempt& action) {
+  const bool reserved = services_.leases->Reserve(LeaseKey(action.attempt));
+  Feed(CatalogDone{action.op,
+                   reserved ? absl::OkStatus() : absl::FailedPreconditionError("it is being read")});
+}
+
+void Job::Do(const ReleaseAttempt& action) {
+  services_.io->Submit([self = shared_from_this(), action] {  // a cache may be waiting for storage
+    self->services_.forget_checkpoint(*self, action.attempt);
+    self->services_.plane->cache().Invalidate(
+        absl::StrCat(self->cache_prefix(), storage::AttemptDir(action.step, action.attempt)));
+    self->services_.leases->Release(self->LeaseKey(action.attempt));
+  });
+}
+
+void Job::Do(const AnswerCollect& action) {
+  auto found = collects_.find(action.ticket);
+  if (found == collects_.end()) return;
+  auto done = std::move(found->second);
+  collects_.erase(found);
+  done(action);
+}
+
 void Job::Do(const RecordGone& action) {
+  if (!action.why.empty()) {
+    services_.log->Info(
+        absl::StrCat(label(), "/", action.step, " deleted: ", action.why, "; ", HumanBytes(action.bytes)),
+        {{"job", label()}, {"step", absl::StrCat(action.step)}, {"attempt", action.attempt}});
+  }
   OnCatalog(action.op, [this, self = shared_from_this(), action] {
     return services_.catalog->RecordGone(identity_.path, action.step, action.attempt);
   });

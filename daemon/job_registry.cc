@@ -93,6 +93,7 @@ void JobRegistry::OpenKnown() {
   auto journal = services_.catalog->Journal();
   if (!journal.ok()) return;
   for (const auto& row : *journal) {
+    if (row.collected) continue;  // nothing waits for it
     storage::UniqueFd directory = OpenDirectory(row.job);
     struct stat info;
     const bool ours = directory.valid() && fstat(directory.get(), &info) == 0 &&

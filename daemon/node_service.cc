@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <future>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,24 @@
 
 namespace keepstep::daemon {
 namespace {
+
+v1::CollectResponse ToProto(const AnswerCollect& answer, bool dry_run) {
+  v1::CollectResponse response;
+  int64_t would_free_bytes = 0;
+  for (const RetentionDecision& decision : answer.decisions) {
+    v1::CollectDecision* out = response.add_decisions();
+    out->set_step(decision.step);
+    out->set_attempt(decision.attempt);
+    out->set_keep(decision.keep);
+    out->set_reason(decision.reason);
+    out->set_bytes(decision.bytes);
+    if (!decision.keep) would_free_bytes += decision.bytes;
+  }
+  response.set_freed_bytes(dry_run ? would_free_bytes : answer.freed_bytes);
+  response.mutable_retention()->set_keep_last(answer.policy.keep_last);
+  response.mutable_retention()->set_keep_every(answer.policy.keep_every);
+  return response;
+}
 
 constexpr std::chrono::hours kLongestDrain(1);
 
@@ -117,6 +136,30 @@ grpc::ServerUnaryReactor* NodeService::Reindex(grpc::CallbackServerContext* cont
     response->set_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
     return absl::OkStatus();
   });
+}
+
+grpc::ServerUnaryReactor* NodeService::Collect(grpc::CallbackServerContext* context,
+                                               const v1::CollectRequest* request,
+                                               v1::CollectResponse* response) {
+  auto unary = EventUnary::Make();
+  auto session = OptionalSession(state_, *context);
+  const absl::Status writable = request->dry_run() ? absl::OkStatus() : RequireWritable(state_);
+  if (!writable.ok()) session = writable;
+  auto job = session.ok() ? state_.jobs->Find(request->job(), session->get()) : session.status();
+  if (!job.ok()) {
+    unary->End(job.status());
+    return unary.get();
+  }
+  CollectRequested collect{.dry_run = request->dry_run(), .take_over = request->take_over()};
+  if (request->has_retention())
+    collect.policy = {.keep_last = request->retention().keep_last(),
+                      .keep_every = request->retention().keep_every()};
+  std::random_device random;
+  for (uint8_t& byte : collect.nonce) byte = static_cast<uint8_t>(random());
+  (*job)->Collect(collect, [unary, response, dry_run = request->dry_run()](const AnswerCollect& answer) {
+    unary->End(FromFailure(answer.failure), [&] { *response = ToProto(answer, dry_run); });
+  });
+  return unary.get();
 }
 
 grpc::ServerUnaryReactor* NodeService::RequestSave(grpc::CallbackServerContext* context,

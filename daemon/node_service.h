@@ -32,6 +32,8 @@ class NodeService final : public v1::Node::CallbackService {
                                    v1::DoctorResponse* response) override;
   grpc::ServerUnaryReactor* Reindex(grpc::CallbackServerContext* context, const v1::ReindexRequest* request,
                                     v1::ReindexResponse* response) override;
+  grpc::ServerUnaryReactor* Collect(grpc::CallbackServerContext* context, const v1::CollectRequest* request,
+                                    v1::CollectResponse* response) override;
   grpc::ServerUnaryReactor* RequestSave(grpc::CallbackServerContext* context,
                                         const v1::RequestSaveRequest* request,
                                         v1::RequestSaveResponse* response) override;

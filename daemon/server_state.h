@@ -34,6 +34,7 @@ struct ServerState {
   JobRegistry* jobs = nullptr;
   DataPlane* plane = nullptr;
   CheckpointCache* checkpoints = nullptr;
+  ReaderLeases* leases = nullptr;
   AttemptWriter* attempts = nullptr;
   storage::Catalog* catalog = nullptr;
   Executor* calls = nullptr;    // answers that need nothing from the caller

@@ -102,7 +102,10 @@ grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackSer
   member->job->ResolveLoad(
       (*session)->id(), request->latest(), request->step(),
       [this, start, fill, job = member->job](const AnswerLoad& answer) {
-        start([this, fill, job, answer](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
+        // On the job's strand: no deletion that it decides from now on comes before the load.
+        ReadLease lease = answer.found ? state_.checkpoints->Hold(*job, answer.attempt) : nullptr;
+        start([this, fill, job, answer,
+               lease = std::move(lease)](BlockingStream<v1::LoadEvent>& to) -> absl::Status {
           if (answer.failure.code != absl::StatusCode::kOk) return FromFailure(answer.failure);
           if (!answer.found) return to.Write(NothingFound(answer.epoch));
           auto found = state_.checkpoints->FindAttempt(*job, answer.step, answer.attempt);

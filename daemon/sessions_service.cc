@@ -39,6 +39,8 @@ absl::StatusOr<Membership> MembershipFrom(const v1::OpenRequest& request, std::s
     return Invalid("BAD_RESUME", absl::StrCat("Epoch ", request.epoch(), " and ", request.saves_issued(),
                                               " saves issued are nothing to resume from."));
   }
+  if (request.mode() == v1::OpenRequest::READ && request.has_retention())
+    return Invalid("BAD_RETENTION", "A reader keeps and deletes nothing: keep_last is for trainers.");
   if (request.mode() != v1::OpenRequest::TRAIN && request.mode() != v1::OpenRequest::READ)
     return Invalid("BAD_MODE", "A session trains (TRAIN) or reads (READ).");
   return Membership{.job = std::move(job),
@@ -161,7 +163,9 @@ grpc::ServerWriteReactor<v1::SessionEvent>* SessionsService::Open(grpc::Callback
                          .rank = request.rank(),
                          .world_size = request.world_size(),
                          .epoch = request.epoch(),
-                         .saves_issued = request.saves_issued()};
+                         .saves_issued = request.saves_issued(),
+                         .retention = {.keep_last = request.retention().keep_last(),
+                                       .keep_every = request.retention().keep_every()}};
     std::copy(request.nonce().begin(), request.nonce().end(), opened.nonce.begin());
     stream->WhenGone([job = *job, id = session->id()] { job->SessionGone(id, false); });
     (*job)->Open(

@@ -46,13 +46,13 @@ void AddCheckpoints(const ServerState& state, const Job& job, JobRow& row, std::
   row.stored = known->size();
   for (auto it = known->rbegin(); it != known->rend() && row.checkpoints.size() < kCheckpointsShown; ++it) {
     const v1::Decision& decision = it->decision;
-    const auto pinned = storage::IsPinned(*job.store(), decision.step());
+    const auto pins = storage::ListPins(*job.store(), decision.step());
     row.checkpoints.push_back({.step = decision.step(),
                                .epoch = decision.epoch(),
                                .bytes = decision.tensor_bytes(),
                                .world_size = decision.world_size(),
                                .unix_ms = decision.time_unix_ms(),
-                               .pinned = pinned.ok() && *pinned});
+                               .pinned = pins.ok() && !pins->empty()});
   }
 }
 

@@ -83,6 +83,7 @@ absl::Status Catalog::PutJournal(const CatalogJournalRow& row) {
   stored.set_attempt(row.attempt);
   stored.set_step(row.step);
   stored.set_epoch(row.epoch);
+  stored.set_collected(row.collected);
   rocksdb::WriteBatch batch;
   batch.Put(db_->family(kSaves), JournalKey(row.job, row.attempt), stored.SerializeAsString());
   return db_->Write(batch);
@@ -100,7 +101,7 @@ absl::StatusOr<std::vector<CatalogJournalRow>> Catalog::Journal() {
   absl::Status status = db_->Scan(kSaves, "", "", [&](absl::string_view, absl::string_view value) {
     catalog::JournalRow row;
     damaged = !Parse(value, row);
-    if (!damaged) rows.push_back({row.job(), row.attempt(), row.step(), row.epoch()});
+    if (!damaged) rows.push_back({row.job(), row.attempt(), row.step(), row.epoch(), row.collected()});
     return !damaged;
   });
   if (!status.ok()) return status;
@@ -114,6 +115,8 @@ absl::Status Catalog::PutRoster(absl::string_view job, const CatalogRoster& rost
   catalog::RosterRow row;
   row.set_epoch(roster.epoch);
   row.set_world_size(roster.world_size);
+  row.mutable_retention()->set_keep_last(roster.keep_last);
+  row.mutable_retention()->set_keep_every(roster.keep_every);
   for (const CatalogRoster::Member& member : roster.members) {
     catalog::RosterRow::Member* stored = row.add_members();
     stored->set_rank(member.rank);
@@ -134,6 +137,8 @@ absl::StatusOr<std::optional<CatalogRoster>> Catalog::Roster(absl::string_view j
   CatalogRoster roster;
   roster.epoch = row.epoch();
   roster.world_size = row.world_size();
+  roster.keep_last = row.retention().keep_last();
+  roster.keep_every = row.retention().keep_every();
   for (const catalog::RosterRow::Member& stored : row.members()) {
     CatalogRoster::Member member;
     member.rank = stored.rank();

@@ -37,6 +37,7 @@ struct CatalogJournalRow {
   std::string attempt;
   int64_t step = 0;
   int64_t epoch = 0;
+  bool collected = false;  // not in flight: committed, then deleted by retention
 };
 
 struct CatalogRoster {
@@ -47,6 +48,7 @@ struct CatalogRoster {
   int64_t epoch = 0;
   int32_t world_size = 0;
   std::vector<Member> members;
+  int64_t keep_last = 0, keep_every = 0;  // the run's retention policy
 };
 
 struct CatalogCheckpoint {

@@ -190,9 +190,26 @@ TEST(Delete, PinsKeep) {
   ASSERT_TRUE(UnpinStep(store, 100, "reader").ok());
   EXPECT_TRUE(DeleteCheckpoint(store, 100, {1, 1, 1}, {}).ok());
   EXPECT_EQ(PinStep(store, 100, "late", {}).code(), absl::StatusCode::kNotFound);
-  EXPECT_FALSE(*IsPinned(store, 100));
+  EXPECT_TRUE(ListPins(store, 100)->empty());
   EXPECT_EQ(PinStep(store, 100, "../x", {}).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(PinStep(store, 100, "a/b", {}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+// A pin that came after DELETING is about to be withdrawn by its holder. A deletion that a crash cut off must not
+// take it for one that came first, and show what is left of the checkpoint.
+TEST(Delete, APinThatComesTooLateBringsNothingBack) {
+  MemoryStore store;
+  const AttemptId attempt = {1, 1, 1};
+  Commit(store, 100, attempt);
+  const std::string directory = AttemptDir(100, AttemptName(attempt));
+  ASSERT_TRUE(store.PublishExclusive(Path(directory + "/DELETING"), EncodeMarker({})).ok());
+  ASSERT_TRUE(store.PublishExclusive(Path(PinsPath(100) + "/late"), EncodeMarker({})).ok());
+  EXPECT_EQ(DeleteCheckpoint(store, 100, attempt, {}).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(LatestStep(store), 100) << "whole as it was, it may stay";
+  ASSERT_TRUE(store.PublishExclusive(Path(directory + "/DELETING"), EncodeMarker({})).ok());
+  ASSERT_TRUE(store.Delete(Path(directory + "/" + PartName(0))).ok());
+  EXPECT_TRUE(DeleteCheckpoint(store, 100, attempt, {}).ok());
+  EXPECT_TRUE(ListAttempts(store, 100)->empty());
 }
 
 TEST(Delete, OnlyWhatWasCommitted) {

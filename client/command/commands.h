@@ -17,6 +17,7 @@ void AddSave(Program& program);        // save
 void AddControl(Program& program);     // cancel, drain, reindex
 void AddVerify(Program& program);      // verify
 void AddRemove(Program& program);      // rm
+void AddRetention(Program& program);   // gc, pin
 void AddExport(Program& program);      // export: writes safetensors files, sharded by size, and an index
 void AddImport(Program& program);      // import: commits safetensors files as one step
 void AddUp(Program& program);          // up, down

@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   AddControl(program);
   AddVerify(program);
   AddRemove(program);
+  AddRetention(program);
   AddExport(program);
   AddImport(program);
   AddUp(program);

@@ -1,14 +1,12 @@
 // rm: deletes one checkpoint; shows the plan and asks.
 
-#include <unistd.h>
-
 #include <cstdio>
-#include <iostream>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "client/command/commands.h"
+#include "client/command/confirm.h"
 #include "client/command/format.h"
 #include "client/failure.h"
 #include "client/grpc_status.h"
@@ -32,14 +30,6 @@ absl::StatusOr<v1::DeleteResponse> Delete(const Connection& daemon, const Remove
   *status = daemon.checkpoints().Delete(context.get(), request, &response);
   if (!status->ok()) return absl::UnknownError("");
   return response;
-}
-
-bool Confirmed() {
-  if (!isatty(STDIN_FILENO)) return false;
-  fprintf(stderr, "Go on? [y/N] ");
-  std::string answer;
-  std::getline(std::cin, answer);
-  return answer == "y" || answer == "Y" || answer == "yes";
 }
 
 int RunRemove(const Globals& globals, const RemoveOptions& options) {

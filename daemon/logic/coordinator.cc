@@ -293,7 +293,9 @@ void Coordinator::OnFailing(const SaveMachine& save) {
 
 void Coordinator::OnDecided(const SaveMachine& save, const Verdict& verdict) {
   if (save.uncertain()) untrusted_.insert(verdict.attempt);
+  if (verdict.state == SaveState::kCommitted) keeper_->OnCommitted();
   if (save.spec().epoch != world_.epoch) return;
+  ranks_have_committed_ = ranks_have_committed_ || verdict.state == SaveState::kCommitted;
   auto record = records_.find(verdict.number);
   if (record == records_.end() || record->second.final) return;
   Settle(verdict.number, record->second, verdict);

@@ -43,12 +43,25 @@ class EpochGate {
   virtual void EnsureParent(std::function<void(const absl::Status&)> then) = 0;
 };
 
+// What saves and claims need of the collector (collect_machine.h).
+class SpaceKeeper {
+ public:
+  virtual ~SpaceKeeper() = default;
+  virtual void OnCommitted() = 0;
+  // Deletes what the policy no longer keeps; `then` runs, perhaps at once: whether that freed anything.
+  virtual void MakeRoom(std::function<void(bool freed)> then) = 0;
+  virtual bool Idle() const = 0;  // no deletion is under way
+  virtual void OnEpochChanged() = 0;
+};
+
 class Coordinator : private SaveOwner {
  public:
   // All outlive the coordinator.
   Coordinator(const Limits& limits, Outbox& outbox, World& world, EpochGate& gate, uint64_t seed,
               int64_t start_unix_ms);
   ~Coordinator() override;
+  // `keeper` outlives the coordinator; to be called before any event.
+  void Bind(SpaceKeeper* keeper) { keeper_ = keeper; }
 
   void OnSaveRequested(const SaveRequested& request);
   void OnVerdict(const VerdictSeen& seen);
@@ -82,6 +95,10 @@ class Coordinator : private SaveOwner {
   void RefuseHeld(SessionId session, const Failure& failure);  // its arrivals that nobody has judged yet
 
   std::set<std::string> LiveAttempts() const;  // this machine decides these, or may not trust them
+  const std::set<std::string>& Untrusted() const { return untrusted_; }
+  // A save of this epoch's ranks has committed in this daemon's life: every one of them has saved.
+  bool HasCommits() const { return !committed_steps_.empty(); }  // this epoch, by whomever
+  bool RanksHaveCommitted() const { return ranks_have_committed_; }
   void FillSnapshot(JobSnapshot& snapshot) const;
 
  private:
@@ -105,6 +122,7 @@ class Coordinator : private SaveOwner {
   void OnGroupCopied(const SaveMachine& save, int32_t rank, uint32_t group) override;
   void OnRankState(const SaveMachine& save, int32_t rank, SaveState state) override;
   void OnAllArrived(SaveMachine& save) override;
+  void MakeRoom(std::function<void(bool)> then) override { keeper_->MakeRoom(std::move(then)); }
   void OnFailing(const SaveMachine& save) override;
   void OnDecided(const SaveMachine& save, const Verdict& verdict) override;
 
@@ -129,6 +147,7 @@ class Coordinator : private SaveOwner {
   Outbox& outbox_;
   World& world_;
   EpochGate& gate_;
+  SpaceKeeper* keeper_ = nullptr;
   uint64_t random_;
   const int64_t start_unix_ms_;
 
@@ -144,6 +163,7 @@ class Coordinator : private SaveOwner {
   uint64_t lost_up_to_ = 0;  // numbers up to here without a record were lost by a restart
   std::vector<std::string> planned_;
   SaveAt save_at_;
+  bool ranks_have_committed_ = false;
   bool draining_ = false, drained_ = false;
   Millis drain_since_ = 0;
   bool starting_ = false;

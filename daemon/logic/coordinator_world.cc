@@ -168,6 +168,7 @@ bool Coordinator::Quiet() const {
 
 void Coordinator::OnEpochChanged(bool same_world) {
   committed_steps_.clear();
+  ranks_have_committed_ = false;
   last_step_ = -1;
   last_attempt_.clear();
   if (!same_world) {

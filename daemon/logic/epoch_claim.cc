@@ -15,19 +15,31 @@ void EpochMachine::StartClaim(std::optional<SessionOpened> opener) {
   if (opener) {
     claim_->claimer = {.rank = opener->rank, .nonce = opener->nonce};
     claim_->world_size = opener->world_size;
+    claim_->retention = opener->retention;
   } else {
     const Session& first = *world_.OfRank(0);
     claim_->claimer = {.rank = first.rank, .nonce = first.nonce};
     claim_->world_size = world_.size;
+    claim_->retention = world_.retention;
     claim_->same_world = true;
   }
   claim_->opener = std::move(opener);
 }
 
+void EpochMachine::TakeOver(const Nonce& nonce) {
+  if (claim_ || joining_) return;
+  claim_.emplace();
+  claim_->since = outbox_.now();
+  claim_backoff_.Reset();
+  claim_->claimer = {.rank = 0, .nonce = nonce};
+  claim_->world_size = 1;
+  ContinueClaim();
+}
+
 // Step 1: what is sealed becomes durable, what cannot be sealed in time is given up.
 void EpochMachine::ContinueClaim() {
   if (!claim_ || claim_->running) return;
-  if (coordinator_->Quiet()) {
+  if (coordinator_->Quiet() && keeper_->Idle()) {
     claim_->running = true;
     PublishClaim();
     return;
@@ -90,12 +102,16 @@ void EpochMachine::Inherit() {
 void EpochMachine::PutClaimRoster() {
   std::vector<RosterEntry> roster;
   for (const auto& [id, session] : world_.sessions) {
-    const bool fresh = claim_->world_size == world_.size && !session.loaded && !session.saved;
+    const bool fresh = claim_->world_size == world_.size && claim_->retention == world_.retention &&
+                       !session.loaded && !session.saved;
     const bool moves = session.rank != claim_->claimer.rank && (claim_->same_world || fresh);
     if (moves) roster.push_back({.rank = session.rank, .nonce = session.nonce});
   }
   roster.push_back(claim_->claimer);
-  outbox_.Catalog(PutRoster{.epoch = claim_->epoch, .world_size = claim_->world_size, .roster = roster},
+  outbox_.Catalog(PutRoster{.epoch = claim_->epoch,
+                            .world_size = claim_->world_size,
+                            .roster = roster,
+                            .retention = claim_->retention},
                   life_, [this, roster](const absl::Status& status) {
                     if (!status.ok()) {
                       RetryClaim(status, &EpochMachine::PutClaimRoster);
@@ -113,6 +129,7 @@ void EpochMachine::EnterEpoch() {
   world_.epoch = claim.epoch;
   world_.size = claim.world_size;
   world_.roster_known = true;
+  world_.retention = claim.retention;
   journal_lost_ = false;
   latest_ = claim.latest;
   assembled_ = false;
@@ -136,6 +153,7 @@ void EpochMachine::EnterEpoch() {
     outbox_.Emit(CloseSession{.session = id, .failure = StaleEpoch(world_.epoch)});
   }
   coordinator_->OnEpochChanged(claim.same_world);
+  keeper_->OnEpochChanged();
   if (claim.opener) FinishJoin(*claim.opener);
   coordinator_->Pump();
 }

@@ -20,6 +20,7 @@ void EpochMachine::OnStarted(const JobStarted& started) {
   world_.epoch = started.epoch;
   world_.size = started.world_size;
   world_.roster_known = started.roster_known;
+  world_.retention = started.retention;
   journal_lost_ = !started.roster_known;
   for (const RosterEntry& entry : started.roster) world_.roster[entry.rank] = entry.nonce;
 }
@@ -29,6 +30,7 @@ void EpochMachine::Ready(const ScanScript::Outcome& scan) {
     // Claimed since the catalog last knew, or the catalog was lost.
     world_.roster.clear();
     world_.roster_known = false;
+    world_.retention = {};
     world_.epoch = scan.epoch;
     world_.size = scan.world_size;
   }
@@ -63,6 +65,8 @@ std::optional<Failure> EpochMachine::CheckOpen(const SessionOpened& opened) cons
         absl::StrCat("Rank ", opened.rank, " of ", opened.world_size, " is not a rank of any world."), "open",
         opened.rank);
   }
+  if (const std::optional<std::string> fault = PolicyFault(opened.retention))
+    return MakeFailure(absl::StatusCode::kInvalidArgument, "BAD_RETENTION", *fault, "open", opened.rank);
   if (opened.epoch == 0) return std::nullopt;
   const auto member = world_.roster.find(opened.rank);
   const bool listed = member != world_.roster.end();
@@ -84,6 +88,8 @@ void EpochMachine::Open(const SessionOpened& opened) {
     RefuseOpen(opened.session, *std::move(failure));
   } else if (opened.epoch == 0 && NeedsClaim(opened)) {
     StartClaim(opened);
+  } else if (opened.retention != world_.retention && world_.roster_known) {
+    RefuseOpen(opened.session, RetentionDiffers(opened.rank, opened.retention, world_.retention));
   } else {
     Join(opened);
   }
@@ -96,8 +102,11 @@ void EpochMachine::Join(const SessionOpened& opened) {
     return;
   }
   joining_ = true;
-  outbox_.Catalog(PutRoster{.epoch = world_.epoch, .world_size = world_.size, .roster = Roster()}, life_,
-                  [this, opened](const absl::Status& status) {
+  outbox_.Catalog(PutRoster{.epoch = world_.epoch,
+                            .world_size = world_.size,
+                            .roster = Roster(),
+                            .retention = world_.retention},
+                  life_, [this, opened](const absl::Status& status) {
                     joining_ = false;
                     if (status.ok()) {
                       FinishJoin(opened);
@@ -190,6 +199,7 @@ void EpochMachine::FillSnapshot(JobSnapshot& snapshot) const {
   snapshot.claiming = claim_.has_value();
   snapshot.epoch = world_.epoch;
   snapshot.world_size = world_.size;
+  snapshot.retention = world_.retention;
   for (const auto& [id, session] : world_.sessions) {
     snapshot.sessions.push_back(
         {.session = id, .rank = session.rank, .lost = session.lost_since.has_value()});

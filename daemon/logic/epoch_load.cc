@@ -117,6 +117,25 @@ void EpochMachine::RefuseLoadsOf(SessionId session, const Failure& failure) {
   }
 }
 
+// A rank that has saved and loads again starts the next epoch. So once all have saved, nothing of what this epoch
+// gave them can be given again; and once a save has committed, "latest" is no longer what it went on from.
+EpochMachine::InUse EpochMachine::StillToLoad() const {
+  InUse use;
+  for (const Load& load : loads_) {
+    if (!load.request.latest) use.steps.insert(load.request.step);
+  }
+  const bool all_saved =
+      world_.Complete() && std::all_of(world_.sessions.begin(), world_.sessions.end(),
+                                       [](const auto& session) { return session.second.saved; });
+  if (coordinator_->RanksHaveCommitted() || (all_saved && coordinator_->HasCommits())) return use;
+  constexpr char kMayLoad[] = "a rank of this run may still load it";
+  if (latest_ && latest_->found) use.attempts[latest_->attempt] = kMayLoad;
+  for (const auto& [id, session] : world_.sessions) {
+    if (session.loaded && session.loaded->found) use.attempts[session.loaded->attempt] = kMayLoad;
+  }
+  return use;
+}
+
 void EpochMachine::ExpireLoads() {
   const Millis limit = assembled_ ? limits_.load_ms : limits_.roster_ms;
   while (!loads_.empty() && !claim_ && outbox_.now() - loads_.front().since >= limit) {

@@ -3,7 +3,7 @@
 // Joining: a rank the roster lacks, or the same nonce again → roster durable → AnswerOpen.
 // Resuming: in the current epoch, with the roster's nonce; else ABORTED.
 // Claiming: a new nonce for a rank of the roster, another world size, all ranks loading again after a save.
-//   1. No new saves; those in flight are finished within limits.
+//   1. No new saves; those in flight are finished within limits, a deletion under way is finished.
 //   2. Publish CLAIM of the next epoch.
 //   3. Settle all earlier attempts, publish LATEST (inherit_script.h).
 //   4. Roster durable.
@@ -19,8 +19,10 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,8 +44,11 @@ class EpochMachine : public EpochGate {
   // All outlive the machine.
   EpochMachine(const Limits& limits, Outbox& outbox, World& world, int64_t start_unix_ms);
 
-  // `coordinator` outlives the machine; to be called before any event.
-  void Bind(Coordinator* coordinator) { coordinator_ = coordinator; }
+  // Both outlive the machine; to be called before any event.
+  void Bind(Coordinator* coordinator, SpaceKeeper* keeper) {
+    coordinator_ = coordinator;
+    keeper_ = keeper;
+  }
 
   // What the catalog remembers; opens wait until Ready.
   void OnStarted(const JobStarted& started);
@@ -60,6 +65,18 @@ class EpochMachine : public EpochGate {
   bool SavesMayStart() const override { return ready_ && !claim_ && world_.Complete(); }
   void EnsureParent(std::function<void(const absl::Status&)> then) override;
 
+  // What a rank of this epoch may be given to load from now on, or has been given while others may still ask:
+  // attempts with the reason to keep them, and steps whatever their attempts.
+  struct InUse {
+    std::map<std::string, std::string> attempts;
+    std::set<int64_t> steps;
+  };
+  static constexpr char kBeingLoaded[] = "being loaded";
+  InUse StillToLoad() const;
+  bool MayCollect() const { return ready_ && !claim_; }
+  // Claims an epoch for nobody: its one rank never comes. Nothing happens while another claim is under way.
+  void TakeOver(const Nonce& nonce);
+
   void FillSnapshot(JobSnapshot& snapshot) const;
 
  private:
@@ -68,6 +85,7 @@ class EpochMachine : public EpochGate {
     bool same_world = false;              // all ranks load again
     RosterEntry claimer;
     int32_t world_size = 0;
+    RetentionPolicy retention;
     Millis since = 0;
     bool running = false;  // past step 1
     int64_t epoch = 0;     // once published
@@ -116,6 +134,7 @@ class EpochMachine : public EpochGate {
   Outbox& outbox_;
   World& world_;
   Coordinator* coordinator_ = nullptr;
+  SpaceKeeper* keeper_ = nullptr;
   const int64_t start_unix_ms_;
   const std::shared_ptr<const void> life_ = std::make_shared<char>();
 

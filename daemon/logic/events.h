@@ -12,11 +12,13 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "daemon/logic/retention.h"
 #include "storage/store_op.h"
 
 namespace keepstep::daemon {
@@ -54,6 +56,7 @@ struct Failure {
 struct JournalEntry {  // a save that was in flight when an earlier daemon ended
   std::string attempt;
   int64_t step = 0, epoch = 0;
+  bool collected = false;  // it was committed and then deleted, which storage no longer shows
 };
 
 struct RosterEntry {
@@ -68,6 +71,7 @@ struct JobStarted {
   int32_t world_size = 0;
   std::vector<RosterEntry> roster;
   std::vector<JournalEntry> journal;
+  RetentionPolicy retention;  // of that epoch
 };
 
 struct SessionOpened {
@@ -76,6 +80,7 @@ struct SessionOpened {
   Nonce nonce{};
   int64_t epoch = 0;  // 0: join
   uint64_t saves_issued = 0;
+  RetentionPolicy retention;  // what the rank's program asks for; the same on every rank
 };
 struct SessionLost {
   SessionId session = 0;
@@ -141,6 +146,14 @@ struct CancelRequested {
   int64_t step = 0;
 };
 struct DrainRequested {};
+// What the policy would delete, or has deleted → AnswerCollect.
+struct CollectRequested {
+  uint64_t ticket = 0;
+  bool dry_run = false;
+  std::optional<RetentionPolicy> policy;  // absent: the job's
+  bool take_over = false;                 // claims an epoch, with this nonce, if another daemon has the job
+  Nonce nonce{};
+};
 struct SaveWished {};  // an operator or a preemption asks for a save at the next common step
 struct StepsSeen {
   std::vector<int64_t> stepped;
@@ -163,7 +176,7 @@ struct SaveProgressed {
 using Event = std::variant<JobStarted, SessionOpened, SessionLost, SessionDead, Registered, SaveRequested,
                            PlanMade, GroupCopied, RankCopied, RankFlushed, RankIoFailed, VerdictSeen,
                            PartWritten, IoStopped, LoadRequested, CancelRequested, DrainRequested, SaveWished,
-                           StepsSeen, StoreDone, CatalogDone, Tick, SaveProgressed>;
+                           StepsSeen, StoreDone, CatalogDone, Tick, SaveProgressed, CollectRequested>;
 
 // ---- actions
 // ------------------------------------------------------------------------------------------------------
@@ -260,6 +273,7 @@ struct PutRoster {
   int64_t epoch = 0;
   int32_t world_size = 0;
   std::vector<RosterEntry> roster;
+  RetentionPolicy retention;
 };
 struct RecordCommit {
   uint64_t op = 0;
@@ -270,14 +284,35 @@ struct RecordGone {
   uint64_t op = 0;
   std::string attempt;
   int64_t step = 0;
+  std::string why;  // of a checkpoint that retention deleted; for the log
+  int64_t bytes = 0;
+};
+// Nobody of this daemon reads the attempt, and until ReleaseAttempt nobody can → CatalogDone;
+// FAILED_PRECONDITION: somebody does.
+struct ReserveAttempt {
+  uint64_t op = 0;
+  std::string attempt;
+  int64_t step = 0;
+};
+struct ReleaseAttempt {
+  std::string attempt;
+  int64_t step = 0;
+};
+struct AnswerCollect {
+  uint64_t ticket = 0;
+  RetentionPolicy policy;
+  std::vector<RetentionDecision> decisions;
+  int64_t freed_bytes = 0;
+  Failure failure;  // what was decided before it stands
 };
 struct Drained {
   int32_t undecided = 0;
 };
 
-using Action = std::variant<AnswerOpen, MoveSession, CloseSession, AnswerSave, AnswerLoad, AnswerCancel,
-                            Report, Release, SetSaveAt, MakePlan, StartRank, WritePart, StopIo, DoStore,
-                            PutJournal, EraseJournal, PutRoster, RecordCommit, RecordGone, Drained>;
+using Action =
+    std::variant<AnswerOpen, MoveSession, CloseSession, AnswerSave, AnswerLoad, AnswerCancel, Report, Release,
+                 SetSaveAt, MakePlan, StartRank, WritePart, StopIo, DoStore, PutJournal, EraseJournal,
+                 PutRoster, RecordCommit, RecordGone, ReserveAttempt, ReleaseAttempt, AnswerCollect, Drained>;
 
 }  // namespace keepstep::daemon
 

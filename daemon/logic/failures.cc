@@ -42,6 +42,14 @@ Failure LostByRestart(uint64_t number) {
                      "recover");
 }
 
+Failure RetentionDiffers(int32_t rank, const RetentionPolicy& asked, const RetentionPolicy& in_force) {
+  return MakeFailure(
+      absl::StatusCode::kFailedPrecondition, "RETENTION_DIFFERS",
+      absl::StrCat("Rank ", rank, " asks for ", PolicyText(asked), ", but the ranks before it for ",
+                   PolicyText(in_force), ". Give every rank the same keep_last and keep_every."),
+      "open", rank);
+}
+
 Failure Draining() {
   return MakeFailure(absl::StatusCode::kUnavailable, "DRAINING",
                      "keepstepd is shutting down and takes no new saves. Save again after its restart.",

@@ -22,6 +22,7 @@ Failure IoFailure(const absl::Status& status, absl::string_view stage, int32_t r
 Failure StaleEpoch(int64_t current_epoch);
 Failure RanksMissing(const std::vector<int32_t>& ranks, absl::string_view stage);
 Failure LostByRestart(uint64_t number);
+Failure RetentionDiffers(int32_t rank, const RetentionPolicy& asked, const RetentionPolicy& in_force);
 Failure Draining();
 Failure Recovering();
 Failure NotRegistered(int32_t rank);

@@ -3,6 +3,7 @@
 #include <utility>
 #include <variant>
 
+#include "daemon/logic/collect_machine.h"
 #include "daemon/logic/coordinator.h"
 #include "daemon/logic/epoch_machine.h"
 #include "daemon/logic/outbox.h"
@@ -16,8 +17,10 @@ struct JobMachine::Parts {
       : limits(limits_in),
         epoch(limits, outbox, world, start_unix_ms),
         coordinator(limits, outbox, world, epoch, seed, start_unix_ms),
+        collector(limits, outbox, world, epoch, coordinator, start_unix_ms),
         reconcile(limits, outbox, coordinator, start_unix_ms) {
-    epoch.Bind(&coordinator);
+    epoch.Bind(&coordinator, &collector);
+    coordinator.Bind(&collector);
   }
 
   // Runs `what` on the save and the rank of `event`, if both exist.
@@ -33,7 +36,13 @@ struct JobMachine::Parts {
 
   void On(const JobStarted& e) {
     epoch.OnStarted(e);
-    reconcile.Start(e.journal, [this](const ScanScript::Outcome& scan) { epoch.Ready(scan); });
+    std::vector<JournalEntry> undecided, collected;
+    for (const JournalEntry& entry : e.journal) (entry.collected ? collected : undecided).push_back(entry);
+    collector.OnStarted(std::move(collected));
+    reconcile.Start(std::move(undecided), [this](const ScanScript::Outcome& scan) {
+      epoch.Ready(scan);
+      collector.OnReady();
+    });
   }
   void On(const SessionOpened& e) { epoch.OnOpened(e); }
   void On(const SessionLost& e) { epoch.OnLost(e.session); }
@@ -74,6 +83,7 @@ struct JobMachine::Parts {
   }
   void On(const LoadRequested& e) { epoch.OnLoad(e); }
   void On(const CancelRequested& e) { coordinator.OnCancel(e); }
+  void On(const CollectRequested& e) { collector.OnRequested(e); }
   void On(const DrainRequested&) { coordinator.OnDrain(); }
   void On(const SaveWished&) { coordinator.OnSaveWished(); }
   void On(const StepsSeen& e) { coordinator.OnStepsSeen(e); }
@@ -82,6 +92,7 @@ struct JobMachine::Parts {
   void On(const Tick&) {
     coordinator.OnTick();
     epoch.OnTick();
+    collector.OnTick();
   }
 
   const Limits limits;
@@ -89,6 +100,7 @@ struct JobMachine::Parts {
   World world;
   EpochMachine epoch;
   Coordinator coordinator;
+  CollectMachine collector;
   ReconcileMachine reconcile;
 };
 
@@ -101,6 +113,7 @@ std::vector<Action> JobMachine::OnEvent(const Event& event, Millis now) {
   parts_->outbox.Advance(now);
   std::visit([this](const auto& e) { parts_->On(e); }, event);
   parts_->epoch.AfterEvent();
+  parts_->collector.AfterEvent();
   parts_->coordinator.Pump();
   parts_->coordinator.AfterEvent();
   return parts_->outbox.Take();

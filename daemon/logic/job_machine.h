@@ -6,6 +6,7 @@
 //   Coordinator       which save numbers run, wait, are skipped; verdicts; save_at; drain
 //   SaveMachine       one attempt from its journal entry to its decision
 //   ReconcileMachine  what an earlier daemon left
+//   CollectMachine    what retention deletes
 //
 // Order that holds across all of them:
 //   journal entry durable → copies start → all ranks sealed and flushed → part → COMMIT published

@@ -12,8 +12,9 @@ namespace keepstep::daemon {
 
 struct Limits {
   int max_saves_in_flight = 2;
-  int max_saves_queued = 8;       // accepted under `wait`, not started
-  int max_arrivals_held = 16;     // of one session, while the roster is incomplete
+  int max_saves_queued = 8;    // accepted under `wait`, not started
+  int max_arrivals_held = 16;  // of one session, while the roster is incomplete
+  int max_collections_waiting = 8;
   uint64_t verdict_history = 64;  // newest save numbers whose outcome is remembered
   int32_t max_world_size = 16384;
   Millis resume_ms = 30'000;            // a lost stream with a live process

@@ -25,7 +25,8 @@ void MachineHarness::Start() {
   JobStarted started{.roster_known = roster_known,
                      .epoch = roster.epoch,
                      .world_size = roster.world_size,
-                     .roster = roster.roster};
+                     .roster = roster.roster,
+                     .retention = roster.retention};
   for (const auto& [attempt, entry] : journal) started.journal.push_back(entry);
   Feed(started);
 }
@@ -62,7 +63,7 @@ void MachineHarness::Carry(const Action& action) {
           Feed(StoreDone{a.op, result ? *std::move(result) : storage::RunStoreOp(store_, a.what)});
         } else if constexpr (std::is_same_v<A, PutJournal> || std::is_same_v<A, EraseJournal> ||
                              std::is_same_v<A, PutRoster> || std::is_same_v<A, RecordCommit> ||
-                             std::is_same_v<A, RecordGone>) {
+                             std::is_same_v<A, RecordGone> || std::is_same_v<A, ReserveAttempt>) {
           if (hold_catalog) {
             held_catalog_.push_back(action);
           } else {
@@ -128,7 +129,7 @@ void MachineHarness::WritePart(const std::string& attempt) {
 SessionId MachineHarness::Open(int32_t rank, int32_t world_size, uint8_t nonce, int64_t epoch,
                                uint64_t saves_issued) {
   const SessionId session = ++last_session_;
-  Feed(SessionOpened{session, rank, world_size, NonceOf(nonce), epoch, saves_issued});
+  Feed(SessionOpened{session, rank, world_size, NonceOf(nonce), epoch, saves_issued, retention});
   return session;
 }
 

@@ -85,6 +85,8 @@ class MachineHarness {
   bool hold_catalog = false, hold_io_stopped = false, hold_parts = false, hold_plans = false;
   void ReleaseCatalog();
 
+  RetentionPolicy retention;  // what opened sessions ask for
+
   std::map<std::string, JournalEntry> journal;
   PutRoster roster;
   bool roster_known = false;

@@ -58,6 +58,7 @@ std::vector<RetentionDecision> PlanRetention(const RetentionInput& input) {
     const bool first_of_step = stands && steps.insert(commit.step).second;
     if (commit.deleting) {
       decision.keep = false;
+      decision.begun = true;
       decision.reason = "its deletion had begun";
     } else if (policy.none()) {
       decision.reason = "the job has no retention policy";

@@ -58,6 +58,7 @@ struct RetentionDecision {
   std::string attempt;
   int64_t bytes = 0;
   bool keep = true;
+  bool begun = false;  // its deletion had begun: nobody can load it any more
   std::string reason;  // completes "kept: …" or "deleted: …"
 };
 

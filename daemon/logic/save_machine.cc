@@ -97,7 +97,20 @@ void SaveMachine::Plan() {
 void SaveMachine::OnPlanMade(const absl::Status& status) {
   if (stage_ != SaveStage::kPlan) return;
   if (!status.ok()) {
-    Fail(IoFailure(status, "plan"));
+    const Failure failure = IoFailure(status, "plan");
+    const bool no_room = failure.reason == "DISK_FULL" || failure.reason == "QUOTA";
+    if (!no_room || std::exchange(room_asked_, true)) {
+      Fail(failure);
+      return;
+    }
+    owner_.MakeRoom([this, owner = Owner(life_), failure](bool freed) {
+      if (owner.expired() || stage_ != SaveStage::kPlan) return;
+      if (freed) {
+        outbox_.Emit(MakePlan{.attempt = spec_.attempt, .step = spec_.step});
+      } else {
+        Fail(failure);
+      }
+    });
     return;
   }
   planned_ = true;

@@ -1,7 +1,9 @@
 // One attempt at a save, from its journal entry to its decision.
 //
 //   1. Journal entry durable.
-//   2. Plan: at once when no registration changed since the last plan, else when every rank has arrived.
+//   2. Plan: at once when no registration changed since the last plan, else when every rank has arrived. A
+//   plan
+//      that finds no room (DISK_FULL, QUOTA) is made once more after a collection that freed some.
 //   3. A rank's copy starts when it has arrived and the plan is made. A rank whose registration is not the
 //      one planned fails the save (PLAN_CHANGED).
 //   4. Every rank copied, sealed and flushed, and the epoch's PARENT durable → the part is written.
@@ -47,6 +49,8 @@ class SaveOwner {
   virtual void OnGroupCopied(const SaveMachine& save, int32_t rank, uint32_t group) = 0;
   virtual void OnRankState(const SaveMachine& save, int32_t rank, SaveState state) = 0;
   virtual void OnAllArrived(SaveMachine& save) = 0;
+  // Deletes what the job need not keep; `then` runs, perhaps at once: whether that freed anything.
+  virtual void MakeRoom(std::function<void(bool freed)> then) = 0;
   // The save will not commit from here on, unless it already has: nobody's source is needed any more.
   virtual void OnFailing(const SaveMachine& save) = 0;
   // Once: the outcome, which never changes.
@@ -137,7 +141,7 @@ class SaveMachine {
   std::vector<Rank> ranks_;
   SaveStage stage_ = SaveStage::kQueued;
   Millis stage_since_ = 0, progress_at_ = 0, failed_at_ = 0;
-  bool plan_asked_ = false, planned_ = false, parent_known_ = false, part_asked_ = false;
+  bool plan_asked_ = false, room_asked_ = false, planned_ = false, parent_known_ = false, part_asked_ = false;
   bool decided_ = false, uncertain_ = false;
   std::vector<std::string> plan_fingerprints_;
   Failure cause_;

@@ -54,6 +54,7 @@ struct JobSnapshot {
   int64_t last_committed_step = -1;       // in this epoch, or the epoch's LATEST
   std::string last_committed_attempt;
   int64_t save_at = -1;
+  RetentionPolicy retention;
 };
 
 }  // namespace keepstep::daemon

@@ -40,6 +40,7 @@ struct World {
   int32_t size = 0;
   bool roster_known = true;  // false: the catalog was lost, so every rank counts as present
   std::map<int32_t, Nonce> roster;
+  RetentionPolicy retention;  // every rank of the epoch asked for the same
   std::map<SessionId, Session> sessions;
 
   Session* Find(SessionId id) {

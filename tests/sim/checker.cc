@@ -1,5 +1,6 @@
 #include "tests/sim/checker.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstring>
@@ -58,6 +59,7 @@ bool HoldsContent(const std::string& bytes, int64_t step, int32_t rank) {
 }
 
 int64_t EpochOf(const std::string& attempt) { return std::atoll(attempt.c_str() + 1); }
+int64_t CounterOf(const std::string& attempt) { return std::atoll(attempt.c_str() + attempt.find("-a") + 2); }
 
 }  // namespace
 
@@ -72,8 +74,7 @@ void Checker::Note(int64_t& count, const std::string& what) {
 }
 
 const v1::Decision* Checker::ReadDecision(int64_t step, const std::string& attempt, bool durable) const {
-  const std::string* bytes =
-      store_.Read(absl::StrCat(StepDir(step), "/", attempt, "/DECISION"), durable);
+  const std::string* bytes = store_.Read(absl::StrCat(StepDir(step), "/", attempt, "/DECISION"), durable);
   return bytes == nullptr ? nullptr : ParsedOnce(*bytes, decisions_);
 }
 
@@ -100,6 +101,7 @@ std::string Checker::Restorable(int64_t step, const std::string& attempt, bool d
 
 void Checker::OnVerdict(const daemon::Verdict& verdict) {
   if (verdict.state < SaveState::kCommitted || verdict.attempt.empty()) return;
+  if (verdict.failure.reason == "DURABILITY_UNCERTAIN") uncertain_.insert(verdict.attempt);
   auto [known, first] = verdicts_.try_emplace(verdict.attempt, verdict.state, verdict.failure.reason);
   // A save whose fate was unknown may turn out committed. Of one that was given up, a restart may know only
   // that it never committed. Nothing else may change.
@@ -113,6 +115,7 @@ void Checker::OnVerdict(const daemon::Verdict& verdict) {
   }
   if (verdict.state != SaveState::kCommitted || !reported_.emplace(verdict.step, verdict.attempt).second)
     return;
+  if (condemned_.contains(verdict.attempt)) return;  // it was, and is gone
   const std::string wrong = Restorable(verdict.step, verdict.attempt, true);
   if (wrong.empty()) return;
   Note(absl::StrContains(wrong, "other content") ? findings_.mislabelled : findings_.lost,
@@ -127,7 +130,7 @@ void Checker::OnLoaded(const daemon::AnswerLoad& answer, bool latest) {
     Note(findings_.mislabelled, absl::StrCat("ranks of epoch ", answer.epoch, " restore steps ",
                                              std::get<1>(known->second), " and ", answer.step));
   }
-  if (answer.found) {
+  if (answer.found && !condemned_.contains(answer.attempt)) {  // OnCondemn looks at loads that go on
     const std::string wrong = Restorable(answer.step, answer.attempt, true);
     if (!wrong.empty())
       Note(findings_.lost, absl::StrCat(answer.step, "/", answer.attempt, " is restored but ", wrong));
@@ -168,14 +171,138 @@ void Checker::OnDelete(const std::string& path) {
   const std::string attempt =
       path.substr(first + 1, second == std::string::npos ? second : second - first - 1);
   if (attempt.empty() || attempt[0] != 'e') return;
-  const v1::Decision* decision = ReadDecision(std::atoll(path.c_str()), attempt, true);
+  const int64_t step = std::atoll(path.c_str());
+  const std::string dir = absl::StrCat(StepDir(step), "/", attempt), deleting = dir + "/DELETING";
+  if (path == deleting || path == dir) {
+    const bool withdrawn = path == deleting && store_.Read(dir + "/DECISION", false) != nullptr;
+    if (withdrawn) condemned_.erase(attempt);
+    return;
+  }
+  if (condemned_.contains(attempt)) {
+    if (store_.Read(deleting, true) == nullptr)
+      Note(findings_.broken, absl::StrCat(path, " is deleted before its DELETING is durable"));
+    if (pinned_.contains(attempt))
+      Note(findings_.lost, absl::StrCat(path, " is deleted although its step is pinned"));
+    return;
+  }
+  const v1::Decision* decision = ReadDecision(step, attempt, true);
   if (!decision || decision->kind() != v1::Decision::ABORT) {
     Note(findings_.broken, absl::StrCat(path, " is deleted without a durable ABORT"));
   }
 }
 
+// ---- retention
+// --------------------------------------------------------------------------------------------------------
+
+std::vector<Checker::Commit> Checker::Commits() const {
+  std::vector<Commit> commits;
+  for (const auto& [step, is_step] : store_.List("")) {
+    if (!is_step || step == "epochs") continue;
+    for (const auto& [attempt, is_attempt] : store_.List(step)) {
+      if (!is_attempt || attempt[0] != 'e' || uncertain_.contains(attempt)) continue;
+      const int64_t number = std::atoll(step.c_str());
+      const v1::Decision* decision = ReadDecision(number, attempt, false);
+      if (!decision || decision->kind() != v1::Decision::COMMIT) continue;
+      if (store_.Read(absl::StrCat(step, "/", attempt, "/DELETING"), false) != nullptr) continue;
+      commits.push_back({EpochOf(attempt), number, CounterOf(attempt), attempt});
+    }
+  }
+  std::sort(commits.begin(), commits.end());
+  return commits;
+}
+
+std::string Checker::Latest(const std::vector<Commit>& commits) const {
+  int64_t epoch = 0;
+  for (const auto& [leaf, directory] : store_.List("epochs"))
+    epoch = std::max<int64_t>(epoch, std::atoll(leaf.c_str()));
+  for (; epoch > 0; --epoch) {
+    for (auto commit = commits.rbegin(); commit != commits.rend(); ++commit) {
+      if (commit->epoch == epoch) return commit->attempt;
+    }
+    const std::string* bytes = store_.Read(absl::StrCat("epochs/", epoch, "/PARENT"), false);
+    v1::EpochStep record;
+    if (bytes == nullptr || !ParseFramed(*bytes, record)) continue;
+    if (record.none()) return "";
+    for (const Commit& commit : commits) {
+      if (commit.attempt == record.attempt()) return commit.attempt;
+    }
+  }
+  return "";
+}
+
+bool Checker::HasCommit(int64_t step) const {
+  for (const Commit& commit : Commits()) {
+    if (commit.step == step) return true;
+  }
+  return false;
+}
+
+std::string Checker::NewestCommit() const {
+  const std::vector<Commit> commits = Commits();
+  if (commits.empty()) return "none";
+  return absl::StrCat(StepDir(commits.back().step), "/", commits.back().attempt);
+}
+
+int64_t Checker::SomeReportedStep(uint64_t random) const {
+  if (reported_.empty()) return -1;
+  return std::next(reported_.begin(), static_cast<int64_t>(random % reported_.size()))->first;
+}
+
+// Judged by counting what readers would still find, without the machine's plan.
+void Checker::OnCondemn(const std::string& path, const std::multiset<std::string>& loading) {
+  const int64_t step = std::atoll(path.c_str());
+  const size_t first = path.find('/');
+  const std::string attempt = path.substr(first + 1, path.rfind('/') - first - 1);
+  const std::vector<Commit> commits = Commits();
+  const auto self =
+      std::find(commits.begin(), commits.end(), Commit{EpochOf(attempt), step, CounterOf(attempt), attempt});
+  if (self == commits.end()) return;  // a deletion that goes on, or of what nobody sees
+  const auto bad = [&](const char* why) {
+    Note(findings_.lost, absl::StrCat(path, " is deleted: it is ", why));
+  };
+  std::set<std::pair<int64_t, int64_t>> newer;
+  bool again = false, later = false;
+  for (auto other = std::next(self); other != commits.end(); ++other) {
+    if (other->step == step) (other->epoch == self->epoch ? again : later) = true;
+    if (other->epoch != self->epoch || other->step != step) newer.emplace(other->epoch, other->step);
+  }
+  daemon::RetentionPolicy policy;
+  if (!policies_.empty()) policy = policies_.rbegin()->second;
+  if (policy.keep_last == 0) bad("of a job that keeps everything");
+  if (!again && static_cast<int64_t>(newer.size()) < policy.keep_last) bad("one of the newest");
+  if (policy.keep_every > 0 && step % policy.keep_every == 0 && !again && !later)
+    bad("a step to keep for good");
+  if (attempt == Latest(commits)) bad("what \"latest\" names");
+  if (loading.contains(attempt)) bad("being loaded");
+  condemned_.insert(attempt);
+}
+
+void Checker::OnCondemned(const std::string& path) {
+  const size_t first = path.find('/');
+  if (store_.Read(path, false) == nullptr)
+    condemned_.erase(path.substr(first + 1, path.rfind('/') - first - 1));
+}
+
+// Of a step whatever of it can be loaded when the pin is there.
+void Checker::OnPinned(int64_t step) {
+  for (const Commit& commit : Commits()) {
+    if (commit.step == step) pinned_[commit.attempt] = step;
+  }
+}
+
+void Checker::CheckPins() {
+  const std::vector<Commit> commits = Commits();
+  for (const auto& [attempt, step] : pinned_) {
+    const bool seen = std::any_of(commits.begin(), commits.end(),
+                                  [&](const Commit& commit) { return commit.attempt == attempt; });
+    const std::string wrong = seen ? Restorable(step, attempt, false) : "is not there";
+    if (!wrong.empty()) Note(findings_.lost, absl::StrCat(step, "/", attempt, " is pinned and ", wrong));
+  }
+}
+
 void Checker::CheckReported() {
   for (const auto& [step, attempt] : reported_) {
+    if (condemned_.contains(attempt)) continue;
     const std::string wrong = Restorable(step, attempt, false);
     if (wrong.empty()) continue;
     Note(absl::StrContains(wrong, "other content") ? findings_.mislabelled : findings_.lost,
@@ -187,6 +314,7 @@ void Checker::CheckSpace() {
   for (const auto& [step, is_step] : store_.List("")) {
     if (!is_step || step == "epochs") continue;
     for (const auto& [attempt, is_attempt] : store_.List(step)) {
+      if (attempt == "pins") continue;
       const v1::Decision* decision = ReadDecision(std::atoll(step.c_str()), attempt, false);
       const auto files = store_.List(absl::StrCat(step, "/", attempt));
       if (decision && decision->kind() == v1::Decision::COMMIT) {
@@ -207,6 +335,7 @@ void Checker::CheckSpace() {
 
 void Checker::OnEnd() {
   CheckReported();
+  CheckPins();
   CheckSpace();
 }
 

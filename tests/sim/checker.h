@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "daemon/logic/events.h"
+#include "daemon/logic/retention.h"
 #include "proto/storage.pb.h"
 #include "tests/sim/sim_store.h"
 
@@ -43,6 +44,18 @@ class Checker {
   void OnLoaded(const daemon::AnswerLoad& answer,
                 bool latest);              // an explicit step is answered with that step
   void OnDelete(const std::string& path);  // before a file of an attempt is deleted
+
+  // Retention. What a run's ranks asked for; who is told that a step is pinned; before DELETING is published.
+  void OnPolicy(int64_t epoch, const daemon::RetentionPolicy& policy) { policies_[epoch] = policy; }
+  void OnPinned(int64_t step);
+  void OnCondemn(const std::string& path, const std::multiset<std::string>& loading);
+  void OnCondemned(const std::string& path);  // after it, done or not
+  bool HasCommit(int64_t step) const;         // one that is not being deleted
+  std::string NewestCommit() const;           // its directory
+  int64_t SomeReportedStep(uint64_t random) const;
+  void OnDaemonDied() { uncertain_.clear(); }  // the next one settles them
+  int64_t deletions() const { return static_cast<int64_t>(condemned_.size()); }
+
   void OnPowerLoss() { CheckReported(); }  // after it
   void OnEnd();                            // nothing runs any more, the daemon has recovered
   void Broken(const std::string& what) { Note(findings_.broken, what); }
@@ -53,7 +66,15 @@ class Checker {
 
  private:
   void Note(int64_t& count, const std::string& what);
+  struct Commit {
+    int64_t epoch = 0, step = 0, counter = 0;
+    std::string attempt;
+    auto operator<=>(const Commit&) const = default;
+  };
+  std::vector<Commit> Commits() const;  // that readers see, in the order that answers "latest"
+  std::string Latest(const std::vector<Commit>& commits) const;  // attempt
   void CheckReported();
+  void CheckPins();
   // Null if there is none.
   const v1::Decision* ReadDecision(int64_t step, const std::string& attempt, bool durable) const;
   // Empty if the checkpoint is committed and holds exactly what it should.
@@ -69,7 +90,11 @@ class Checker {
   mutable Records<v1::Decision> decisions_;
   mutable Records<v1::Part> parts_;
   Findings findings_;
-  std::set<std::pair<int64_t, std::string>> reported_;  // committed
+  std::set<std::pair<int64_t, std::string>> reported_;   // committed
+  std::map<int64_t, daemon::RetentionPolicy> policies_;  // by epoch
+  std::map<std::string, int64_t> pinned_;  // attempts that the pinner saw, with their step
+  std::set<std::string> condemned_;  // attempts that retention deletes
+  std::set<std::string> uncertain_;  // told so in this life of the daemon
   std::map<std::string, std::pair<daemon::SaveState, std::string>>
       verdicts_;  // final ones by attempt, with reason
   // By epoch and step asked for, -1 for the latest.

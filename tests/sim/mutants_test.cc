@@ -35,7 +35,11 @@ INSTANTIATE_TEST_SUITE_P(All, Mutants,
                                          std::pair(Mutation::kAcceptPoisoned, "AcceptPoisoned"),
                                          std::pair(Mutation::kLatestBeforePublished, "LatestBeforePublished"),
                                          std::pair(Mutation::kResumeStaleEpoch, "ResumeStaleEpoch"),
-                                         std::pair(Mutation::kSkipDirectorySync, "SkipDirectorySync")),
+                                         std::pair(Mutation::kSkipDirectorySync, "SkipDirectorySync"),
+                                         std::pair(Mutation::kIgnorePins, "IgnorePins"),
+                                         std::pair(Mutation::kDeleteLastGood, "DeleteLastGood"),
+                                         std::pair(Mutation::kIgnoreReaders, "IgnoreReaders"),
+                                         std::pair(Mutation::kForgetDeleting, "ForgetDeleting")),
                          [](const auto& info) { return std::string(info.param.second); });
 
 }  // namespace

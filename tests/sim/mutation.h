@@ -21,6 +21,10 @@ enum class Mutation : uint8_t {
   kLatestBeforePublished,  // LATEST is answered while its record is on its way
   kResumeStaleEpoch,       // a resume in an old epoch is let into the current one
   kSkipDirectorySync,      // SyncTree says OK and does nothing
+  kIgnorePins,             // a deletion does not see pins
+  kDeleteLastGood,         // where one checkpoint is deleted the newest one goes too
+  kIgnoreReaders,          // what is being loaded is reserved for deletion all the same
+  kForgetDeleting,         // DELETING is acknowledged and not written
 };
 
 }  // namespace keepstep::sim

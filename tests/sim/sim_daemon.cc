@@ -53,7 +53,8 @@ void SimDaemon::Start() {
   daemon::JobStarted started{.roster_known = roster_known_,
                              .epoch = roster_.epoch,
                              .world_size = roster_.world_size,
-                             .roster = roster_.roster};
+                             .roster = roster_.roster,
+                             .retention = roster_.retention};
   for (const auto& [attempt, entry] : journal_) started.journal.push_back(entry);
   Feed(started);
   struct Ticker {
@@ -74,9 +75,12 @@ void SimDaemon::Kill() {
     if (flight.row) {
       if (p_.random.Chance(0.5)) flight.row();
     } else {
-      p_.store.Interrupt(flight.op);
+      Judged(flight.op, [&, this] { p_.store.Interrupt(flight.op); });
     }
   }
+  loading_.clear();
+  reserved_.clear();
+  p_.checker.OnDaemonDied();
 }
 
 void SimDaemon::Send(daemon::Event event) {
@@ -110,9 +114,8 @@ void SimDaemon::Feed(const daemon::Event& event) {
 
 void SimDaemon::Tell(daemon::SessionId session, daemon::Action action) {
   last_delivery_ = std::max(last_delivery_, p_.clock.now() + p_.random.Between(0, 2));
-  Post(last_delivery_ - p_.clock.now(), [this, session, action = std::move(action)] {
-    p_.trainers.Deliver(session, action);
-  });
+  Post(last_delivery_ - p_.clock.now(),
+       [this, session, action = std::move(action)] { p_.trainers.Deliver(session, action); });
 }
 
 void SimDaemon::Do(daemon::Action action) {
@@ -132,16 +135,26 @@ void SimDaemon::Do(daemon::Action action) {
           p_.checker.OnVerdict(a.status);
           decided_ += a.status.state >= daemon::SaveState::kCommitted;
           pass_on(a.session);
-        } else if constexpr (std::is_same_v<A, daemon::MoveSession> ||
-                             std::is_same_v<A, daemon::CloseSession> ||
-                             std::is_same_v<A, daemon::AnswerLoad> || std::is_same_v<A, daemon::Release>) {
+        } else if constexpr (std::is_same_v<A, daemon::AnswerLoad>) {
+          OnLoadAnswered(a);
           pass_on(a.session);
+        } else if constexpr (std::is_same_v<A, daemon::MoveSession> ||
+                             std::is_same_v<A, daemon::CloseSession> || std::is_same_v<A, daemon::Release>) {
+          pass_on(a.session);
+        } else if constexpr (std::is_same_v<A, daemon::ReserveAttempt>) {
+          OnReserve(a);
+        } else if constexpr (std::is_same_v<A, daemon::ReleaseAttempt>) {
+          reserved_.erase(a.attempt);
         } else if constexpr (std::is_same_v<A, daemon::MakePlan>) {
           AttemptOf(a.attempt).step = a.step;
-          const bool fails = p_.random.Chance(faults_.error);
-          Post(p_.random.Between(0, 5), [this, attempt = a.attempt, fails] {
-            Feed(
-                daemon::PlanMade{attempt, fails ? absl::FailedPreconditionError("holes") : absl::OkStatus()});
+          absl::Status status;
+          if (p_.random.Chance(faults_.error)) status = absl::FailedPreconditionError("holes");
+          if (p_.random.Chance(faults_.no_space)) {
+            status = absl::ResourceExhaustedError("no room");
+            status.SetPayload(daemon::kReasonPayload, absl::Cord("DISK_FULL"));
+          }
+          Post(p_.random.Between(0, 5), [this, attempt = a.attempt, status] {
+            Feed(daemon::PlanMade{attempt, status});
           });
         } else if constexpr (std::is_same_v<A, daemon::StartRank>) {
           AttemptOf(a.attempt).shares[a.rank].start = a;
@@ -167,6 +180,7 @@ void SimDaemon::Do(daemon::Action action) {
           Catalog(a.op, [this, attempt = a.attempt] { journal_.erase(attempt); });
         } else if constexpr (std::is_same_v<A, daemon::PutRoster>) {
           Catalog(a.op, [this, a] { roster_ = a, roster_known_ = true; });
+          p_.checker.OnPolicy(a.epoch, a.retention);
         } else if constexpr (std::is_same_v<A, daemon::RecordCommit>) {
           Catalog(a.op, [this, attempt = a.attempt] { catalog_.insert(attempt); });
         } else if constexpr (std::is_same_v<A, daemon::RecordGone>) {
@@ -194,7 +208,9 @@ void SimDaemon::RunStore(StoreOp op, int64_t extra_ms, std::function<void(StoreR
     const StoreOp op = std::move(flights_.extract(flight).mapped().op);
     if (op.kind == StoreOp::Kind::kDelete || op.kind == StoreOp::Kind::kDeleteTree)
       p_.checker.OnDelete(op.path);
-    then(p_.store.Run(op));
+    StoreResult result;
+    Judged(op, [&] { result = p_.store.Run(op); });
+    then(std::move(result));
   });
 }
 
@@ -217,8 +233,60 @@ void SimDaemon::OnDoStore(daemon::DoStore action) {
     RunStore(std::move(op), 40, [](StoreResult) {});
     return;
   }
-  RunStore(std::move(op), 0, [this, id = action.op](StoreResult result) {
+  if (mutation_ == Mutation::kForgetDeleting && publish && absl::EndsWith(op.path, "/DELETING")) {
+    p_.checker.OnCondemn(op.path, loading_);
+    Post(1, [this, id = action.op] { Feed(daemon::StoreDone{id, {}}); });
+    return;
+  }
+  if (mutation_ == Mutation::kDeleteLastGood && publish && absl::EndsWith(op.path, "/DELETING")) {
+    StoreOp another = op;
+    another.path = p_.checker.NewestCommit() + "/DELETING";
+    RunStore(std::move(another), 0, [](StoreResult) {});
+  }
+  const bool blind = mutation_ == Mutation::kIgnorePins && op.kind == StoreOp::Kind::kList &&
+                     absl::EndsWith(op.path, "/pins");
+  RunStore(std::move(op), 0, [this, id = action.op, blind](StoreResult result) {
+    if (blind) result.blobs.clear();
     Feed(daemon::StoreDone{id, std::move(result)});
+  });
+}
+
+// A load goes on for a while after its answer; nothing of it may be deleted meanwhile.
+void SimDaemon::OnLoadAnswered(daemon::AnswerLoad& answer) {
+  if (!answer.found) return;
+  if (reserved_.contains(answer.attempt)) {
+    answer.found = false;
+    answer.failure = {.code = absl::StatusCode::kNotFound, .reason = "UNKNOWN_CHECKPOINT"};
+    return;
+  }
+  loading_.insert(answer.attempt);
+  Post(p_.random.Between(2, 60),
+       [this, attempt = answer.attempt] { loading_.erase(loading_.find(attempt)); });
+}
+
+void SimDaemon::OnReserve(const daemon::ReserveAttempt& action) {
+  const bool read = loading_.contains(action.attempt) && mutation_ != Mutation::kIgnoreReaders;
+  if (!read) reserved_.insert(action.attempt);
+  Post(p_.random.Between(0, 2), [this, op = action.op, read] {
+    Feed(
+        daemon::CatalogDone{op, read ? absl::FailedPreconditionError("it is being read") : absl::OkStatus()});
+  });
+}
+
+void SimDaemon::Pin(int64_t step, const std::string& id) {
+  StoreOp publish{.kind = StoreOp::Kind::kPublish,
+                  .path = absl::StrCat(storage::PinsPath(step), "/", id),
+                  .bytes = storage::EncodeMarker({})};
+  RunStore(std::move(publish), 0, [this, step, id](StoreResult result) {
+    if (!result.status.ok()) return;  // it may be there: that keeps the step, but nobody was told so
+    Post(p_.random.Between(0, 3), [this, step, id] {
+      if (p_.checker.HasCommit(step)) {
+        p_.checker.OnPinned(step);
+      } else {
+        RunStore({.kind = StoreOp::Kind::kDelete, .path = absl::StrCat(storage::PinsPath(step), "/", id)}, 0,
+                 [](StoreResult) {});
+      }
+    });
   });
 }
 

@@ -61,6 +61,9 @@ class SimDaemon {
   // Hands an event to the machine after a message's delay, unless the daemon dies before.
   void Send(daemon::Event event);
   daemon::JobSnapshot Snapshot() const { return machine_->Snapshot(); }
+  // Somebody pins a step, as storage/delete.h says: the pin, then a look whether the checkpoint is still
+  // there.
+  void Pin(int64_t step, const std::string& id);
   int64_t decided() const { return decided_; }
 
  private:
@@ -91,7 +94,18 @@ class SimDaemon {
   void Do(daemon::Action action);
   void RunStore(storage::StoreOp op, int64_t extra_ms, std::function<void(storage::StoreResult)> then);
   void Catalog(uint64_t op, std::function<void()> change);
+  // Runs `perform`; if `op` marks a checkpoint for deletion the checker judges that, and sees whether it was
+  // done.
+  template <class Perform>
+  void Judged(const storage::StoreOp& op, Perform perform) {
+    const bool condemns = op.kind == storage::StoreOp::Kind::kPublish && op.path.ends_with("/DELETING");
+    if (condemns) p_.checker.OnCondemn(op.path, loading_);
+    perform();
+    if (condemns) p_.checker.OnCondemned(op.path);
+  }
   void OnDoStore(daemon::DoStore action);
+  void OnLoadAnswered(daemon::AnswerLoad& answer);
+  void OnReserve(const daemon::ReserveAttempt& action);
   Attempt& AttemptOf(const std::string& name);
   void CopyNext(Attempt& attempt, int32_t rank, int group);
   void WriteBlob(Attempt& attempt, int32_t rank);
@@ -113,6 +127,8 @@ class SimDaemon {
   uint64_t next_flight_ = 0;
   std::map<uint64_t, Flight> flights_;
   std::map<std::string, Attempt> attempts_;
+  std::multiset<std::string> loading_;  // attempts that trainers were given and have not filled in yet
+  std::set<std::string> reserved_;      // for deletion
 
   // The catalog: what a start finds.
   std::map<std::string, daemon::JournalEntry> journal_;

@@ -120,6 +120,11 @@ StoreResult SimStore::Perform(const StoreOp& op) {
     case StoreOp::Kind::kPublish: result.status = Publish(op); return result;
     case StoreOp::Kind::kSyncTree: result.status = SyncTree(op.path); return result;
     case StoreOp::Kind::kDelete:
+      if (const Node* node = Walk(op.path, false); node != nullptr && node->directory && !node->seen.empty()) {
+        result.status = absl::FailedPreconditionError("the directory is not empty");
+        return result;
+      }
+      [[fallthrough]];
     case StoreOp::Kind::kDeleteTree: Remove(op.path); return result;
     case StoreOp::Kind::kPut:
       result.status = WriteBlob(op.path, op.bytes);

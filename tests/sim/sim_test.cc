@@ -24,13 +24,14 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
 }
 
 struct Sums {
-  int64_t commits = 0, verdicts = 0, daemon_deaths = 0, power_losses = 0, trainer_deaths = 0;
+  int64_t commits = 0, deletions = 0, verdicts = 0, daemon_deaths = 0, power_losses = 0, trainer_deaths = 0;
   int64_t lost = 0, mislabelled = 0, broken = 0;
   uint64_t events = 0;
   std::vector<std::string> findings;
 
   void Add(uint64_t seed, const RunResult& run) {
     commits += run.commits;
+    deletions += run.deletions;
     verdicts += run.verdicts;
     daemon_deaths += run.daemon_deaths;
     power_losses += run.power_losses;
@@ -73,16 +74,19 @@ TEST(Simulation, NothingIsLostOrMislabelled) {
   for (std::thread& thread : threads) thread.join();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::printf(
-      "%llu seeds in %.1f s, %.0f a second: %lld verdicts on saves, %lld commits, %lld daemon deaths, "
+      "%llu seeds in %.1f s, %.0f a second: %lld verdicts on saves, %lld commits, %lld deletions, "
+      "%lld daemon deaths, "
       "%lld power losses, %lld trainer deaths, %llu events: %lld lost, %lld mislabelled, %lld broken\n",
       static_cast<unsigned long long>(seeds), seconds, static_cast<double>(seeds) / seconds,
       static_cast<long long>(sums.verdicts),
-      static_cast<long long>(sums.commits), static_cast<long long>(sums.daemon_deaths),
+      static_cast<long long>(sums.commits), static_cast<long long>(sums.deletions),
+      static_cast<long long>(sums.daemon_deaths),
       static_cast<long long>(sums.power_losses), static_cast<long long>(sums.trainer_deaths),
       static_cast<unsigned long long>(sums.events), static_cast<long long>(sums.lost),
       static_cast<long long>(sums.mislabelled), static_cast<long long>(sums.broken));
   for (const std::string& what : sums.findings) ADD_FAILURE() << what;
   EXPECT_GT(sums.commits, static_cast<int64_t>(seeds)) << "too little happens to prove anything";
+  EXPECT_GT(sums.deletions, static_cast<int64_t>(seeds)) << "too little is deleted to prove anything";
 }
 
 // A failure that cannot be replayed cannot be understood.

@@ -96,7 +96,8 @@ void SimTrainer::Open() {
                                      .world_size = plan_.world_size,
                                      .nonce = nonce_,
                                      .epoch = epoch_,
-                                     .saves_issued = issued_});
+                                     .saves_issued = issued_,
+                                     .retention = plan_.retention});
 }
 
 void SimTrainer::OnMessage(daemon::SessionId session, const daemon::Action& action) {
@@ -184,7 +185,9 @@ void SimTrainer::OnLoaded(const daemon::AnswerLoad& answer) {
   if (state_ != State::kLoading || answer.ticket != ticket_) return;
   const bool latest = !(reloaded_ && loads_ > 0) || plan_.reload_latest;
   checker_.OnLoaded(answer, latest);
-  if (answer.failure.code != absl::StatusCode::kOk && answer.failure.code != absl::StatusCode::kNotFound) {
+  const bool never_was =
+      answer.failure.code == absl::StatusCode::kNotFound && answer.failure.reason != "UNKNOWN_CHECKPOINT";
+  if (answer.failure.code != absl::StatusCode::kOk && !never_was) {
     Exit();
     return;
   }

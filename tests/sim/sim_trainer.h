@@ -43,6 +43,7 @@ struct TrainerPlan {  // the same on every rank
   bool reload_latest = true;
   int64_t reload_step = 0;
   daemon::BusyPolicy policy = daemon::BusyPolicy::kWait;
+  daemon::RetentionPolicy retention;
 };
 
 class SimTrainer {

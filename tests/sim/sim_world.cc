@@ -28,6 +28,10 @@ SimWorld::SimWorld(uint64_t seed, Mutation mutation, bool print_trace)
   plan_.world_size = static_cast<int32_t>(random_.Between(1, 4));
   plan_.save_every = random_.Between(2, 5);
   plan_.policy = static_cast<daemon::BusyPolicy>(random_.Below(3));
+  if (random_.Chance(0.6)) {
+    plan_.retention.keep_last = random_.Between(1, 3);
+    if (random_.Chance(0.3)) plan_.retention.keep_every = plan_.save_every * random_.Between(2, 4);
+  }
   if (random_.Chance(0.3)) {
     plan_.reload_at = random_.Between(6, 20);
     plan_.reload_latest = random_.Chance(0.6);
@@ -61,6 +65,7 @@ RunResult SimWorld::Run() {
   result_.findings = checker_.findings();
   result_.trace_hash = trace_.hash();
   result_.commits = checker_.commits();
+  result_.deletions = checker_.deletions();
   result_.verdicts = daemon_.decided();
   result_.events = clock_.events();
   return result_;
@@ -146,7 +151,7 @@ void SimWorld::OnExit(SimTrainer& trainer) {
 void SimWorld::Strike() {
   if (calm_) return;
   SimTrainer* victim = current_[random_.Below(plan_.world_size)];
-  switch (random_.Below(10)) {
+  switch (random_.Below(11)) {
     case 0:
     case 1: KillDaemon(false); break;
     case 2: KillDaemon(true); break;
@@ -172,6 +177,10 @@ void SimWorld::Strike() {
       break;
     case 7:
     case 8: Storm(); break;
+    case 10:
+      if (const int64_t step = checker_.SomeReportedStep(random_.Next()); step >= 0 && daemon_.up())
+        daemon_.Pin(step, absl::StrCat("pin-", random_.Below(3)));
+      break;
     case 9:
       if (random_.Chance(0.5) && victim != nullptr)
         victim->Reregister();

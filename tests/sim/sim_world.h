@@ -28,7 +28,7 @@ namespace keepstep::sim {
 struct RunResult {
   Findings findings;
   uint64_t trace_hash = 0;
-  int64_t commits = 0, verdicts = 0, daemon_deaths = 0, power_losses = 0, trainer_deaths = 0;
+  int64_t commits = 0, deletions = 0, verdicts = 0, daemon_deaths = 0, power_losses = 0, trainer_deaths = 0;
   uint64_t events = 0;
 };
 

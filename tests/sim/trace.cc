@@ -86,6 +86,7 @@ struct EventLine : Describer {
   }
   void operator()(const CatalogDone& e) { Line("> catalog done", e.op, e.status.ok()); }
   void operator()(const SaveProgressed& e) { Line("> progress", e.attempt); }
+  void operator()(const CollectRequested& e) { Line("> collect", e.ticket, e.dry_run); }
   void operator()(const DrainRequested&) { line += "> drain"; }
   void operator()(const SaveWished&) { line += "> wish"; }
   void operator()(const StepsSeen&) { line += "> steps"; }
@@ -128,6 +129,9 @@ struct ActionLine : Describer {
   }
   void operator()(const RecordCommit& a) { Line("< record commit", a.op, a.attempt); }
   void operator()(const RecordGone& a) { Line("< record gone", a.op, a.attempt); }
+  void operator()(const ReserveAttempt& a) { Line("< reserve", a.op, a.attempt); }
+  void operator()(const ReleaseAttempt& a) { Line("< release", a.attempt); }
+  void operator()(const AnswerCollect& a) { Line("< collected", a.ticket, a.failure.reason); }
   void operator()(const Drained& a) { Line("< drained", a.undecided); }
 };
 

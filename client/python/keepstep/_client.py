@@ -74,6 +74,8 @@ class Client:
         world_size: int,
         mesh: Mapping[str, int] | None,
         transfer: str,
+        keep_last: int = 0,
+        keep_every: int = 0,
     ) -> None:
         self._library = _ffi.library()
         self._idle = threading.Condition()
@@ -94,6 +96,8 @@ class Client:
             mesh_sizes=_ffi.int64s([(mesh or {})[name] for name in names]),
             mesh_dims=len(names),
             transfer=_ffi.TRANSFERS[transfer],
+            keep_last=keep_last,
+            keep_every=keep_every,
         )
         pointer, error = c.c_void_p(), _ffi.Error()
         _ffi.check(self._library.ks_open(c.byref(options), c.byref(pointer), c.byref(error)), error)

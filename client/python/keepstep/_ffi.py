@@ -44,7 +44,7 @@ class OpenOptions(c.Structure):
         ("struct_bytes", c.c_uint32), ("directory", c.c_char_p), ("address", c.c_char_p), ("label", c.c_char_p),
         ("run", c.c_char_p), ("mode", c.c_int), ("rank", c.c_int32), ("world_size", c.c_int32),
         ("mesh_names", _STRINGS), ("mesh_sizes", _I64P), ("mesh_dims", c.c_size_t), ("transfer", c.c_int),
-        ("timeout_ms", c.c_int64),
+        ("timeout_ms", c.c_int64), ("keep_last", c.c_int64), ("keep_every", c.c_int64),
     ]  # fmt: skip
 
 

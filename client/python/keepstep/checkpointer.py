@@ -47,6 +47,9 @@ class Checkpointer:
         daemon: "auto", or the address of a daemon: "unix:///run/keepstep/keepstep.sock".
         read_only: claims nothing; for evaluation beside a running job. `run` names the launch, so that several
             reading ranks get one answer to "latest".
+        keep_last, keep_every: after each commit the daemon deletes what is neither one of the `keep_last` newest,
+            nor of a step that is a multiple of `keep_every`, nor pinned or in use. None: everything stays. The same
+            on every rank.
         transfer: "pull" (the daemon reads this process's memory), "window" (through shared memory), or "auto".
 
     Raises:
@@ -72,11 +75,15 @@ class Checkpointer:
         read_only: bool = False,
         run: str | None = None,
         transfer: Literal["auto", "pull", "window"] = "auto",
+        keep_last: int | None = None,
+        keep_every: int | None = None,
     ) -> None:
         if on_busy not in _ffi.ON_BUSY:
             raise ValueError(f"on_busy={on_busy!r}; it is one of {', '.join(_ffi.ON_BUSY)}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error={on_error!r}; it is warn or raise")
+        _check_retention(keep_last, keep_every, read_only)
+        self._keep = (keep_last or 0, keep_every or 0)
         self.directory = os.path.abspath(directory)
         self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         self.world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
@@ -115,6 +122,8 @@ class Checkpointer:
             world_size=self.world_size,
             mesh=self._mesh,
             transfer=self._transfer,
+            keep_last=0 if read_only else self._keep[0],
+            keep_every=0 if read_only else self._keep[1],
         )
 
     def __enter__(self) -> Checkpointer:
@@ -364,6 +373,16 @@ def committed_line(job: str, stats: Mapping[str, Any]) -> str:
         f"keepstep: {job}/{stats['step']} committed, {size} in {stats['commit_seconds']:.1f} s, "
         f"trainer blocked {blocked:.1f} ms"
     )
+
+
+def _check_retention(keep_last: int | None, keep_every: int | None, read_only: bool) -> None:
+    for name, value in (("keep_last", keep_last), ("keep_every", keep_every)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}; it is at least 1, or None")
+    if keep_every is not None and keep_last is None:
+        raise ValueError("keep_every says what stays beyond the newest; say how many of those with keep_last")
+    if read_only and keep_last is not None:
+        raise ValueError("a reader keeps and deletes nothing: keep_last is for trainers")
 
 
 def _close_at_exit(checkpointer: Checkpointer) -> Any:

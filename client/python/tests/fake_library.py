@@ -22,6 +22,7 @@ class FakeLibrary:
         self.unreachable = False
         self.loaded_step: int | None = None
         self.kept: list[object] = []
+        self.retention = (-1, -1)
 
     def settle(self, number: int, state: str, reason: str = "") -> None:
         with self.lock:
@@ -31,6 +32,8 @@ class FakeLibrary:
 
     def ks_open(self, options: object, client: object, error: object) -> int:
         client._obj.value = 1  # type: ignore[attr-defined]
+        told = options._obj  # type: ignore[attr-defined]
+        self.retention = (told.keep_last, told.keep_every)
         return 0
 
     def ks_close(self, client: object) -> None:
