@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from tests.attack.api import LIMIT_SECONDS, Api, commit_one, listing, read, serves, write
-from tests.attack.raw_session import COMMITTED, RawSession
+from tests.attack.raw_session import COMMITTED, SNAPSHOTTED, RawSession
 from tests.harness.daemon import REPOSITORY, Daemon
 
 DATA = bytes(range(100))
@@ -408,6 +408,7 @@ def test_a_step_that_is_committed_is_refused_in_its_answer(world: World) -> None
     before = listing(world.daemon.root)
     status = member.save(2, 10)
     assert status.state == 8 and (status.failure.code, status.failure.reason) == (6, "STEP_EXISTS")
+    member.wait(2, SNAPSHOTTED)  # asked after the answer, so told after the release
     assert member.released() >= 2
     assert listing(world.daemon.root) == before
     assert member.save_and_seal(3, 11).state == COMMITTED

@@ -1,4 +1,7 @@
-"""Clients that lie, flood, vanish and send garbage: the daemon serves on, and what they held comes back."""
+"""Clients that lie, flood, vanish and send garbage: the daemon serves on, and what they held comes back.
+
+`KEEPSTEP_CLIENT_KILLS=2000` kills as many clients at every boundary of the protocol.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,12 @@ import pytest
 
 from tests.attack import raw_session as raw
 from tests.attack.api import LIMIT_SECONDS, Api, commit_one, read, serves, tensor
+from tests.attack.clients import STAGES, Zygote
 from tests.attack.raw_session import COMMITTED, FAILED, SNAPSHOTTED, RawSession, Refusal
 from tests.harness.daemon import Daemon
 
 F_ADD_SEALS, F_SEAL_WRITE = 1033, 8  # linux/fcntl.h
+KILLS = int(os.environ.get("KEEPSTEP_CLIENT_KILLS", "56"))
 FREED_WITHIN_SECONDS = 5.0
 
 
@@ -337,3 +342,75 @@ def test_streams_that_send_nothing_hold_up_nobody(daemon: Daemon, home: Path, ap
     silent.set()
     for other in others:
         other.close()
+
+
+def test_readers_that_take_nothing_hold_up_no_other_call(
+    daemon: Daemon, home: Path, api: Api, held: list[Any]
+) -> None:
+    commit_one(api, "large", 1, "t", bytes(32 << 20))
+    others = [Api(daemon.address) for _ in range(64)]
+    for other in others:
+        request = other.messages.ReadRequest(name=other.messages.CheckpointName(job="large", step=1), fqn="t")
+        held.append(other.checkpoints.Read(request))
+    next(held[0])  # they run; nothing more is taken
+    serves(api, daemon)
+    (home / "trained").mkdir()
+    with RawSession(daemon, home / "trained") as honest:  # other readers wait for a place, trainers do not
+        honest.open()
+        honest.register("t", np.zeros(1 << 20, np.uint8))
+        assert honest.save_and_seal(1, 1).state == COMMITTED
+        assert honest.load(1).step == 1
+    for call in held:
+        call.cancel()
+    for other in others:
+        other.close()
+    assert read(api, "large", 1, "t") == bytes(32 << 20)  # the cancelled ones have made room
+
+
+# ---- clients that die
+
+
+@pytest.fixture
+def forgetful(home: Path) -> Iterator[Daemon]:
+    """A daemon that gives up what a vanished writer began after a second."""
+    daemon = Daemon(home, "--limits-attempt-idle", "1s").start()
+    yield daemon
+    daemon.kill()
+
+
+def test_clients_killed_at_every_boundary_leave_nothing(forgetful: Daemon, home: Path, generated: Path) -> None:
+    """SIGKILL between any two messages: within 5 s no descriptor, no staging memory and no file of them is left."""
+    daemon, directory = forgetful, home / "job"
+    directory.mkdir()
+    with Api(daemon.address) as api, Zygote(generated) as zygote:
+        commit_one(api, "written", 10**6, "t", bytes(1000))
+        zygote.die(daemon, directory, "sealed", 0)  # what stays open once a job is known does so from here on
+        settle(daemon, api, directory)
+        before = descriptors(daemon)
+        worst = 0.0
+        for i in range(KILLS):
+            zygote.die(daemon, directory, STAGES[i % len(STAGES)], i + 1)
+            if i % 8 == 7 or i + 1 == KILLS:
+                begin = time.monotonic()
+                settle(daemon, api, directory)
+                until(lambda: descriptors(daemon) <= before, f"{descriptors(daemon)} descriptors, {before} before")
+                worst = max(worst, time.monotonic() - begin)
+    saves(daemon, home / "honest", 1)
+    print(f"\n{KILLS} clients killed at {len(STAGES)} boundaries: 0 descriptors, 0 bytes left, "
+          f"freed within {worst:.2f} s; rate ≤ {3 / KILLS:.2g}")  # fmt: skip
+
+
+def settle(daemon: Daemon, api: Api, directory: Path) -> None:
+    """No session, no staging memory in use, no file of an attempt that is not committed."""
+
+    def clean() -> bool:
+        now = status(api)
+        leftovers = [blob for blob in directory.glob("[0-9]*/*/*.safetensors") if committed(blob.parent) is False]
+        return now.sessions == 0 and now.pool_used_bytes == now.pool_cached_bytes and not leftovers and not list(
+            daemon.home.glob("state/spool-*"))  # fmt: skip
+
+    until(clean, f"{status(api)}\n{daemon.tail()}")
+
+
+def committed(attempt: Path) -> bool:
+    return (attempt / "DECISION").exists() and any(attempt.glob("part-*"))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import random
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 
 from tests.attack.api import LIMIT_SECONDS, Api
+from tests.attack.proxy import Proxy
 from tests.attack.raw_session import FAILED, SNAPSHOTTED, RawSession
 from tests.harness.daemon import Daemon
 
@@ -159,11 +161,71 @@ def test_a_daemon_that_wakes_up_after_the_watchdog_commits_nothing_torn(
     print(f"\nstopped daemons: 0 of 3 torn ({dict(outcomes)})")
 
 
+# ---- a save whose answer is lost
+
+
+@pytest.fixture
+def proxy(daemon: Daemon) -> Iterator[Proxy]:
+    with tempfile.TemporaryDirectory(prefix="ks-") as home, Proxy(daemon, Path(home)) as proxy:
+        yield proxy
+
+
+def test_the_gate_stays_shut_until_the_outcome_of_a_save_is_known(
+    daemon: Daemon, home: Path, proxy: Proxy, impatient: None, api: Api
+) -> None:
+    """The RPC timed out, the daemon took the save and copied it: nothing may change before the client knows."""
+    with Trainer(daemon, daemon.root / "job", proxy.address) as trainer:
+        trainer.step(1).result(LIMIT_SECONDS)
+        trainer.gate()
+        for tensor in trainer.tensors:
+            tensor.fill(2)
+        proxy.hold()
+        handle = trainer.checkpointer.save(2)  # its answer does not come
+        assert handle.state == "NONE"
+        until(lambda: in_flight(api, 2), "the daemon has taken the save")
+        with pytest.raises(keepstep.SaveTimeout):
+            trainer.gate(1.0)
+        proxy.release()
+        trainer.gate()
+        for tensor in trainer.tensors:
+            tensor.fill(-2)
+        handle.result(LIMIT_SECONDS)
+        trainer.check(2)
+
+
+def test_an_answer_that_never_comes_fails_the_save_and_opens_the_gate(
+    daemon: Daemon, home: Path, proxy: Proxy, impatient: None, api: Api
+) -> None:
+    """The connection breaks with the answer on it: the session resumes, and the save is settled one way for all."""
+    with Trainer(daemon, daemon.root / "job", proxy.address) as trainer:
+        trainer.step(1).result(LIMIT_SECONDS)
+        for step in (2, 3, 4):
+            trainer.gate()
+            for tensor in trainer.tensors:
+                tensor.fill(step)
+            proxy.hold()
+            handle = trainer.checkpointer.save(step)
+            until(lambda step=step: in_flight(api, step), "the daemon has taken the save")
+            proxy.cut()
+            trainer.gate()
+            for tensor in trainer.tensors:
+                tensor.fill(-step)
+            if handle.exception(LIMIT_SECONDS) is None:
+                trainer.check(step)
+        trainer.step(9).result(LIMIT_SECONDS)
+        trainer.check(9)
+
+
 def until(condition: Callable[[], bool], what: str) -> None:
     """Asks again until it is so; every try is a call, so nothing spins."""
     deadline = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, what
+
+
+def in_flight(api: Api, step: int) -> bool:
+    status = api.node.Status(api.messages.StatusRequest(), timeout=LIMIT_SECONDS)
+    return any(save.step == step for job in status.jobs for save in job.in_flight)
 
 
 # ---- a trainer that dies between the copy and its seal
