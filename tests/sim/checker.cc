@@ -248,6 +248,11 @@ int64_t Checker::SomeReportedStep(uint64_t random) const {
   return std::next(reported_.begin(), static_cast<int64_t>(random % reported_.size()))->first;
 }
 
+std::string Checker::SomeCommit(uint64_t random) const {
+  const std::vector<Commit> commits = Commits();
+  return commits.empty() ? "" : commits[random % commits.size()].attempt;
+}
+
 // Judged by counting what readers would still find, without the machine's plan.
 void Checker::OnCondemn(const std::string& path, const std::multiset<std::string>& loading) {
   const int64_t step = std::atoll(path.c_str());

@@ -53,6 +53,7 @@ class Checker {
   bool HasCommit(int64_t step) const;         // one that is not being deleted
   std::string NewestCommit() const;           // its directory
   int64_t SomeReportedStep(uint64_t random) const;
+  std::string SomeCommit(uint64_t random) const;  // the attempt of one that readers see; empty: there is none
   void OnDaemonDied() { uncertain_.clear(); }  // the next one settles them
   int64_t deletions() const { return static_cast<int64_t>(condemned_.size()); }
 

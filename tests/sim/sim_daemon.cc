@@ -251,17 +251,20 @@ void SimDaemon::OnDoStore(daemon::DoStore action) {
   });
 }
 
+bool SimDaemon::Hold(const std::string& attempt, int64_t for_ms) {
+  if (reserved_.contains(attempt)) return false;
+  loading_.insert(attempt);
+  Post(for_ms, [this, attempt] { loading_.erase(loading_.find(attempt)); });
+  return true;
+}
+
+void SimDaemon::Read(const std::string& attempt) { Hold(attempt, p_.random.Between(20, 2'000)); }
+
 // A load goes on for a while after its answer; nothing of it may be deleted meanwhile.
 void SimDaemon::OnLoadAnswered(daemon::AnswerLoad& answer) {
-  if (!answer.found) return;
-  if (reserved_.contains(answer.attempt)) {
-    answer.found = false;
-    answer.failure = {.code = absl::StatusCode::kNotFound, .reason = "UNKNOWN_CHECKPOINT"};
-    return;
-  }
-  loading_.insert(answer.attempt);
-  Post(p_.random.Between(2, 60),
-       [this, attempt = answer.attempt] { loading_.erase(loading_.find(attempt)); });
+  if (!answer.found || Hold(answer.attempt, p_.random.Between(2, 60))) return;
+  answer.found = false;
+  answer.failure = {.code = absl::StatusCode::kNotFound, .reason = "UNKNOWN_CHECKPOINT"};
 }
 
 void SimDaemon::OnReserve(const daemon::ReserveAttempt& action) {

@@ -64,6 +64,8 @@ class SimDaemon {
   // Somebody pins a step, as storage/delete.h says: the pin, then a look whether the checkpoint is still
   // there.
   void Pin(int64_t step, const std::string& id);
+  // A reader beside the run: holds the attempt for a while, unless it is reserved for deletion.
+  void Read(const std::string& attempt);
   int64_t decided() const { return decided_; }
 
  private:
@@ -105,6 +107,7 @@ class SimDaemon {
   }
   void OnDoStore(daemon::DoStore action);
   void OnLoadAnswered(daemon::AnswerLoad& answer);
+  bool Hold(const std::string& attempt, int64_t for_ms);  // false: it is reserved
   void OnReserve(const daemon::ReserveAttempt& action);
   Attempt& AttemptOf(const std::string& name);
   void CopyNext(Attempt& attempt, int32_t rank, int group);
@@ -127,7 +130,7 @@ class SimDaemon {
   uint64_t next_flight_ = 0;
   std::map<uint64_t, Flight> flights_;
   std::map<std::string, Attempt> attempts_;
-  std::multiset<std::string> loading_;  // attempts that trainers were given and have not filled in yet
+  std::multiset<std::string> loading_;  // attempts that are being read
   std::set<std::string> reserved_;      // for deletion
 
   // The catalog: what a start finds.

@@ -151,7 +151,7 @@ void SimWorld::OnExit(SimTrainer& trainer) {
 void SimWorld::Strike() {
   if (calm_) return;
   SimTrainer* victim = current_[random_.Below(plan_.world_size)];
-  switch (random_.Below(11)) {
+  switch (random_.Below(12)) {
     case 0:
     case 1: KillDaemon(false); break;
     case 2: KillDaemon(true); break;
@@ -180,6 +180,10 @@ void SimWorld::Strike() {
     case 10:
       if (const int64_t step = checker_.SomeReportedStep(random_.Next()); step >= 0 && daemon_.up())
         daemon_.Pin(step, absl::StrCat("pin-", random_.Below(3)));
+      break;
+    case 11:
+      if (const std::string attempt = checker_.SomeCommit(random_.Next()); !attempt.empty() && daemon_.up())
+        daemon_.Read(attempt);
       break;
     case 9:
       if (random_.Chance(0.5) && victim != nullptr)
