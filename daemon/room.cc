@@ -26,7 +26,7 @@ absl::Status CheckRoom(storage::BlobStore& store, const std::string& label, int6
   if (free_bytes.ok() && needed_bytes > *free_bytes) {
     return NoRoom(
         "DISK_FULL", label,
-        absl::StrCat("needs ", HumanBytes(needed_bytes), "; ", HumanBytes(*free_bytes), " are free."));
+        absl::StrCat("needs ", HumanBytes(needed_bytes), " of space; ", HumanBytes(*free_bytes), " are free."));
   }
   if (quota_bytes <= 0) return absl::OkStatus();
   const absl::StatusOr<int64_t> held_bytes = storage::StoredBytes(store);

@@ -21,7 +21,7 @@ TEST(Room, RefusesWithTheNumbersAndWhatToDo) {
   const absl::Status full = CheckRoom(store, "llama", 601, 0);
   EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(ReasonOf(full), "DISK_FULL");
-  EXPECT_TRUE(absl::StrContains(full.message(), "needs 601 B; 600 B are free")) << full.message();
+  EXPECT_TRUE(absl::StrContains(full.message(), "needs 601 B of space; 600 B are free")) << full.message();
   EXPECT_TRUE(absl::StrContains(full.message(), "keepstep gc llama --dry-run"));
   EXPECT_TRUE(CheckRoom(store, "llama", 100, 500).ok());
   const absl::Status quota = CheckRoom(store, "llama", 101, 500);

@@ -46,7 +46,8 @@ def test_the_third_in_flight_gives_way(daemon: Daemon, home: Path, policy: Liter
     handles = burst(daemon, home / "job", policy)
     states = [handle.state for handle in handles]
     left_out = {"skip": {"SKIPPED"}, "supersede": {"SKIPPED", "SUPERSEDED"}}[policy]
-    kept = states[:2] if policy == "skip" else states[-1:]
+    # With supersede a save is skipped when both in flight are being copied already.
+    kept = states[:2] if policy == "skip" else [state for state in states if state != "SKIPPED"][-1:]
     assert set(kept) == {"COMMITTED"}, states
     assert set(states) == {"COMMITTED"} | (set(states) & left_out) and set(states) & left_out, states
     steps = [handle.step for handle in handles if handle.state == "COMMITTED"]
