@@ -271,12 +271,8 @@ absl::StatusOr<std::shared_ptr<storage::BlobReader>> Loader::ReaderOf(uint32_t b
   std::lock_guard<std::mutex> lock(readers_mutex_);
   if (readers_[blob] != nullptr) return readers_[blob];
   const StoredBlob& stored = spec_.from->blobs()[blob];
-  absl::StatusOr<std::unique_ptr<storage::BlobReader>> reader = spec_.store->Open(stored.path);
+  absl::StatusOr<std::unique_ptr<storage::BlobReader>> reader = OpenBlob(*spec_.store, stored);
   if (!reader.ok()) return reader.status();
-  if ((*reader)->size_bytes() != stored.size_bytes) {
-    return absl::DataLossError(absl::StrCat(stored.path.text(), " has ", (*reader)->size_bytes(),
-                                            " bytes, not ", stored.size_bytes));
-  }
   readers_[blob] = *std::move(reader);
   return readers_[blob];
 }

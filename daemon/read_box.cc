@@ -77,10 +77,10 @@ absl::StatusOr<std::vector<std::string>> ReadExtra(const ReadSource& source, con
     total_bytes += extent.size_bytes;
     if (total_bytes > kMaxExtraBytes)
       return absl::ResourceExhaustedError(absl::StrCat("extra ", extra.record->name(), " is beyond 64 MiB"));
-    const storage::BlobPath& path = source.from->blobs()[extent.blob].path;
+    const StoredBlob& blob = source.from->blobs()[extent.blob];
     std::string& item = items.emplace_back(extent.size_bytes, '\0');
     if (item.empty()) continue;
-    auto reader = source.store->Open(path);
+    auto reader = OpenBlob(*source.store, blob);
     if (!reader.ok()) return reader.status();
     const auto into = absl::MakeSpan(reinterpret_cast<std::byte*>(item.data()), item.size());
     if (absl::Status status = storage::ReadExactly(**reader, extent.offset_bytes, into); !status.ok())
@@ -88,7 +88,7 @@ absl::StatusOr<std::vector<std::string>> ReadExtra(const ReadSource& source, con
     absl::Status status = storage::VerifyBlocks(into, 0, extent.size_bytes, extent.block_digests);
     if (!status.ok())
       return absl::DataLossError(
-          absl::StrCat(path.text(), ": extra ", extra.record->name(), ": ", status.message()));
+          absl::StrCat(blob.path.text(), ": extra ", extra.record->name(), ": ", status.message()));
   }
   return items;
 }

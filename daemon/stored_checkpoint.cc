@@ -143,4 +143,16 @@ const reshard::StoredTensor* StoredCheckpoint::Find(absl::string_view fqn) const
   return found == contents_.tensors.end() ? nullptr : &found->second;
 }
 
+absl::StatusOr<std::unique_ptr<storage::BlobReader>> OpenBlob(storage::BlobStore& store,
+                                                              const StoredBlob& blob) {
+  absl::StatusOr<std::unique_ptr<storage::BlobReader>> reader = store.Open(blob.path);
+  if (absl::IsNotFound(reader.status()))
+    return absl::DataLossError(absl::StrCat(blob.path.text(), " of a committed checkpoint is missing"));
+  if (reader.ok() && (*reader)->size_bytes() != blob.size_bytes) {
+    return absl::DataLossError(
+        absl::StrCat(blob.path.text(), " has ", (*reader)->size_bytes(), " bytes, not ", blob.size_bytes));
+  }
+  return reader;
+}
+
 }  // namespace keepstep::daemon

@@ -16,6 +16,7 @@
 #include "proto/storage.pb.h"
 #include "reshard/load_plan.h"
 #include "storage/blob_path.h"
+#include "storage/blob_store.h"
 #include "storage/checkpoint_reader.h"
 
 namespace keepstep::daemon {
@@ -89,6 +90,10 @@ class StoredCheckpoint {
   std::vector<StoredExtra> extras_;
   std::vector<std::string> names_;
 };
+
+// DATA_LOSS when the file is missing or has another size: a committed checkpoint says that it is there.
+absl::StatusOr<std::unique_ptr<storage::BlobReader>> OpenBlob(storage::BlobStore& store,
+                                                              const StoredBlob& blob);
 
 }  // namespace keepstep::daemon
 

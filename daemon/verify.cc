@@ -24,12 +24,9 @@ class Verifier {
   absl::Status CheckBlob(storage::BlobStore& store, const StoredBlob& blob, absl::Span<std::byte> buffer,
                          Cancellation& cancel) {
     const int64_t end_bytes = result_.progress.bytes_done + blob.size_bytes;
-    auto reader = store.Open(blob.path);
+    auto reader = OpenBlob(store, blob);
     if (!reader.ok()) {
       Report(blob, "", 0, blob.size_bytes, std::string(reader.status().message()));
-    } else if ((*reader)->size_bytes() != blob.size_bytes) {
-      Report(blob, "", 0, blob.size_bytes,
-             absl::StrCat("the blob has ", (*reader)->size_bytes(), " bytes, not ", blob.size_bytes));
     } else {
       CheckHeader(**reader, blob);
       for (const Chunk& chunk : blob.chunks) {

@@ -156,6 +156,7 @@ def test_damage_is_caught_on_load(job: Path, daemon: Daemon) -> None:
         "replayed": from_step_1(blob_name, "part-0.pb", "DECISION"),
         "no-part": lambda copy: (attempt_of(copy, 2) / "part-0.pb").unlink(),
         "empty-part": lambda copy: os.truncate(attempt_of(copy, 2) / "part-0.pb", 0),
+        "no-blob": lambda copy: (attempt_of(copy, 2) / blob_name).unlink(),
         "cut-decision": lambda copy: os.truncate(attempt_of(copy, 2) / "DECISION", 20),
     }
     told = {name: cold_load(daemon, job, spoil, name) for name, spoil in cases.items()}
