@@ -84,14 +84,14 @@ absl::Status Catalog::PutJournal(const CatalogJournalRow& row) {
   stored.set_step(row.step);
   stored.set_epoch(row.epoch);
   stored.set_collected(row.collected);
-  rocksdb::WriteBatch batch;
-  batch.Put(db_->family(kSaves), JournalKey(row.job, row.attempt), stored.SerializeAsString());
+  CatalogBatch batch;
+  batch.Put(kSaves, JournalKey(row.job, row.attempt), stored.SerializeAsString());
   return db_->Write(batch);
 }
 
 absl::Status Catalog::EraseJournal(absl::string_view job, absl::string_view attempt) {
-  rocksdb::WriteBatch batch;
-  batch.Delete(db_->family(kSaves), JournalKey(job, attempt));
+  CatalogBatch batch;
+  batch.Delete(kSaves, JournalKey(job, attempt));
   return db_->Write(batch);
 }
 
@@ -122,9 +122,9 @@ absl::Status Catalog::PutRoster(absl::string_view job, const CatalogRoster& rost
     stored->set_rank(member.rank);
     stored->set_nonce(member.nonce.data(), member.nonce.size());
   }
-  rocksdb::WriteBatch batch;
-  batch.Put(db_->family(kRosters), ToSlice(job), row.SerializeAsString());
-  batch.Put(db_->family(kJobs), ToSlice(job), "");
+  CatalogBatch batch;
+  batch.Put(kRosters, std::string(job), row.SerializeAsString());
+  batch.Put(kJobs, std::string(job), "");
   return db_->Write(batch);
 }
 

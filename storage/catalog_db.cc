@@ -5,14 +5,17 @@
 #include "storage/catalog_db.h"
 
 #include <cerrno>
+#include <cstdarg>
 #include <filesystem>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "rocksdb/env.h"
 #include "rocksdb/options.h"
 #include "rocksdb/table.h"
+#include "rocksdb/write_batch.h"
 #include "storage/attempt.h"
 
 namespace keepstep::storage {
@@ -24,42 +27,24 @@ constexpr int kMaxMovedAside = 1000;
 constexpr const char* kFamilyNames[kNumCatalogFamilies] = {"jobs",       "checkpoints", "layouts",
                                                            "layout_ids", "saves",       "rosters"};
 
+// RocksDB asserts, which ends the process, when a second line of its own log cannot be written to a full
+// disk. What went wrong comes as a status; nobody reads that log.
+class NoLog : public rocksdb::Logger {
+ public:
+  using rocksdb::Logger::Logv;
+  void Logv(const char*, va_list) override {}
+};
+
 rocksdb::DBOptions DbOptions() {
   rocksdb::DBOptions options;
+  options.info_log = std::make_shared<NoLog>();
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.paranoid_checks = true;
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   options.max_open_files = 256;
   options.max_total_wal_size = uint64_t{64} << 20;
-  options.keep_log_file_num = 4;
-  options.max_log_file_size = size_t{8} << 20;
   return options;
-}
-
-absl::StatusOr<std::unique_ptr<Catalog::Db>> OpenDb(const std::string& directory, bool* damaged) {
-  rocksdb::ColumnFamilyOptions family_options;
-  family_options.write_buffer_size = size_t{16} << 20;
-  std::vector<rocksdb::ColumnFamilyDescriptor> families = {
-      {rocksdb::kDefaultColumnFamilyName, family_options}};
-  for (const char* name : kFamilyNames) families.emplace_back(name, family_options);
-  std::vector<rocksdb::ColumnFamilyHandle*> handles;
-  rocksdb::DB* raw = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(DbOptions(), directory, families, &handles, &raw);
-  if (!status.ok()) {
-    const bool locked = status.IsIOError() && absl::StrContains(status.ToString(), "LOCK");
-    // A missing file of the database is damage; a busy, full or forbidden disk is not.
-    *damaged = !locked && (!status.IsIOError() || absl::StrContains(status.ToString(), "No such file"));
-    if (locked)
-      return absl::UnavailableError(
-          absl::StrCat(directory, ": another process has it open: ", status.ToString()));
-    return FromRocks(status);
-  }
-  auto db = std::make_unique<Catalog::Db>();
-  db->db.reset(raw);
-  raw->DestroyColumnFamilyHandle(handles[0]);
-  for (int i = 0; i < kNumCatalogFamilies; ++i) db->families[i] = handles[i + 1];
-  return db;
 }
 
 absl::StatusOr<std::string> MoveAside(const std::string& directory) {
@@ -73,6 +58,10 @@ absl::StatusOr<std::string> MoveAside(const std::string& directory) {
   }
   return absl::ResourceExhaustedError(
       absl::StrCat(directory, ": too many damaged copies beside it: delete some"));
+}
+
+absl::Status NotOpen() {
+  return absl::UnavailableError("catalog: it could not be opened again after a write that failed");
 }
 
 // Reads every row once: damage is met here rather than in the middle of a save.
@@ -94,52 +83,138 @@ absl::StatusOr<Catalog::Opened> Catalog::Open(const std::string& directory) {
   if (error) return absl::PermissionDeniedError(absl::StrCat(directory, ": ", error.message()));
   Opened opened;
   bool damaged = false;
-  absl::StatusOr<std::unique_ptr<Db>> db = OpenDb(directory, &damaged);
-  if (db.ok()) {
-    absl::Status status = ReadAll(**db);
+  auto db = std::make_unique<Db>(directory);
+  absl::Status status = db->Open(&damaged);
+  if (status.ok()) {
+    status = ReadAll(*db);
     damaged = absl::IsDataLoss(status);
-    if (!status.ok()) db = status;
   }
   if (damaged) {
+    db = std::make_unique<Db>(directory);
     absl::StatusOr<std::string> moved_to = MoveAside(directory);
     if (!moved_to.ok()) return moved_to.status();
     opened.rebuilt = true;
     opened.moved_to = *moved_to;
-    db = OpenDb(directory, &damaged);
+    status = db->Open(&damaged);
   }
-  if (!db.ok()) return db.status();
-  opened.catalog.reset(new Catalog(*std::move(db)));
+  if (!status.ok()) return status;
+  opened.catalog.reset(new Catalog(std::move(db)));
   return opened;
 }
 
-Catalog::Db::~Db() {
-  for (rocksdb::ColumnFamilyHandle* handle : families) {
+Catalog::Db::~Db() { Close(); }
+
+void Catalog::Db::Close() {
+  for (rocksdb::ColumnFamilyHandle*& handle : families) {
     if (handle != nullptr) db->DestroyColumnFamilyHandle(handle);
+    handle = nullptr;
   }
+  db = nullptr;
 }
 
-absl::Status Catalog::Db::Write(rocksdb::WriteBatch& batch) {
+absl::Status Catalog::Db::Open(bool* damaged) {
+  rocksdb::ColumnFamilyOptions family_options;
+  family_options.write_buffer_size = size_t{16} << 20;
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = {
+      {rocksdb::kDefaultColumnFamilyName, family_options}};
+  for (const char* name : kFamilyNames) descriptors.emplace_back(name, family_options);
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* raw = nullptr;
+  const rocksdb::Status status = rocksdb::DB::Open(DbOptions(), directory, descriptors, &handles, &raw);
+  if (!status.ok()) {
+    const bool locked = status.IsIOError() && absl::StrContains(status.ToString(), "LOCK");
+    // A missing file of the database is damage; a busy, full or forbidden disk is not.
+    *damaged = !locked && (!status.IsIOError() || absl::StrContains(status.ToString(), "No such file"));
+    if (locked)
+      return absl::UnavailableError(
+          absl::StrCat(directory, ": another process has it open: ", status.ToString()));
+    return FromRocks(status);
+  }
+  db.reset(raw);
+  raw->DestroyColumnFamilyHandle(handles[0]);
+  for (int i = 0; i < kNumCatalogFamilies; ++i) families[i] = handles[i + 1];
+  return absl::OkStatus();
+}
+
+// What a failed flush left is read from the log and written anew: nothing that was reported is lost by it.
+absl::Status Catalog::Db::OpenAgain() {
+  std::lock_guard<std::shared_mutex> lock(open_mutex);
+  if (!write_failed) return absl::OkStatus();  // somebody else has
+  Close();
+  bool damaged = false;
+  absl::Status status = Open(&damaged);
+  if (status.ok()) write_failed = false;
+  return status;
+}
+
+absl::Status Catalog::Db::TryWrite(const CatalogBatch& batch) {
+  std::shared_lock<std::shared_mutex> lock(open_mutex);
+  if (db == nullptr) return NotOpen();
+  rocksdb::WriteBatch rows;
+  for (const CatalogBatch::Row& row : batch.rows_) {
+    rocksdb::ColumnFamilyHandle* const family = families[row.family];
+    switch (row.kind) {
+      case CatalogBatch::Kind::kPut: rows.Put(family, row.key, row.value); break;
+      case CatalogBatch::Kind::kDelete: rows.Delete(family, row.key); break;
+      case CatalogBatch::Kind::kDeleteRange: rows.DeleteRange(family, row.key, row.value); break;
+    }
+  }
   rocksdb::WriteOptions options;
   options.sync = true;
-  return FromRocks(db->Write(options, &batch));
+  absl::Status status = FromRocks(db->Write(options, &rows));
+  if (!status.ok()) write_failed = true;
+  return status;
+}
+
+absl::Status Catalog::Db::Write(const CatalogBatch& batch) {
+  if (write_failed) {
+    if (absl::Status status = OpenAgain(); !status.ok()) return status;
+  }
+  return TryWrite(batch);
 }
 
 absl::StatusOr<std::string> Catalog::Db::Get(CatalogFamily which, absl::string_view key) const {
+  std::shared_lock<std::shared_mutex> lock(open_mutex);
+  if (db == nullptr) return NotOpen();
   std::string value;
-  absl::Status status = FromRocks(db->Get(rocksdb::ReadOptions(), family(which), ToSlice(key), &value));
+  absl::Status status = FromRocks(db->Get(rocksdb::ReadOptions(), families[which], ToSlice(key), &value));
   if (!status.ok()) return status;
   return value;
 }
 
 absl::Status Catalog::Db::Scan(CatalogFamily which, absl::string_view prefix, absl::string_view from,
                                absl::FunctionRef<bool(absl::string_view, absl::string_view)> row) const {
-  std::unique_ptr<rocksdb::Iterator> iterator(db->NewIterator(rocksdb::ReadOptions(), family(which)));
+  std::shared_lock<std::shared_mutex> lock(open_mutex);
+  if (db == nullptr) return NotOpen();
+  std::unique_ptr<rocksdb::Iterator> iterator(db->NewIterator(rocksdb::ReadOptions(), families[which]));
   for (iterator->Seek(ToSlice(from < prefix ? prefix : from)); iterator->Valid(); iterator->Next()) {
     const absl::string_view key(iterator->key().data(), iterator->key().size());
     if (!absl::StartsWith(key, prefix)) break;
     if (!row(key, absl::string_view(iterator->value().data(), iterator->value().size()))) break;
   }
   return FromRocks(iterator->status());
+}
+
+void CatalogBatch::Put(CatalogFamily family, std::string key, std::string value) {
+  Add({Kind::kPut, family, std::move(key), std::move(value)});
+}
+
+void CatalogBatch::Delete(CatalogFamily family, std::string key) {
+  Add({Kind::kDelete, family, std::move(key), {}});
+}
+
+void CatalogBatch::DeleteRange(CatalogFamily family, std::string begin, std::string end) {
+  Add({Kind::kDeleteRange, family, std::move(begin), std::move(end)});
+}
+
+void CatalogBatch::Add(Row row) {
+  size_bytes_ += row.key.size() + row.value.size();
+  rows_.push_back(std::move(row));
+}
+
+void CatalogBatch::Clear() {
+  rows_.clear();
+  size_bytes_ = 0;
 }
 
 absl::Status FromRocks(const rocksdb::Status& status) {

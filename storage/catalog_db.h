@@ -1,5 +1,9 @@
 // The RocksDB beneath the catalog: column families, keys, opening and moving a damaged database aside.
 //
+// RocksDB refuses every write after one that failed, until it is opened again. So the write after a failed
+// one opens it again first: what a full or failing disk cost is that write, not the daemon's every save from
+// then on.
+//
 // Keys. Texts that end a key or are scanned whole are length-prefixed (u32, big-endian); numbers are 8 bytes
 // big-endian, so that byte order is numeric order.
 //   jobs         job                                              → empty
@@ -15,9 +19,13 @@
 #define KEEPSTEP_STORAGE_CATALOG_DB_H_
 
 #include <array>
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -25,30 +33,67 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "rocksdb/db.h"
-#include "rocksdb/write_batch.h"
 #include "storage/catalog.h"
 
 namespace keepstep::storage {
 
 enum CatalogFamily { kJobs, kCheckpoints, kLayouts, kLayoutIds, kSaves, kRosters, kNumCatalogFamilies };
 
+// Rows to write together.
+class CatalogBatch {
+ public:
+  void Put(CatalogFamily family, std::string key, std::string value);
+  void Delete(CatalogFamily family, std::string key);
+  void DeleteRange(CatalogFamily family, std::string begin, std::string end);  // without `end`
+
+  bool empty() const { return rows_.empty(); }
+  size_t size_bytes() const { return size_bytes_; }
+  void Clear();
+
+ private:
+  friend struct Catalog::Db;
+  enum class Kind : uint8_t { kPut, kDelete, kDeleteRange };
+  struct Row {
+    Kind kind;
+    CatalogFamily family;
+    std::string key, value;
+  };
+  void Add(Row row);
+
+  std::vector<Row> rows_;
+  size_t size_bytes_ = 0;
+};
+
 struct Catalog::Db {
+  explicit Db(std::string directory) : directory(std::move(directory)) {}
   ~Db();
 
-  rocksdb::ColumnFamilyHandle* family(CatalogFamily which) const { return families[which]; }
+  // `*damaged`: it is there, and cannot be read.
+  absl::Status Open(bool* damaged);
 
-  // Writes and syncs.
-  absl::Status Write(rocksdb::WriteBatch& batch);
+  // Writes and syncs; after a write that failed, opens the database again first.
+  absl::Status Write(const CatalogBatch& batch);
   // NOT_FOUND when there is no such row.
   absl::StatusOr<std::string> Get(CatalogFamily which, absl::string_view key) const;
-  // Rows whose key begins with `prefix`, from `from` on, in order, until `row` returns false.
+  // Rows whose key begins with `prefix`, from `from` on, in order, until `row` returns false. `row` must not
+  // call the database.
   absl::Status Scan(CatalogFamily which, absl::string_view prefix, absl::string_view from,
                     absl::FunctionRef<bool(absl::string_view key, absl::string_view value)> row) const;
 
-  std::unique_ptr<rocksdb::DB> db;
-  std::array<rocksdb::ColumnFamilyHandle*, kNumCatalogFamilies> families{};
   // Held by whoever reads rows to decide what to write: rows of checkpoints and layouts change together.
   std::mutex index_mutex;
+
+ private:
+  void Close();
+  absl::Status OpenAgain();
+  absl::Status TryWrite(const CatalogBatch& batch);
+
+  const std::string directory;
+  // Shared by whoever uses the database, alone by whoever opens it again; null while that has failed.
+  mutable std::shared_mutex open_mutex;
+  std::unique_ptr<rocksdb::DB> db;
+  std::array<rocksdb::ColumnFamilyHandle*, kNumCatalogFamilies> families{};
+  std::atomic<bool> write_failed{false};
 };
 
 absl::Status FromRocks(const rocksdb::Status& status);

@@ -68,7 +68,7 @@ std::string ShardKey(absl::string_view layout_id, absl::string_view fqn, const v
 }
 
 absl::Status PutShards(Catalog::Db& db, absl::string_view layout_id, const v1::Part& part,
-                       rocksdb::WriteBatch& batch) {
+                       CatalogBatch& batch) {
   for (int i = 0; i < part.extents_size(); ++i) {
     const v1::Extent& extent = part.extents(i);
     const v1::StoredTensor& tensor = part.tensors(static_cast<int>(extent.tensor()));
@@ -79,13 +79,12 @@ absl::Status PutShards(Catalog::Db& db, absl::string_view layout_id, const v1::P
     row.set_blob(part.blobs(static_cast<int>(extent.blob())).name());
     row.set_offset_bytes(extent.offset_bytes());
     row.set_size_bytes(extent.size_bytes());
-    batch.Put(db.family(kLayouts), ShardKey(layout_id, tensor.meta().fqn(), part, i),
-              row.SerializeAsString());
+    batch.Put(kLayouts, ShardKey(layout_id, tensor.meta().fqn(), part, i), row.SerializeAsString());
     for (const std::string& alias : tensor.aliases()) {
       row.mutable_meta()->set_fqn(alias);
-      batch.Put(db.family(kLayouts), ShardKey(layout_id, alias, part, i), row.SerializeAsString());
+      batch.Put(kLayouts, ShardKey(layout_id, alias, part, i), row.SerializeAsString());
     }
-    if (batch.GetDataSize() < kMaxBatchBytes) continue;
+    if (batch.size_bytes() < kMaxBatchBytes) continue;
     absl::Status status = db.Write(batch);
     if (!status.ok()) return status;
     batch.Clear();
@@ -97,12 +96,12 @@ absl::Status PutShards(Catalog::Db& db, absl::string_view layout_id, const v1::P
 absl::Status PutLayout(Catalog::Db& db, const std::string& layout_id, absl::Span<const v1::Part> parts) {
   absl::StatusOr<std::string> known = db.Get(kLayoutIds, layout_id);
   if (!absl::IsNotFound(known.status())) return known.status();
-  rocksdb::WriteBatch batch;
+  CatalogBatch batch;
   for (const v1::Part& part : parts) {
     absl::Status status = PutShards(db, layout_id, part, batch);
     if (!status.ok()) return status;
   }
-  batch.Put(db.family(kLayoutIds), layout_id, "");
+  batch.Put(kLayoutIds, layout_id, "");
   return db.Write(batch);
 }
 
@@ -123,19 +122,19 @@ absl::StatusOr<std::set<std::string>> UsedLayouts(const Catalog::Db& db) {
 absl::Status DropUnusedLayouts(Catalog::Db& db) {
   absl::StatusOr<std::set<std::string>> used = UsedLayouts(db);
   if (!used.ok()) return used.status();
-  rocksdb::WriteBatch batch;
+  CatalogBatch batch;
   absl::Status status = db.Scan(kLayoutIds, "", "", [&](absl::string_view id, absl::string_view) {
     if (used->count(std::string(id)) != 0) return true;
     std::string begin;
     AppendText(id, begin);
     std::string end = begin;
     end.push_back('\xff');  // no name begins with it: it is not UTF-8
-    batch.Delete(db.family(kLayoutIds), ToSlice(id));
-    batch.DeleteRange(db.family(kLayouts), begin, end);
+    batch.Delete(kLayoutIds, std::string(id));
+    batch.DeleteRange(kLayouts, begin, end);
     return true;
   });
   if (!status.ok()) return status;
-  return batch.Count() == 0 ? absl::OkStatus() : db.Write(batch);
+  return batch.empty() ? absl::OkStatus() : db.Write(batch);
 }
 
 absl::Status Put(Catalog::Db& db, absl::string_view job, const v1::Decision& decision,
@@ -145,9 +144,9 @@ absl::Status Put(Catalog::Db& db, absl::string_view job, const v1::Decision& dec
   row.set_layout_id(LayoutId(decision, parts));
   absl::Status status = PutLayout(db, row.layout_id(), parts);
   if (!status.ok()) return status;
-  rocksdb::WriteBatch batch;
-  batch.Put(db.family(kJobs), ToSlice(job), "");
-  batch.Put(db.family(kCheckpoints), CheckpointKey(job, decision), row.SerializeAsString());
+  CatalogBatch batch;
+  batch.Put(kJobs, std::string(job), "");
+  batch.Put(kCheckpoints, CheckpointKey(job, decision), row.SerializeAsString());
   return db.Write(batch);
 }
 
@@ -192,8 +191,8 @@ absl::Status Catalog::RecordGone(absl::string_view job, int64_t step, absl::stri
   gone.set_step(step);
   gone.set_attempt(std::string(attempt));
   std::lock_guard<std::mutex> lock(db_->index_mutex);
-  rocksdb::WriteBatch batch;
-  batch.Delete(db_->family(kCheckpoints), CheckpointKey(job, gone));
+  CatalogBatch batch;
+  batch.Delete(kCheckpoints, CheckpointKey(job, gone));
   absl::Status status = db_->Write(batch);
   return status.ok() ? DropUnusedLayouts(*db_) : status;
 }
@@ -232,8 +231,8 @@ absl::StatusOr<CatalogPage> Catalog::QueryPrefix(absl::string_view layout_id, ab
 }
 
 absl::Status Catalog::DropRows(const std::vector<std::string>& keys) {
-  rocksdb::WriteBatch batch;
-  for (const std::string& key : keys) batch.Delete(db_->family(kCheckpoints), key);
+  CatalogBatch batch;
+  for (const std::string& key : keys) batch.Delete(kCheckpoints, key);
   std::lock_guard<std::mutex> lock(db_->index_mutex);
   absl::Status status = db_->Write(batch);
   return status.ok() ? DropUnusedLayouts(*db_) : status;

@@ -1,5 +1,8 @@
 #include "storage/catalog.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <filesystem>
@@ -231,6 +234,33 @@ TEST_F(CatalogTest, JournalAndRosterSurvive) {
   EXPECT_EQ((*read)->members[1].nonce[2], 6);
   EXPECT_FALSE(catalog_->Roster("/data/other")->has_value());
   EXPECT_EQ(catalog_->PutJournal({"", attempt, 0, 0}).code(), absl::StatusCode::kInvalidArgument);
+}
+
+// RocksDB refuses all writes after one that failed: a disk that was full for a moment must not cost the
+// daemon its saves.
+TEST_F(CatalogTest, WritesGoOnAfterOneThatFailed) {
+  const std::string first = AttemptName({1, 1, 1}), second = AttemptName({1, 2, 1}),
+                    third = AttemptName({1, 3, 1});
+  ASSERT_TRUE(catalog_->PutJournal({kJob, first, 100, 1}).ok());
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit none = {1, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &none), 0);
+  EXPECT_FALSE(catalog_->PutJournal({kJob, second, 200, 1}).ok());
+  EXPECT_FALSE(catalog_->PutJournal({kJob, second, 200, 1}).ok()) << "it cannot be opened again either";
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  const absl::Status status = catalog_->PutJournal({kJob, third, 300, 1});
+  EXPECT_TRUE(status.ok()) << status;
+  for (int turn = 0; turn < 2; ++turn) {
+    const auto rows = catalog_->Journal();
+    ASSERT_TRUE(rows.ok()) << rows.status();
+    std::vector<std::string> attempts;
+    for (const CatalogJournalRow& row : *rows) attempts.push_back(row.attempt);
+    EXPECT_EQ(attempts, (std::vector<std::string>{first, third}));
+    Open();
+    EXPECT_FALSE(rebuilt_);
+  }
 }
 
 TEST_F(CatalogTest, ThreadsMayShareIt) {
