@@ -97,7 +97,8 @@ absl::Status ClientSession::Join(Membership membership) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "ALREADY_OPEN",
                      "This session has joined a job already.", "open");
   }
-  builder_ = std::make_unique<RegistrationBuilder>(membership.mesh, membership.rank, membership.world_size);
+  builder_ = std::make_unique<RegistrationBuilder>(membership.mesh, membership.rank, membership.world_size,
+                                                   parts_.registrations);
   membership_ = std::move(membership);
   return absl::OkStatus();
 }

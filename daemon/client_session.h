@@ -62,6 +62,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
     std::unique_ptr<SessionPages> pages;
     proto::Hello hello;
     int64_t window_bytes = kDefaultWindowBytes;
+    std::shared_ptr<RegistrationBudget> registrations;  // that of all sessions
   };
 
   // Decides between pull and window. FAILED_PRECONDITION: the client insists on pull and the kernel refuses

@@ -264,6 +264,7 @@ absl::Status HandoffServer::Welcome(Connection& connection, uint64_t id, ClientS
   parts.pages = *std::move(pages);
   parts.socket = connection.socket;
   parts.window_bytes = spec_.window_bytes;
+  parts.registrations = registrations_;
   auto session = ClientSession::Make(std::move(parts));
   if (!session.ok()) return session.status();
   if (absl::Status status = Watch((*session)->pidfd(), PidTag(id)); !status.ok()) return status;

@@ -85,6 +85,8 @@ class HandoffServer {
   const HandoffSpec spec_;
   HandoffEvents* const events_;
   storage::UniqueFd listener_, epoll_, wake_;
+  const std::shared_ptr<RegistrationBudget> registrations_ =
+      std::make_shared<RegistrationBudget>(kRegistrationBytes);
   uint64_t next_id_ = 1;
   std::map<uint64_t, Connection> connections_;  // a session's id is its connection's
 

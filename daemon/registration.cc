@@ -15,20 +15,58 @@ absl::Status Invalid(absl::string_view reason, absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, reason, message, "register");
 }
 
+// With what the containers add; a little more than is measured (docs/api.md).
+constexpr int64_t kBufferBytes = 128;
+
+int64_t MemoryOf(const reshard::TensorShard& shard) {
+  int64_t bytes = 512 + 3 * static_cast<int64_t>(shard.meta.fqn.size()) +  // two sets of names beside it
+                  8 * static_cast<int64_t>(shard.meta.shape.size()) +
+                  4 * static_cast<int64_t>(shard.replica_ranks.size());
+  for (const reshard::LocalBox& box : shard.boxes)
+    bytes += 128 + 24 * static_cast<int64_t>(box.strides_bytes.size());
+  return bytes;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Add(
     const v1::RegisterRequest& request, const std::shared_ptr<const Registration>& previous) {
-  absl::Status status;
-  if (!open_ || request.generation() != generation_) status = Begin(request, previous.get());
-  if (status.ok()) status = Take(request);
-  if (!status.ok()) {
-    open_ = false;
+  if (absl::Status status = TakeMessage(request, previous.get()); !status.ok()) {
+    Drop();
     return status;
   }
   if (request.more()) return std::shared_ptr<const Registration>();
+  auto done = Finish();
+  Drop();
+  return done;
+}
+
+absl::Status RegistrationBuilder::TakeMessage(const v1::RegisterRequest& request,
+                                              const Registration* previous) {
+  if (!open_ || request.generation() != generation_) {
+    if (absl::Status status = Begin(request, previous); !status.ok()) return status;
+  }
+  return Take(request);
+}
+
+void RegistrationBuilder::Drop() {
   open_ = false;
-  return Finish();
+  buffers_.clear();
+  shards_ = {};
+  by_name_ = {};
+  fresh_ = {};
+  boxes_ = 0;
+  charge_ = RegistrationCharge();
+}
+
+absl::Status RegistrationBuilder::Charge(int64_t bytes) {
+  if (charge_.Add(bytes)) return absl::OkStatus();
+  return MakeError(
+      absl::StatusCode::kResourceExhausted, "REGISTRATIONS_TOO_LARGE",
+      absl::StrCat("The registrations of all sessions take ", budget_->used_bytes(), " of ",
+                   budget_->limit_bytes(),
+                   " bytes of the daemon's memory. Register fewer, larger tensors, or end sessions."),
+      "register");
 }
 
 absl::Status RegistrationBuilder::Begin(const v1::RegisterRequest& request, const Registration* previous) {
@@ -37,14 +75,14 @@ absl::Status RegistrationBuilder::Begin(const v1::RegisterRequest& request, cons
     return Invalid("BAD_GENERATION", absl::StrCat("Generation ", request.generation(), " is not above ", last,
                                                   ", the current one."));
   }
+  Drop();
   open_ = true;
   generation_ = request.generation();
-  buffers_.clear();
-  shards_.clear();
-  by_name_.clear();
-  fresh_.clear();
-  boxes_ = 0;
+  charge_ = RegistrationCharge(budget_);
   if (!request.incremental() || previous == nullptr) return absl::OkStatus();
+  int64_t bytes = static_cast<int64_t>(previous->addresses.size()) * kBufferBytes;
+  for (const reshard::TensorShard& shard : previous->shards->shards) bytes += MemoryOf(shard);
+  if (absl::Status status = Charge(bytes); !status.ok()) return status;
   for (size_t i = 0; i < previous->addresses.size(); ++i) {
     buffers_[previous->buffer_ids[i]] = {previous->addresses[i], previous->sizes_bytes[i]};
   }
@@ -97,6 +135,7 @@ absl::Status RegistrationBuilder::TakeBuffer(const v1::Buffer& buffer) {
     return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_BUFFERS",
                      absl::StrCat("More than ", kMaxShards, " buffers; register larger ones."), "register");
   }
+  if (absl::Status status = Charge(kBufferBytes); !status.ok()) return status;
   buffers_[buffer.id()] = {address, size};
   return absl::OkStatus();
 }
@@ -104,6 +143,7 @@ absl::Status RegistrationBuilder::TakeBuffer(const v1::Buffer& buffer) {
 absl::Status RegistrationBuilder::TakeShard(const v1::Shard& from) {
   auto shard = proto::ShardFrom(from, mesh_, rank_, world_size_);
   if (!shard.ok()) return Because(shard.status(), "BAD_SHARD", "register");
+  if (absl::Status status = Charge(MemoryOf(*shard)); !status.ok()) return status;
   if (!fresh_.insert(shard->meta.fqn).second) {
     return Invalid("DUPLICATE_TENSOR", absl::StrCat("Tensor '", shard->meta.fqn,
                                                     "' is registered twice; names are unique in a rank."));
@@ -163,6 +203,7 @@ absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Finish(
   }
   done->fingerprint = reshard::Fingerprint(*rank);
   done->shards = std::move(rank);
+  done->charge = std::move(charge_);
   return std::shared_ptr<const Registration>(std::move(done));
 }
 

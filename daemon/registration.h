@@ -17,6 +17,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "daemon/registration_budget.h"
 #include "proto/sessions.pb.h"
 #include "reshard/layout.h"
 #include "reshard/tensor.h"
@@ -35,19 +36,21 @@ struct Registration {
   std::vector<int64_t> sizes_bytes;
   std::vector<uint32_t> buffer_ids;  // the client's
   int64_t total_bytes = 0;           // of all boxes
+  RegistrationCharge charge;         // for the memory of all this
 };
 
 // Not thread-safe: one call of Register at a time.
 class RegistrationBuilder {
  public:
-  RegistrationBuilder(reshard::Mesh mesh, int32_t rank, int32_t world_size)
-      : mesh_(std::move(mesh)), rank_(rank), world_size_(world_size) {}
+  RegistrationBuilder(reshard::Mesh mesh, int32_t rank, int32_t world_size,
+                      std::shared_ptr<RegistrationBudget> budget)
+      : mesh_(std::move(mesh)), rank_(rank), world_size_(world_size), budget_(std::move(budget)) {}
 
   // Takes one message; `previous` (may be null) is the session's registration. Returns the new one after the
   // last message of its generation, else null. An error drops what came of the generation. INVALID_ARGUMENT:
   // form, duplicates, limits, a generation that is not above the last; OUT_OF_RANGE: past a buffer;
   // NOT_FOUND: a buffer or a removed name that is not registered; RESOURCE_EXHAUSTED: too many shards or
-  // boxes.
+  // boxes, or the budget is spent.
   absl::StatusOr<std::shared_ptr<const Registration>> Add(
       const v1::RegisterRequest& request, const std::shared_ptr<const Registration>& previous);
 
@@ -57,15 +60,19 @@ class RegistrationBuilder {
     int64_t size_bytes = 0;
   };
 
+  absl::Status TakeMessage(const v1::RegisterRequest& request, const Registration* previous);
   absl::Status Begin(const v1::RegisterRequest& request, const Registration* previous);
   absl::Status Take(const v1::RegisterRequest& request);
   absl::Status TakeBuffer(const v1::Buffer& buffer);
   absl::Status TakeShard(const v1::Shard& shard);
+  absl::Status Charge(int64_t bytes);
+  void Drop();  // what came of the generation
   absl::StatusOr<std::shared_ptr<const Registration>> Finish();
 
   const reshard::Mesh mesh_;
   const int32_t rank_;
   const int32_t world_size_;
+  const std::shared_ptr<RegistrationBudget> budget_;
 
   bool open_ = false;
   uint64_t generation_ = 0;
@@ -74,6 +81,7 @@ class RegistrationBuilder {
   absl::flat_hash_map<std::string, size_t> by_name_;
   absl::flat_hash_set<std::string> fresh_;  // named by this generation
   size_t boxes_ = 0;
+  RegistrationCharge charge_;
 };
 
 }  // namespace keepstep::daemon

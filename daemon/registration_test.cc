@@ -35,7 +35,10 @@ v1::RegisterRequest Good() {
   return request;
 }
 
-RegistrationBuilder Builder() { return RegistrationBuilder({.names = {"rank"}, .sizes = {2}}, 0, 2); }
+RegistrationBuilder Builder(
+    std::shared_ptr<RegistrationBudget> budget = std::make_shared<RegistrationBudget>(kRegistrationBytes)) {
+  return RegistrationBuilder({.names = {"rank"}, .sizes = {2}}, 0, 2, std::move(budget));
+}
 
 TEST(Registration, BuffersBecomeIndicesAndBytesAreCounted) {
   auto builder = Builder();
@@ -44,6 +47,34 @@ TEST(Registration, BuffersBecomeIndicesAndBytesAreCounted) {
   ASSERT_NE(*made, nullptr);
   EXPECT_EQ((*made)->total_bytes, 40);
   EXPECT_EQ((*made)->addresses[(*made)->shards->shards[0].buffer], 8192u);
+}
+
+// What one session holds another cannot have; refusals, half generations and ends give everything back.
+TEST(Registration, AllSessionsShareABudget) {
+  auto measure = std::make_shared<RegistrationBudget>(kRegistrationBytes);
+  auto probe = *Builder(measure).Add(Good(), nullptr);
+  const int64_t one = measure->used_bytes();
+  EXPECT_GT(one, 0);
+  probe.reset();
+  EXPECT_EQ(measure->used_bytes(), 0);
+
+  auto budget = std::make_shared<RegistrationBudget>(2 * one - 1);
+  auto first = Builder(budget), second = Builder(budget);
+  auto held = first.Add(Good(), nullptr);
+  ASSERT_TRUE(held.ok()) << held.status();
+  EXPECT_EQ(second.Add(Good(), nullptr).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(budget->used_bytes(), one);
+  held->reset();
+  EXPECT_EQ(budget->used_bytes(), 0);
+  {
+    v1::RegisterRequest half = Good();
+    half.set_more(true);
+    auto unfinished = Builder(budget);
+    ASSERT_TRUE(unfinished.Add(half, nullptr).ok());
+    EXPECT_EQ(budget->used_bytes(), one);
+  }
+  EXPECT_EQ(budget->used_bytes(), 0);
+  EXPECT_TRUE(second.Add(Good(), nullptr).ok());
 }
 
 // A generation counts as a whole: half of one must never be saved.

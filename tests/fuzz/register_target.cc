@@ -48,7 +48,9 @@ void CheckRegistration(const Registration& registration, uint64_t last_generatio
 
 std::shared_ptr<const Registration> Register(const RegisterCase::Rank& rank, const reshard::Mesh& mesh,
                                              int32_t world_size) {
-  daemon::RegistrationBuilder builder(mesh, rank.rank(), world_size);
+  daemon::RegistrationBuilder builder(
+      mesh, rank.rank(), world_size,
+      std::make_shared<daemon::RegistrationBudget>(daemon::kRegistrationBytes));
   std::shared_ptr<const Registration> current;
   for (const v1::RegisterRequest& message : rank.messages()) {
     const auto next = builder.Add(message, current);
