@@ -8,8 +8,9 @@
 
 namespace keepstep::client {
 
-void AddStatus(Program& program);      // status
+void AddStatus(Program& program);      // status, top
 void AddLook(Program& program);        // ls, show, tensors
+void AddDiff(Program& program);        // diff
 void AddWatch(Program& program);       // watch
 void AddWhy(Program& program);         // why
 void AddLogs(Program& program);        // logs

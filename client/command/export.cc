@@ -19,6 +19,7 @@
 #include "client/command/commands.h"
 #include "client/command/export_plan.h"
 #include "client/command/format.h"
+#include "client/command/tensor_list.h"
 #include "client/grpc_status.h"
 #include "client/unique_fd.h"
 
@@ -48,24 +49,6 @@ absl::Status WriteFully(int fd, const std::string& path, absl::string_view bytes
     bytes.remove_prefix(n);
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<v1::StoredTensor>> ListTensors(const Connection& daemon, const Name& name,
-                                                          int64_t* step) {
-  v1::QueryTensorsRequest request;
-  *request.mutable_name() = ToProto(name);
-  request.set_page_size(10000);
-  std::vector<v1::StoredTensor> tensors;
-  do {
-    v1::QueryTensorsResponse page;
-    const auto context = daemon.Context();
-    const auto status = daemon.checkpoints().QueryTensors(context.get(), request, &page);
-    if (!status.ok()) return FromGrpc(status);
-    for (const v1::TensorInfo& info : page.tensors()) tensors.push_back(info.tensor());
-    *step = page.step();
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
-  return tensors;
 }
 
 class Exporter {
@@ -161,14 +144,17 @@ int RunExport(const Globals& globals, const ExportOptions& options) {
   if (!name.ok()) return Complain(name.status());
   auto daemon = Connection::For(globals, *name);
   if (!daemon.ok()) return Complain(daemon.status());
-  int64_t step = 0;
-  auto tensors = ListTensors(**daemon, *name, &step);
-  if (!tensors.ok()) return Complain(tensors.status(), absl::StrCat("keepstep ls ", name->job));
+  v1::QueryTensorsResponse all;
+  if (auto status = ListTensors(**daemon, *name, "", &all); !status.ok())
+    return Complain(status, absl::StrCat("keepstep ls ", name->job));
+  const int64_t step = all.step();
+  std::vector<v1::StoredTensor> tensors;
+  for (const v1::TensorInfo& info : all.tensors()) tensors.push_back(info.tensor());
   // One step from here on, even if "latest" moves meanwhile.
   Name exact = *name;
   exact.step = step;
   exact.latest = false;
-  auto files = PlanExport(*tensors, options.component, max_shard_bytes);
+  auto files = PlanExport(tensors, options.component, max_shard_bytes);
   if (!files.ok()) return Complain(files.status(), absl::StrCat("keepstep tensors ", options.name));
   const fs::path directory = options.destination;
   std::error_code error;

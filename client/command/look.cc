@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "client/command/commands.h"
 #include "client/command/format.h"
+#include "client/command/tensor_list.h"
 
 namespace keepstep::client {
 namespace {
@@ -117,21 +118,9 @@ int RunTensors(const Globals& globals, const std::string& text, const std::strin
   if (!name.ok()) return Complain(name.status());
   auto daemon = Connection::For(globals, *name);
   if (!daemon.ok()) return Complain(daemon.status());
-  v1::QueryTensorsRequest request;
-  *request.mutable_name() = ToProto(*name);
-  request.set_prefix(prefix);
-  request.set_page_size(10000);
   v1::QueryTensorsResponse all;
-  do {
-    v1::QueryTensorsResponse page;
-    const auto context = (*daemon)->Context();
-    if (auto status = (*daemon)->checkpoints().QueryTensors(context.get(), request, &page); !status.ok()) {
-      return Complain(status, absl::StrCat("keepstep ls ", name->job));
-    }
-    request.set_page_token(page.next_page_token());
-    page.clear_next_page_token();
-    all.MergeFrom(page);
-  } while (!request.page_token().empty());
+  if (auto status = ListTensors(**daemon, *name, prefix, &all); !status.ok())
+    return Complain(status, absl::StrCat("keepstep ls ", name->job));
   if (globals.json) {
     PrintJson(all);
     return 0;

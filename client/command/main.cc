@@ -7,6 +7,7 @@ int main(int argc, char** argv) {
   Program program;
   AddStatus(program);
   AddLook(program);
+  AddDiff(program);
   AddWatch(program);
   AddWhy(program);
   AddLogs(program);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,7 @@ def test_every_look_works_and_changes_nothing(ckpt: Path, home: Path) -> None:
     assert "embed.weight" in look(ckpt, "tensors", "vit/latest").stdout
     assert "every digest matches" in look(ckpt, "verify", "vit/4").stdout
     assert "is committed" in look(ckpt, "why", "vit/4").stdout
+    assert "0 of 2 tensors differ from vit/3 to vit/4" in look(ckpt, "diff", "vit/3", "vit/latest").stdout
     assert look(ckpt, "rm", "--dry-run", "vit/3").returncode == 0
     assert look(ckpt, "export", "vit/3", str(home / "out")).returncode == 0
     exported = load_file(home / "out/model.safetensors")
@@ -107,6 +109,17 @@ def ended(pidfd: int, limit_seconds: float) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(1000 * limit_seconds))
+
+
+def test_configuration_has_no_say(ckpt: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the one-shot daemon want the port that the machine's own daemon has."""
+    (home / "broken.yaml").write_text("no_such_key: 1\n")
+    monkeypatch.setenv("KEEPSTEP_CONFIG", str(home / "broken.yaml"))
+    refused = subprocess.run([str(KEEPSTEPD), "--check"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "no_such_key" in refused.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("KEEPSTEP_HTTP_LISTEN", f"127.0.0.1:{taken.getsockname()[1]}")
+        assert look(ckpt, "ls", "vit").returncode == 0
 
 
 def test_no_such_root(home: Path) -> None:

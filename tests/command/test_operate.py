@@ -1,4 +1,4 @@
-"""Verbs that act on a running daemon and on its jobs: save, watch, logs, cancel, drain, reindex, up, down, bench."""
+"""Verbs for a running daemon and its jobs: save, watch, top, diff, logs, cancel, drain, reindex, up, down, bench."""
 
 from __future__ import annotations
 
@@ -41,6 +41,33 @@ def test_watch_prints_changes_until_it_is_interrupted(daemon: Daemon, home: Path
         assert watch.wait(20) == 0
     assert steps == sorted(steps) and steps[-1] > 0
     assert daemon.command("watch", "nobody").returncode == 4
+
+
+def test_top_looks_again_until_it_is_interrupted(daemon: Daemon) -> None:
+    top = subprocess.Popen([str(KEEPSTEP), "--address", daemon.address, "top", "--json", "--interval", "0.1"],
+                           stdout=subprocess.PIPE, text=True)
+    assert top.stdout is not None
+    uptimes = [float(json.loads(top.stdout.readline())["uptime_seconds"]) for _ in range(3)]
+    top.send_signal(signal.SIGINT)
+    top.stdout.read()
+    assert top.wait(20) == 0
+    assert uptimes == sorted(set(uptimes)), "each is a look of its own"
+    once = daemon.command("top", "--interval", "0")
+    assert once.returncode == 2
+
+
+def test_diff_tells_what_changed(daemon: Daemon, home: Path) -> None:
+    tensor = np.arange(8, dtype=np.float32)
+    for step, tensors in ((1, {"same": tensor, "changed": tensor, "gone": tensor}),
+                          (2, {"same": tensor, "changed": tensor + 1, "new": tensor})):
+        save_file(tensors, home / f"{step}.safetensors")
+        assert daemon.command("import", str(home / f"{step}.safetensors"), f"{home}/root/vit/{step}").returncode == 0
+    found = json.loads(daemon.command("diff", "--json", "vit/1", "vit/latest").stdout)
+    assert (found["from"], found["to"], found["same"]) == ("vit/1", "vit/2", 1)
+    assert {change["tensor"]: change["change"] for change in found["changes"]} == {
+        "changed": "content", "gone": "removed", "new": "added"}
+    assert "3 of 4 tensors differ from vit/1 to vit/2" in daemon.command("diff", "vit/1", "vit/2").stdout
+    assert daemon.command("diff", "vit/1", "vit/9").returncode == 4
 
 
 def test_logs_are_filtered_and_followed(daemon: Daemon, home: Path) -> None:
