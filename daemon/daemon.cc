@@ -205,6 +205,7 @@ void Daemon::Parts::StartJobs() {
   state.state_directory = spec.state_directory;
   state.address = absl::StrCat("unix://", spec.socket_directory, "/", proto::kGrpcSocketName);
   state.limits = spec.limits;
+  state.config_text = spec.config_text;
   state.end_session = end_session;
   // Nobody new is to be sent here, and no save starts; what is stored can still be read.
   state.drain_begins = [this] {

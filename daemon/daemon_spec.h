@@ -36,6 +36,7 @@ struct DaemonSpec {
   Limits limits;
   std::string http_listen;      // http_server.h says its forms; empty: no HTTP
   std::string http_token_file;  // empty: nobody sees other users' jobs over TCP
+  std::string config_text;      // all of this and more, as people read it: for bundles
   Log::Format log_format = Log::Format::kText;
   Log::Level log_level = Log::Level::kInfo;
 };

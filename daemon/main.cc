@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 #include "daemon/config_source.h"
 #include "daemon/daemon.h"
@@ -83,8 +84,11 @@ int main(int argc, char** argv) {
              source.File().empty() ? "no file" : source.File().c_str());
       return 0;
     case ConfigSource::Action::kLook:  // above
-    case ConfigSource::Action::kRun:
-      return Serve(source, effective->config);
+    case ConfigSource::Action::kRun: {
+      Config config = effective->config;
+      config.daemon.config_text = keepstep::daemon::PrintConfig(*effective);
+      return Serve(source, std::move(config));
+    }
   }
   return 1;
 }

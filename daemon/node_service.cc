@@ -74,35 +74,37 @@ absl::StatusOr<std::vector<std::shared_ptr<Job>>> NodeService::Chosen(const std:
   return std::vector<std::shared_ptr<Job>>{*std::move(job)};
 }
 
+absl::Status NodeService::FillStatus(const std::string& job_name, const ClientSession* session,
+                                     v1::StatusResponse& response) {
+  auto jobs = Chosen(job_name, session);
+  if (!jobs.ok()) return jobs.status();
+  response.set_version(kVersion);
+  response.set_pid(getpid());
+  response.set_uptime_seconds(
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - state_.started).count());
+  const auto stats = state_.plane->pool().stats();
+  const auto cached = state_.plane->cache().stats();
+  response.set_pool_capacity_bytes(stats.capacity_bytes);
+  response.set_pool_used_bytes(stats.used_bytes);
+  response.set_pool_cached_bytes(cached.idle_chunks * state_.plane->pool().buffer_bytes());
+  response.set_pool_limit_bytes(stats.limit_bytes);
+  response.set_io_engine(state_.io_engine);
+  response.set_draining(state_.draining);
+  response.set_sessions(static_cast<int32_t>(state_.sessions->size()));
+  for (const auto& job : *jobs) FillJob(Observe(*job), *response.add_jobs());
+  const bool of_one = !job_name.empty() || (session != nullptr && session->directory_fd() >= 0);
+  if (of_one || !IsOperator(session)) return absl::OkStatus();
+  for (const std::string& directory : state_.jobs->Detached())
+    FillJob(DetachedFacts(directory), *response.add_jobs());
+  return absl::OkStatus();
+}
+
 grpc::ServerUnaryReactor* NodeService::Status(grpc::CallbackServerContext* context,
                                               const v1::StatusRequest* request,
                                               v1::StatusResponse* response) {
   return RunUnary(context, state_.calls, [this, context, request, response]() -> absl::Status {
     auto session = OptionalSession(state_, *context);
-    if (!session.ok()) return session.status();
-    auto jobs = Chosen(request->job(), session->get());
-    if (!jobs.ok()) return jobs.status();
-    response->set_version(kVersion);
-    response->set_pid(getpid());
-    response->set_uptime_seconds(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - state_.started).count());
-    const auto stats = state_.plane->pool().stats();
-    const auto cached = state_.plane->cache().stats();
-    response->set_pool_capacity_bytes(stats.capacity_bytes);
-    response->set_pool_used_bytes(stats.used_bytes);
-    response->set_pool_cached_bytes(cached.idle_chunks * state_.plane->pool().buffer_bytes());
-    response->set_pool_limit_bytes(stats.limit_bytes);
-    response->set_io_engine(state_.io_engine);
-    response->set_draining(state_.draining);
-    response->set_sessions(static_cast<int32_t>(state_.sessions->size()));
-    for (const auto& job : *jobs) FillJob(Observe(*job), *response->add_jobs());
-    if (!request->job().empty() || (*session != nullptr && (*session)->directory_fd() >= 0))
-      return absl::OkStatus();
-    for (const std::string& directory :
-         IsOperator(session->get()) ? state_.jobs->Detached() : std::vector<std::string>()) {
-      FillJob(DetachedFacts(directory), *response->add_jobs());
-    }
-    return absl::OkStatus();
+    return session.ok() ? FillStatus(request->job(), session->get(), *response) : session.status();
   });
 }
 

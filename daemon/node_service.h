@@ -28,6 +28,8 @@ class NodeService final : public v1::Node::CallbackService {
                                 v1::WhyResponse* response) override;
   grpc::ServerWriteReactor<v1::LogLine>* Logs(grpc::CallbackServerContext* context,
                                               const v1::LogsRequest* request) override;
+  grpc::ServerWriteReactor<v1::BundleChunk>* Bundle(grpc::CallbackServerContext* context,
+                                                    const v1::BundleRequest* request) override;
   grpc::ServerUnaryReactor* Doctor(grpc::CallbackServerContext* context, const v1::DoctorRequest* request,
                                    v1::DoctorResponse* response) override;
   grpc::ServerUnaryReactor* Reindex(grpc::CallbackServerContext* context, const v1::ReindexRequest* request,
@@ -44,6 +46,9 @@ class NodeService final : public v1::Node::CallbackService {
   // The job that a request names or the session's directory is; else all that the caller may see.
   absl::StatusOr<std::vector<std::shared_ptr<Job>>> Chosen(const std::string& name,
                                                            const ClientSession* session);
+
+  absl::Status FillStatus(const std::string& job_name, const ClientSession* session,
+                          v1::StatusResponse& response);
 
   ServerState& state_;
 };

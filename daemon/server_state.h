@@ -18,9 +18,9 @@
 #include "daemon/executor.h"
 #include "daemon/job_registry.h"
 #include "daemon/log.h"
+#include "daemon/log_ring.h"
 #include "daemon/metrics.h"
 #include "daemon/pulse.h"
-#include "daemon/log_ring.h"
 #include "daemon/session_registry.h"
 #include "storage/catalog.h"
 
@@ -46,7 +46,8 @@ struct ServerState {
   std::string io_engine;
   std::string io_engine_reason;
   std::string state_directory;
-  std::string address;  // unix:///…
+  std::string address;      // unix:///…
+  std::string config_text;  // every value at the start, with its source; empty: no configuration
   Limits limits;
   bool read_only = false;
   std::atomic<bool> draining{false};

@@ -23,6 +23,7 @@ void AddExport(Program& program);      // export: writes safetensors files, shar
 void AddImport(Program& program);      // import: commits safetensors files as one step
 void AddUp(Program& program);          // up, down
 void AddDoctor(Program& program);      // doctor
+void AddBundle(Program& program);      // bundle
 void AddBench(Program& program);       // bench
 void AddCompletion(Program& program);  // completion
 void AddVersion(Program& program);     // version

@@ -84,6 +84,8 @@ struct Connection::Handoff {
 
 Connection::~Connection() = default;
 
+bool Connection::pulls() const { return handoff_->client->transfer() == proto::Transfer::kPull; }
+
 absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const Globals& globals,
                                                              const std::string& directory, bool create) {
   std::string at = globals.address.empty() ? DefaultAddress() : globals.address;

@@ -44,6 +44,7 @@ class Connection {
   std::unique_ptr<grpc::ClientContext> Context(int64_t more_ms = 0) const;
   // For streams that go on until somebody ends them.
   std::unique_ptr<grpc::ClientContext> UnlimitedContext() const;
+  bool pulls() const;  // whether the daemon can read this process's memory
   v1::Checkpoints::Stub& checkpoints() const { return *checkpoints_; }
   v1::Node::Stub& node() const { return *node_; }
 

@@ -1,37 +1,38 @@
-// doctor: what this machine allows, and how to mend the rest.
+// doctor: what this machine allows, on both sides of the socket, and how to mend the rest.
+//
+// 1 when a check failed; 3 when no daemon answers, after the checks of this side.
 
 #include <cstdio>
+#include <memory>
 
-#include "absl/strings/str_cat.h"
+#include "client/command/client_checks.h"
 #include "client/command/commands.h"
-#include "client/command/format.h"
 
 namespace keepstep::client {
 namespace {
 
 int RunDoctor(const Globals& globals) {
   auto daemon = Connection::Open(globals);
-  if (!daemon.ok()) return Complain(daemon.status());
-  v1::DoctorResponse response;
-  const auto context = (*daemon)->Context();
-  if (auto status = (*daemon)->node().Doctor(context.get(), {}, &response); !status.ok())
-    return Complain(status);
-  int failed = 0;
-  for (const v1::Check& check : response.checks()) failed += check.result() == v1::Check::FAILED;
+  v1::DoctorResponse all;
+  CheckClient(globals, daemon, all);
+  absl::Status status = daemon.status();
+  if (daemon.ok()) {
+    v1::DoctorResponse response;
+    const auto context = (*daemon)->Context();
+    const grpc::Status answer = (*daemon)->node().Doctor(context.get(), {}, &response);
+    if (!answer.ok()) return Complain(answer, "keepstep logs");
+    all.MergeFrom(response);
+  }
   if (globals.json) {
-    PrintJson(response);
-    return failed > 0 ? kExitFailed : 0;
+    PrintJson(all);
+  } else {
+    fputs(ChecksText(all).c_str(), stdout);
   }
-  Table table({"", "CHECK", "FOUND"});
-  for (const v1::Check& check : response.checks()) {
-    table.Add({check.result() == v1::Check::OK        ? "ok"
-               : check.result() == v1::Check::WARNING ? "warn"
-                                                      : "FAIL",
-               check.name(), check.found()});
-    if (!check.remedy().empty()) table.Add({"", "", absl::StrCat("mend: ", check.remedy())});
+  if (!status.ok()) return Complain(status, "keepstep up");
+  for (const v1::Check& check : all.checks()) {
+    if (check.result() == v1::Check::FAILED) return kExitFailed;
   }
-  fputs(table.Render().c_str(), stdout);
-  return failed > 0 ? kExitFailed : 0;
+  return 0;
 }
 
 }  // namespace

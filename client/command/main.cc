@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   AddUp(program);
   AddDoctor(program);
   AddBench(program);
+  AddBundle(program);
   AddCompletion(program);
   AddVersion(program);
   return program.Run(argc, argv);
