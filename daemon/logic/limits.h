@@ -22,7 +22,7 @@ struct Limits {
   Millis save_progress_ms = 1'800'000;  // a save without any progress
   Millis claim_unsealed_ms = 30'000;    // what a claim grants to saves that some rank has yet to seal
   Millis claim_sealed_ms = 300'000;     // and to those that only have to become durable
-  Millis abort_report_ms = 60'000;      // FAILED is reported after this even if ABORT cannot be published
+  Millis abort_report_ms = 60'000;      // FAILED is told after this, part or not, even if ABORT cannot be published
   Millis recover_ms = 60'000;           // sessions wait this long for an earlier daemon's saves to be settled
   Millis load_ms = 600'000;  // a load that starts an epoch waits this long for the other ranks to ask
   Millis drain_ms = 600'000;

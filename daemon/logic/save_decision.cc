@@ -78,6 +78,9 @@ void SaveMachine::OnAbortOutcome(const CommitOutcome& outcome) {
       break;
     case CommitOutcome::Kind::kUndecided: break;
   }
+  // Nobody can commit what has no part, so nobody has to wait for storage to take the ABORT: a full disk may
+  // not.
+  if (!part_asked_ && !decided_) Decide(cause_state_, cause_);
   outbox_.At(outbox_.now() + backoff_.Next(), life_, [this] { RunAbort(); });
 }
 

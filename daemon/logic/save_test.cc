@@ -212,8 +212,9 @@ TEST_F(SaveTest, SpaceThatCannotBeReclaimedStaysInTheJournalAndIsTriedAgain) {
   EXPECT_EQ(h.Files(100, attempt), std::vector<std::string>{"DECISION"});
 }
 
-// A store that is down must not keep trainers from hearing that their save failed.
-TEST_F(SaveTest, AnAbortThatCannotBePublishedIsReportedWithinItsLimitAndPublishedLater) {
+// Nobody can commit what has no part: a disk that has no room for the ABORT does not delay what trainers
+// hear.
+TEST_F(SaveTest, AnAbortThatCannotBePublishedIsReportedAtOnceAndPublishedLater) {
   Begin(1);
   h.Save(world[0], 1, 100);
   const std::string attempt = h.AttemptOf(1);
@@ -222,14 +223,28 @@ TEST_F(SaveTest, AnAbortThatCannotBePublishedIsReportedWithinItsLimitAndPublishe
     if (down) return StoreResult{.status = absl::UnavailableError("down")};
     return std::nullopt;
   };
-  h.Feed(RankIoFailed{attempt, 0, "write", absl::AbortedError("EIO")});
-  EXPECT_EQ(h.Told(world[0], 1).state, SaveState::kAccepted);
-  h.Advance(Limits().abort_report_ms + kTickMs);
+  h.Feed(RankIoFailed{attempt, 0, "write", absl::ResourceExhaustedError("ENOSPC")});
   EXPECT_EQ(h.Told(world[0], 1).state, SaveState::kFailed);
+  EXPECT_EQ(h.Told(world[0], 1).failure.code, absl::StatusCode::kResourceExhausted);
+  h.Advance(Limits().abort_report_ms + kTickMs);
   down = false;
   h.Advance(Limits().retry_most_ms + kTickMs);
   EXPECT_EQ(h.Files(100, attempt), std::vector<std::string>{"DECISION"});
   EXPECT_EQ(h.Count<Report>(), 1) << "a verdict is given once";
+}
+
+// A part may be there, and a restart may commit by it: trainers are told within a limit that nobody knows.
+TEST_F(SaveTest, AnAbortAfterThePartThatCannotBePublishedIsUncertainWithinItsLimit) {
+  Begin(1);
+  h.Save(world[0], 1, 100);
+  h.hold_parts = true;
+  h.Finish(1, world);
+  h.intercept = [](const StoreOp&) { return StoreResult{.status = absl::UnavailableError("down")}; };
+  h.Feed(PartWritten{h.AttemptOf(1), absl::AbortedError("EIO")});
+  EXPECT_EQ(h.Told(world[0], 1).state, SaveState::kPersisted);
+  h.Advance(Limits().abort_report_ms + kTickMs);
+  EXPECT_EQ(h.Told(world[0], 1).state, SaveState::kFailed);
+  EXPECT_EQ(h.Told(world[0], 1).failure.reason, "DURABILITY_UNCERTAIN");
 }
 
 // The reply to a COMMIT was lost and the store went away: the record decides, not what we believe.
