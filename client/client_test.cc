@@ -35,6 +35,7 @@ class ClientTest : public testing::Test {
     spec.limits.progress_ms = kLongMs;
     spec.limits.watchdog_period_ms = 5;
     spec.limits.futex_slice_ms = 5;
+    spec.limits.ask_ms = 20;
     spec.limits.backoff_first_ms = 1;
     spec.limits.backoff_last_ms = 5;
     return spec;
@@ -103,6 +104,38 @@ TEST_F(ClientTest, OpeningWaitsForADaemonThatRecovers) {
   }});
   EXPECT_TRUE(Open().ok());
   EXPECT_EQ(tries, 3);
+}
+
+TEST_F(ClientTest, AnAskIsAnsweredByThePageAlone) {
+  StartDaemon();
+  OpenAndRegister();
+  uint64_t number = 0;
+  ASSERT_TRUE(Save(&number).ok());
+  const std::vector<std::byte> frame = daemon_->AwaitFrame(proto::FrameKind::kAskSave);
+  v1::SaveRequest request;
+  ASSERT_TRUE(request.ParseFromArray(frame.data() + sizeof(proto::AskSave),
+                                     static_cast<int>(frame.size() - sizeof(proto::AskSave))));
+  EXPECT_EQ(request.number(), number);
+  EXPECT_EQ(request.step(), 100);
+  v1::SaveStatus status;
+  EXPECT_TRUE(client_->saves().Wait(number, v1::ACCEPTED, After(0), &status).ok());
+  EXPECT_EQ(status.state(), v1::ACCEPTED);
+  EXPECT_FALSE(client_->gate().IsOpen(0));
+}
+
+// A frame may be lost with its connection, a daemon may be too busy to take it: the call says what is so.
+TEST_F(ClientTest, AnAskThatNobodyAnswersBecomesACall) {
+  std::atomic<int> calls{0};
+  StartDaemon({.on_save =
+                   [&](const v1::SaveRequest&, v1::SaveResponse*) {
+                     ++calls;
+                     return FakeAnswer{};
+                   },
+               .ignore_asks = true});
+  OpenAndRegister();
+  uint64_t number = 0;
+  EXPECT_TRUE(Save(&number).ok());
+  EXPECT_EQ(calls, 1);
 }
 
 TEST_F(ClientTest, HandshakeByPullPointsAtTheNonce) {

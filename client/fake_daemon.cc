@@ -237,9 +237,26 @@ void FakeDaemon::ReadFrames(int fd) {
       return;
     }
     frame.resize(got);
+    AnswerAsk(frame);
     frames_.push_back(std::move(frame));
     arrived_.notify_all();
   }
+}
+
+// As scripted: a script that answers calls gets calls.
+void FakeDaemon::AnswerAsk(const std::vector<std::byte>& frame) {
+  proto::AskSave ask;
+  if (frame.size() < sizeof(ask)) return;
+  std::memcpy(&ask, frame.data(), sizeof(ask));
+  v1::SaveRequest request;
+  if (ask.header.kind != proto::FrameKind::kAskSave || script_.ignore_asks ||
+      !request.ParseFromArray(frame.data() + sizeof(ask), static_cast<int>(frame.size() - sizeof(ask))))
+    return;
+  const auto state = script_.on_save ? v1::SAVE_STATE_UNSPECIFIED : v1::ACCEPTED;
+  session_->page->states[request.number() % proto::kSaveSlots] =
+      proto::PackSlot(request.number(), static_cast<uint8_t>(state));
+  ++session_->page->changes;
+  FutexWakeAll(session_->page->changes);
 }
 
 std::vector<std::byte> FakeDaemon::AwaitFrame(proto::FrameKind kind) {

@@ -38,6 +38,7 @@ struct FakeScript {
   std::function<FakeAnswer(const v1::OpenRequest&)> on_open;
   std::function<FakeAnswer(const v1::RegisterRequest&)> on_register;
   std::function<FakeAnswer(const v1::SaveRequest&, v1::SaveResponse*)> on_save;  // default: ACCEPTED
+  bool ignore_asks = false;  // by frame; else they are accepted, or refused when `on_save` is to be called
   std::function<FakeAnswer(const v1::WaitRequest&, v1::SaveStatus*)> on_wait;
   std::function<FakeAnswer(const v1::LoadRequest&, v1::LoadReport*)> on_load;
 };
@@ -78,6 +79,7 @@ class FakeDaemon {
   void Accept(int listener);
   bool Welcome(int socket);
   void ReadFrames(int socket);
+  void AnswerAsk(const std::vector<std::byte>& frame);  // mu_ is held
 
   FakeScript script_;
   std::string directory_;

@@ -8,9 +8,9 @@
 
 namespace keepstep::client {
 
-// Blocks while `word` is `seen`, at most `timeout_ms`; may return early. The memory may be mapped to read
-// only.
-void FutexWait(const std::atomic<uint32_t>& word, uint32_t seen, int64_t timeout_ms);
+// Blocks while `word` is `seen`, at most `timeout_ms`; may return early. `bits`: which wakes count. The
+// memory may be mapped to read only.
+void FutexWait(const std::atomic<uint32_t>& word, uint32_t seen, int64_t timeout_ms, uint32_t bits);
 
 // Wakes every waiter of this process and of others.
 void FutexWakeAll(const std::atomic<uint32_t>& word);

@@ -19,7 +19,8 @@ absl::Status Gate::WaitUntil(const Clear& clear, Deadline deadline) {
                        "the daemon is still copying these tensors", "copy");
     }
     if (pages != nullptr)
-      FutexWait(pages->daemon().changes, seen, RemainingMs(deadline, limits_.futex_slice_ms));
+      FutexWait(pages->daemon().changes, seen, RemainingMs(deadline, limits_.futex_slice_ms),
+                proto::kReleaseBit);
   }
 }
 

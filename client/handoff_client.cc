@@ -215,6 +215,15 @@ void HandoffClient::Notify() {
   (void)send(socket_.get(), &notify, sizeof(notify), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+bool HandoffClient::AskSave(const std::string& request) {
+  if (request.size() > proto::kMaxAskBytes) return false;
+  proto::AskSave head;
+  iovec parts[2] = {{.iov_base = &head, .iov_len = sizeof(head)},
+                    {.iov_base = const_cast<char*>(request.data()), .iov_len = request.size()}};
+  const msghdr message{.msg_iov = parts, .msg_iovlen = 2};
+  return sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) > 0;
+}
+
 int HandoffClient::LifeFd() const { return pidfd_.valid() ? pidfd_.get() : socket_.get(); }
 
 bool HandoffClient::DaemonGone() const {

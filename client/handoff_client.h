@@ -63,6 +63,7 @@ class HandoffClient final : public SessionPages {
   const proto::DaemonPage& daemon() const override;
   proto::ClientPage& client() const override;
   void Notify() override;
+  bool AskSave(const std::string& request) override;
   bool DaemonGone() const override;
   void AwaitGone(int wake_fd, int64_t timeout_ms) const override;
 

@@ -1,6 +1,6 @@
 // Samples of registered tensors, that catch an update which ignored the gate.
 //
-// Up to 64 bytes of each of up to 1,024 tensors a group are kept when a save is issued and compared when the
+// Up to 64 bytes of each of some 1,024 tensors are kept when a save is issued and compared when the
 // group is released. A tensor that any whole update touches differs in them; a single changed element may
 // escape.
 
@@ -28,7 +28,7 @@ struct SampledRun {
 // What to sample, by group: every group that holds anything is a key, if only of an empty list.
 using SamplePlan = std::map<uint32_t, std::vector<SampledRun>>;
 
-// Keeps kMaxSampledTensors of each group, evenly spread.
+// Keeps kMaxSampledTensors, each group's share of them and at least one of it, evenly spread.
 void LimitPlan(SamplePlan* plan);
 
 // The bytes of one group's samples. The memory must be mapped.

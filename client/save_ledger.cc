@@ -132,7 +132,7 @@ std::optional<v1::SaveStatus> SaveLedger::Status(uint64_t number) const {
 bool SaveLedger::Answered(uint64_t number) const {
   std::lock_guard lock(mu_);
   const Record* record = Find(number);
-  return record == nullptr || record->answered || record->over;
+  return record == nullptr || record->answered || IsFinal(record->status.state());
 }
 
 bool SaveLedger::Compared(uint64_t number) const {
@@ -143,6 +143,21 @@ bool SaveLedger::Compared(uint64_t number) const {
 
 v1::SaveState SaveLedger::PageState(uint64_t number) const {
   std::lock_guard lock(mu_);
+  return StateOnPage(number);
+}
+
+bool SaveLedger::AcceptedOnPage(uint64_t number) {
+  std::lock_guard lock(mu_);
+  Record* record = Find(number);
+  if (record == nullptr || record->over) return false;
+  const v1::SaveState state = StateOnPage(number);
+  if (state < v1::ACCEPTED || state > v1::COMMITTED) return false;
+  record->answered = true;
+  if (record->status.state() < v1::ACCEPTED) record->status.set_state(v1::ACCEPTED);
+  return true;
+}
+
+v1::SaveState SaveLedger::StateOnPage(uint64_t number) const {
   const uint64_t slot = pages_->daemon().states[number % proto::kSaveSlots].load();
   if (proto::SlotNumber(slot) != number || !v1::SaveState_IsValid(proto::SlotValue(slot)))
     return v1::SAVE_STATE_UNSPECIFIED;
@@ -171,7 +186,8 @@ bool SaveLedger::Advance() {
     if (record->over) continue;
     ReadState(record.get());
     const bool cleared = ClearAll(record.get());
-    if (cleared && record->answered && !record->over && record->verdict == Verdict::kOpen) Seal(record.get());
+    const bool answered = record->answered || StateOnPage(number) != v1::SAVE_STATE_UNSPECIFIED;
+    if (cleared && answered && !record->over && record->verdict == Verdict::kOpen) Seal(record.get());
     clear &= cleared;
   }
   return clear;
@@ -208,7 +224,8 @@ bool SaveLedger::OwesCopy() const {
 
 bool SaveLedger::Released(const Record& record, uint32_t group) const {
   if (record.over || record.number <= forced_open_) return true;
-  return record.answered && pages_->daemon().released[group].load() >= record.number;
+  const bool answered = record.answered || StateOnPage(record.number) != v1::SAVE_STATE_UNSPECIFIED;
+  return answered && pages_->daemon().released[group].load() >= record.number;
 }
 
 bool SaveLedger::ClearGroup(Record* record, uint32_t group) {
@@ -239,10 +256,7 @@ bool SaveLedger::ClearAll(Record* record) {
 }
 
 void SaveLedger::ReadState(Record* record) {
-  const uint64_t slot = pages_->daemon().states[record->number % proto::kSaveSlots].load();
-  const auto state = static_cast<v1::SaveState>(proto::SlotValue(slot));
-  if (proto::SlotNumber(slot) != record->number || !v1::SaveState_IsValid(state)) return;
-  if (IsFinal(state)) Finish(record);
+  if (IsFinal(StateOnPage(record->number))) Finish(record);
 }
 
 void SaveLedger::Seal(Record* record) {

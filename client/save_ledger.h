@@ -59,12 +59,14 @@ class SaveLedger {
 
   // The last known status; absent for a number never issued or long forgotten.
   std::optional<v1::SaveStatus> Status(uint64_t number) const;
-  // The daemon has answered, or the save is over without an answer.
+  // The daemon has answered, or the save is known to be over, and why, without an answer.
   bool Answered(uint64_t number) const;
   // Every group of the save was released and compared, or the save is over.
   bool Compared(uint64_t number) const;
   // What the daemon's page says, without an RPC; unspecified when it says nothing of this save.
   v1::SaveState PageState(uint64_t number) const;
+  // Takes the page's word that the daemon has accepted the save. False: it has not, or the save is over.
+  bool AcceptedOnPage(uint64_t number);
   proto::Verdict VerdictOf(uint64_t number) const;
 
   // Whether `group` may change now; compares what has been released and not compared. group < kMaxGroups.
@@ -83,6 +85,7 @@ class SaveLedger {
   struct Record;
   using Records = std::map<uint64_t, std::unique_ptr<Record>>;
 
+  v1::SaveState StateOnPage(uint64_t number) const;
   bool Released(const Record& record, uint32_t group) const;
   bool ClearGroup(Record* record, uint32_t group);
   bool ClearAll(Record* record);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/failure.h"
+#include "client/futex.h"
 #include "client/thread.h"
 
 namespace keepstep::client {
@@ -61,12 +62,28 @@ absl::Status Saves::Save(v1::SaveRequest request, Deadline deadline, uint64_t* n
     if (!issued.ok()) return issued.status();
     *number = *issued;
   }
-  sealer_->Wake();
   request.set_number(*number);
-  const absl::Status status = SendUntilAnswered(request, deadline);
+  request.set_generation(session_->generation());
+  const std::shared_ptr<SessionPages> asked = ledger_->pages();
+  const bool sent = asked->AskSave(request.SerializeAsString());
+  sealer_->Wake();
+  const bool accepted = sent && AwaitAccepted(*number, asked, deadline);
+  const absl::Status status = accepted ? absl::OkStatus() : SendUntilAnswered(request, deadline);
   StoreCallSeconds(*number, std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   if (BlameOf(status).reason == "OUTCOME_UNKNOWN") RetryLater(std::move(request));
   return status;
+}
+
+// What `asked` says of the save. False: nothing in time, or not that it is accepted; then the call says why.
+bool Saves::AwaitAccepted(uint64_t number, const std::shared_ptr<SessionPages>& asked, Deadline deadline) {
+  deadline = std::min(deadline, After(limits_.ask_ms));
+  const std::atomic<uint64_t>& slot = asked->daemon().states[number % proto::kSaveSlots];
+  while (true) {
+    const uint32_t seen = asked->daemon().changes.load();
+    if (proto::SlotNumber(slot.load()) == number) return ledger_->AcceptedOnPage(number);
+    if (Expired(deadline)) return false;
+    FutexWait(asked->daemon().changes, seen, RemainingMs(deadline, limits_.ask_ms), proto::kAnswerBit);
+  }
 }
 
 absl::Status Saves::SendUntilAnswered(v1::SaveRequest request, Deadline deadline) {
@@ -112,7 +129,8 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
     if (!known.has_value()) return UnknownSave(number);
     *status = *known;
     if (IsFinal(known->state())) return absl::OkStatus();
-    if (known->state() >= state) return gate_->WaitSave(number, deadline);
+    if (known->state() >= state)
+      return state == v1::ACCEPTED ? absl::OkStatus() : gate_->WaitSave(number, deadline);
     const bool reached = ledger_->PageState(number) >= state;
     if (Expired(deadline) && !reached) {
       return MakeError(absl::StatusCode::kDeadlineExceeded, "NOT_YET",

@@ -1,5 +1,9 @@
 // Starting saves and waiting for them, over lost answers and restarted daemons.
 //
+// A save is asked for by a frame on the handoff socket and answered by a word in the daemon's page, which
+// costs two wake-ups; Sessions.Save, which costs several, is for what a frame cannot carry and for refusals,
+// which have a reason. Both name the save by its number, so that it may be asked for twice.
+//
 // A save whose answer is lost keeps its gate shut; the same number is sent again, by the caller until its
 // time is up and then by a thread, until the daemon answers, the session's resumption settles it, or the
 // watchdog fails it.
@@ -47,6 +51,7 @@ class Saves {
   double CallSeconds(uint64_t number) const;
 
  private:
+  bool AwaitAccepted(uint64_t number, const std::shared_ptr<SessionPages>& asked, Deadline deadline);
   absl::Status SendUntilAnswered(v1::SaveRequest request, Deadline deadline);
   void Conclude(const v1::SaveRequest& request, const v1::SaveResponse& response);
   absl::Status Ask(uint64_t number, v1::SaveState state, Deadline deadline);

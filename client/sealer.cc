@@ -36,7 +36,8 @@ void Sealer::Run() {
     const std::shared_ptr<SessionPages> pages = ledger_->pages();
     const uint32_t seen = pages->daemon().changes.load();
     ledger_->Advance();
-    if (ledger_->Unsealed()) FutexWait(pages->daemon().changes, seen, limits_.futex_slice_ms);
+    if (!ledger_->Unsealed()) continue;
+    FutexWait(pages->daemon().changes, seen, limits_.futex_slice_ms, proto::kReleaseBit);
   }
 }
 

@@ -4,6 +4,7 @@
 #define KEEPSTEP_CLIENT_SESSION_PAGES_H_
 
 #include <cstdint>
+#include <string>
 
 #include "proto/session_page.h"
 
@@ -20,6 +21,10 @@ class SessionPages {
   // Tells the daemon that the client's page has changed. Never blocks; a lost notice costs the daemon's next
   // timer.
   virtual void Notify() = 0;
+
+  // Asks for a save by an encoded v1::SaveRequest; the daemon answers in its page (proto/handoff.h). Never
+  // blocks. False: not sent, it is too long or the socket is full.
+  virtual bool AskSave(const std::string& request) = 0;
 
   // The process that writes the daemon's page has ended.
   virtual bool DaemonGone() const = 0;

@@ -22,6 +22,7 @@ class TestPages final : public SessionPages {
   const proto::DaemonPage& daemon() const override { return daemon_page; }
   proto::ClientPage& client() const override { return client_page; }
   void Notify() override { ++notices; }
+  bool AskSave(const std::string&) override { return false; }
   bool DaemonGone() const override { return gone; }
   void AwaitGone(int wake_fd, int64_t timeout_ms) const override {
     pollfd watched{.fd = wake_fd, .events = POLLIN};

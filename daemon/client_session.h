@@ -93,6 +93,10 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   bool NoticeCame() { return !noticed_.exchange(true); }
   void NoticeTaken() { noticed_ = false; }
 
+  // Asks of one client that wait for their answer. False: too many; Sessions.Save is the way then.
+  bool AskCame() { return asks_.fetch_add(1) < kMaxAsks || (--asks_, false); }
+  void AskAnswered() { --asks_; }
+
   // The connection is gone: window transfers fail at once. Pull goes on while the process lives.
   void OnDisconnected();
   // Nothing of this client's memory is to be reached any more. Idempotent.
@@ -113,6 +117,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   absl::StatusOr<std::shared_ptr<const Registration>> RegistrationOf(uint64_t generation) const;
 
  private:
+  static constexpr int kMaxAsks = proto::kSaveSlots;
   explicit ClientSession(Parts parts) : parts_(std::move(parts)) {}
 
   Parts parts_;
@@ -121,6 +126,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   std::unique_ptr<WindowPort> window_port_;
 
   std::atomic<bool> noticed_{false};
+  std::atomic<int> asks_{0};
   mutable std::mutex mutex_;
   bool ended_ = false;
   std::function<void(const absl::Status&)> at_end_;

@@ -107,6 +107,9 @@ struct Daemon::Parts : public HandoffEvents {
   absl::Status Admit() override;
   void OnSession(std::shared_ptr<ClientSession> session) override { sessions.Add(std::move(session)); }
   void OnNotify(ClientSession& session) override;
+  void OnAskSave(const std::shared_ptr<ClientSession>& session, absl::string_view request) override {
+    sessions_service->SaveAsked(session, request);
+  }
   void OnLost(ClientSession& session) override;
   void OnDead(ClientSession& session) override;
 

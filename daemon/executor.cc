@@ -65,6 +65,26 @@ void Strand::Post(std::function<void()> task) {
   executor_->Submit([state = state_] { Run(state); });
 }
 
+void Strand::Dispatch(std::function<void()> task) {
+  {
+    std::lock_guard lock(state_->mutex);
+    if (state_->running) {
+      state_->tasks.push_back(std::move(task));
+      return;
+    }
+    state_->running = true;
+  }
+  task();
+  {
+    std::lock_guard lock(state_->mutex);
+    if (state_->tasks.empty()) {
+      state_->running = false;
+      return;
+    }
+  }
+  executor_->Submit([state = state_] { Run(state); });  // what came meanwhile is not the caller's to wait for
+}
+
 void Strand::Run(const std::shared_ptr<State>& state) {
   for (;;) {
     std::function<void()> task;

@@ -48,6 +48,9 @@ class Strand {
   explicit Strand(Executor* executor) : state_(std::make_shared<State>()), executor_(executor) {}
 
   void Post(std::function<void()> task);
+  // As Post, but runs the task here and now when nothing else of the strand runs or waits: for a task that
+  // takes microseconds and whose caller would wait for a thread to wake up.
+  void Dispatch(std::function<void()> task);
 
  private:
   struct State {

@@ -53,6 +53,7 @@ std::optional<ClientFrame> ParseClientFrame(absl::Span<const std::byte> frame, s
   if (frame.size() < sizeof(header) || descriptors != 0) return std::nullopt;
   std::memcpy(static_cast<void*>(&header), frame.data(), sizeof(header));
   if (header.magic != proto::kHandoffMagic || header.version != proto::kHandoffVersion) return std::nullopt;
+  static_assert(sizeof(proto::AskSave) == sizeof(header));
   switch (header.kind) {
     case proto::FrameKind::kGoodbye:
       return As<proto::Goodbye>(frame, header);
@@ -60,6 +61,9 @@ std::optional<ClientFrame> ParseClientFrame(absl::Span<const std::byte> frame, s
       return As<proto::Notify>(frame, header);
     case proto::FrameKind::kCopyDone:
       return As<proto::CopyDone>(frame, header);
+    case proto::FrameKind::kAskSave:
+      if (frame.size() - sizeof(proto::AskSave) > proto::kMaxAskBytes) return std::nullopt;
+      return AskedSave{frame.subspan(sizeof(proto::AskSave))};
     default:
       return std::nullopt;
   }

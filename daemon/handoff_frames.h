@@ -23,7 +23,10 @@ namespace keepstep::daemon {
 absl::StatusOr<proto::Hello> ParseHello(absl::Span<const std::byte> frame, size_t descriptors);
 
 // A frame after the first; none of them carries descriptors.
-using ClientFrame = std::variant<proto::Goodbye, proto::Notify, proto::CopyDone>;
+struct AskedSave {
+  absl::Span<const std::byte> request;  // within the frame; at most proto::kMaxAskBytes
+};
+using ClientFrame = std::variant<proto::Goodbye, proto::Notify, proto::CopyDone, AskedSave>;
 std::optional<ClientFrame> ParseClientFrame(absl::Span<const std::byte> frame, size_t descriptors);
 
 }  // namespace keepstep::daemon

@@ -226,6 +226,10 @@ bool HandoffServer::OnFrame(Connection& connection, uint64_t id, ReceivedFrame f
     OnProcessEnded(id);  // as if: the client will not resume, so there is nothing to wait for
   } else if (std::holds_alternative<proto::Notify>(*said)) {
     events_->OnNotify(*connection.session);
+  } else if (const auto* ask = std::get_if<AskedSave>(&*said)) {
+    events_->OnAskSave(
+        connection.session,
+        absl::string_view(reinterpret_cast<const char*>(ask->request.data()), ask->request.size()));
   } else {
     const auto& done = std::get<proto::CopyDone>(*said);
     connection.session->OnCopyDone(done.id, done.error);

@@ -23,6 +23,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "daemon/client_session.h"
 #include "daemon/frame_socket.h"
 #include "storage/unique_fd.h"
@@ -42,6 +43,7 @@ class HandoffEvents {
   virtual absl::Status Admit() = 0;  // before a session is made; an error is sent as Refused
   virtual void OnSession(std::shared_ptr<ClientSession> session) = 0;  // before its Welcome is sent
   virtual void OnNotify(ClientSession& session) = 0;
+  virtual void OnAskSave(const std::shared_ptr<ClientSession>& session, absl::string_view request) = 0;
   virtual void OnLost(ClientSession& session) = 0;  // the connection ended
   virtual void OnDead(ClientSession& session) = 0;  // the process ended; last call about this session
 };

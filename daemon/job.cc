@@ -191,7 +191,10 @@ void Job::LookAtVerdicts(SessionId id, Member& member) {
 // --------------------------------------------------------------------------------------------------------
 
 void Job::Save(SessionId session, SaveArgs args, std::function<void(absl::StatusOr<v1::SaveResponse>)> done) {
-  Post([session, args = std::move(args), done = std::move(done)](Job& job) {
+  strand_.Dispatch([session, args = std::move(args), done = std::move(done), weak = weak_from_this()] {
+    const std::shared_ptr<Job> self = weak.lock();
+    if (self == nullptr) return;
+    Job& job = *self;
     Member* member = job.Find(session);
     if (member == nullptr || !member->open) {
       done(MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session is over. Open a new one.",

@@ -96,6 +96,7 @@ class Job : public std::enable_shared_from_this<Job> {
   void LookAtVerdicts(SessionId session);
 
   // ---- saves ----
+  // Decides here and now if the strand is free, so that the answer needs no other thread.
   void Save(SessionId session, SaveArgs args, std::function<void(absl::StatusOr<v1::SaveResponse>)> done);
   // `number` 0: by step. `ticket` (0: none) is for StopWaiting and is given before `done` can run.
   void Wait(SessionId session, uint64_t number, int64_t step, SaveState state,

@@ -61,9 +61,9 @@ SessionPages::SessionPages(SharedMemory daemon_memory, SharedMemory client_memor
   client_ = new (client_memory_.bytes().data()) proto::ClientPage;
 }
 
-void SessionPages::Wake() {
+void SessionPages::Wake(uint32_t bits) {
   daemon_->changes.fetch_add(1, std::memory_order_release);
-  syscall(SYS_futex, &daemon_->changes, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+  syscall(SYS_futex, &daemon_->changes, FUTEX_WAKE_BITSET, INT_MAX, nullptr, nullptr, bits);
 }
 
 void SessionPages::Beat(uint64_t monotonic_ns) {
@@ -83,7 +83,12 @@ void SessionPages::SetState(uint64_t number, SaveState state) {
   std::atomic<uint64_t>& slot = daemon_->states[number % proto::kSaveSlots];
   if (proto::SlotNumber(slot.load(std::memory_order_acquire)) > number) return;
   slot.store(proto::PackSlot(number, static_cast<uint8_t>(state)), std::memory_order_release);
-  Wake();
+  Wake(state <= SaveState::kAccepted ? proto::kAnswerBit : proto::kAllBits);
+}
+
+void SessionPages::RefuseAsk(uint64_t number) {
+  const std::atomic<uint64_t>& slot = daemon_->states[number % proto::kSaveSlots];
+  if (proto::SlotNumber(slot.load(std::memory_order_acquire)) < number) SetState(number, SaveState::kNone);
 }
 
 void SessionPages::Release(uint64_t number, uint32_t group) {

@@ -52,6 +52,7 @@ class SessionPages {
   void AddProgress(int64_t bytes);
   void SetSaveAt(int64_t step);
   void SetState(uint64_t number, SaveState state);  // never replaces a newer save's slot
+  void RefuseAsk(uint64_t number);                  // "call Sessions.Save"; keeps a state that is there
   void Release(uint64_t number, uint32_t group);    // never falls
   void ReleaseAll(uint64_t number);
 
@@ -61,7 +62,7 @@ class SessionPages {
 
  private:
   SessionPages(SharedMemory daemon_memory, SharedMemory client_memory);
-  void Wake();
+  void Wake(uint32_t bits = proto::kAllBits);
 
   SharedMemory daemon_memory_;
   SharedMemory client_memory_;

@@ -238,30 +238,45 @@ grpc::ServerUnaryReactor* SessionsService::Save(grpc::CallbackServerContext* con
                                                 const v1::SaveRequest* request, v1::SaveResponse* response) {
   auto unary = EventUnary::Make();
   auto session = RequireMember(state_, *context);
-  absl::Status status = session.ok() ? CheckSave(*request) : session.status();
-  std::optional<Membership> member;
-  if (status.ok()) {
-    member = (*session)->membership();
-    if (!member->training)
-      status =
-          MakeError(absl::StatusCode::kFailedPrecondition, "READ_ONLY", "A reader cannot save.", "accept");
+  absl::Status status = session.status();
+  if (session.ok()) {
+    status = StartSave(**session, *request, [unary, response](absl::StatusOr<v1::SaveResponse> answer) {
+      unary->End(answer.status(), [&] {
+        if (answer.ok()) *response = *std::move(answer);
+      });
+    });
   }
-  absl::StatusOr<std::shared_ptr<const Registration>> registration;
-  if (status.ok()) {
-    registration = (*session)->RegistrationOf(request->generation());
-    status = registration.status();
-  }
-  if (!status.ok()) {
-    unary->End(status);
-    return unary.get();
-  }
-  member->job->Save((*session)->id(), ArgsFrom(*request, *member, *std::move(registration)),
-                    [unary, response](absl::StatusOr<v1::SaveResponse> answer) {
-                      unary->End(answer.status(), [&] {
-                        if (answer.ok()) *response = *std::move(answer);
-                      });
-                    });
+  if (!status.ok()) unary->End(status);
   return unary.get();
+}
+
+absl::Status SessionsService::StartSave(ClientSession& session, const v1::SaveRequest& request,
+                                        std::function<void(absl::StatusOr<v1::SaveResponse>)> done) {
+  if (absl::Status status = CheckSave(request); !status.ok()) return status;
+  const std::optional<Membership> member = session.membership();
+  if (!member.has_value() || !member->training) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "READ_ONLY", "A reader cannot save.", "accept");
+  }
+  auto registration = session.RegistrationOf(request.generation());
+  if (!registration.ok()) return registration.status();
+  member->job->Save(session.id(), ArgsFrom(request, *member, *std::move(registration)), std::move(done));
+  return absl::OkStatus();
+}
+
+void SessionsService::SaveAsked(const std::shared_ptr<ClientSession>& session, absl::string_view request) {
+  v1::SaveRequest parsed;
+  if (!parsed.ParseFromArray(request.data(), static_cast<int>(request.size())))
+    return;  // no number to answer
+  absl::Status status = absl::ResourceExhaustedError("asks");
+  if (session->AskCame()) {
+    status = StartSave(*session, parsed,
+                       [session, number = parsed.number()](const absl::StatusOr<v1::SaveResponse>& answer) {
+                         session->AskAnswered();  // the page told before this
+                         if (!answer.ok()) session->pages().RefuseAsk(number);
+                       });
+    if (!status.ok()) session->AskAnswered();
+  }
+  if (!status.ok()) session->pages().RefuseAsk(parsed.number());
 }
 
 grpc::ServerUnaryReactor* SessionsService::Wait(grpc::CallbackServerContext* context,

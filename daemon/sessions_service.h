@@ -3,12 +3,16 @@
 #ifndef KEEPSTEP_DAEMON_SESSIONS_SERVICE_H_
 #define KEEPSTEP_DAEMON_SESSIONS_SERVICE_H_
 
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "daemon/server_state.h"
 #include "proto/sessions.grpc.pb.h"
 
@@ -24,6 +28,8 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                      v1::RegisterResponse* response) override;
   grpc::ServerUnaryReactor* Save(grpc::CallbackServerContext* context, const v1::SaveRequest* request,
                                  v1::SaveResponse* response) override;
+  // Save as proto/handoff.h's AskSave: answered in the session's page. Does not block; any thread.
+  void SaveAsked(const std::shared_ptr<ClientSession>& session, absl::string_view request);
   grpc::ServerWriteReactor<v1::LoadEvent>* Load(grpc::CallbackServerContext* context,
                                                 const v1::LoadRequest* request) override;
   grpc::ServerUnaryReactor* Wait(grpc::CallbackServerContext* context, const v1::WaitRequest* request,
@@ -34,6 +40,10 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                      v1::GetExtraResponse* response) override;
 
  private:
+  // Checks the request and passes it to the session's job; `done` runs on the job's strand, unless this
+  // fails.
+  absl::Status StartSave(ClientSession& session, const v1::SaveRequest& request,
+                         std::function<void(absl::StatusOr<v1::SaveResponse>)> done);
   void ReservePool();
   absl::StatusOr<FoundCheckpoint> FindForReader(const Membership& member, bool latest, int64_t step);
 

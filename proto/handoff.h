@@ -16,6 +16,9 @@
 //      client → Notify when it has changed its page (a verdict). Lost notifies are harmless: the daemon also
 //      looks at the page on its own timer. client → Goodbye before it closes for good: the daemon does not
 //      wait for the session to resume.
+//      client → AskSave: Sessions.Save without gRPC, for requests that fit a frame. The answer is the save's
+//      slot in the daemon's page: a state, or NONE, which says "call Sessions.Save, it tells why not". An ask
+//      that is lost or goes unanswered is harmless too: Sessions.Save of the same number is the same save.
 //
 // All memory that a side maps is sealed against shrinking, so that neither can end the other with SIGBUS.
 
@@ -43,7 +46,8 @@ enum class FrameKind : uint16_t {
   kCopy = 4,
   kCopyDone = 5,
   kNotify = 6,
-  kGoodbye = 7
+  kGoodbye = 7,
+  kAskSave = 8
 };
 
 // How the daemon reaches a client's host memory.
@@ -113,7 +117,13 @@ struct Goodbye {
   FrameHeader header{.kind = FrameKind::kGoodbye};
 };
 
+// Followed by an encoded v1::SaveRequest of at most kMaxAskBytes, to the frame's end.
+struct AskSave {
+  FrameHeader header{.kind = FrameKind::kAskSave};
+};
+
 inline constexpr size_t kMaxFrameBytes = sizeof(Copy) + kMaxCopyEntries * sizeof(CopyEntry);
+inline constexpr size_t kMaxAskBytes = kMaxFrameBytes - sizeof(AskSave);
 
 }  // namespace keepstep::proto
 

@@ -4,7 +4,8 @@
 // DaemonPage is written by the daemon alone: its memfd carries F_SEAL_FUTURE_WRITE, so clients can only map
 // it to read. ClientPage is written by the client alone; the daemon believes nothing in it beyond this
 // session's own saves. Words are lock-free atomics; a writer stores the data words, then adds one to
-// `changes` and wakes its futex.
+// `changes` and wakes its futex: those who wait for an answer, and those who wait for the rest, by two bits,
+// so that a save's answer wakes its caller alone.
 //
 // The gate (client): before_update(g) may return when released[g] >= the client's private count of saves
 // issued. The seal (both):   verdict slots change once per save, OPEN → SEALED by the client's sealing thread
@@ -27,6 +28,9 @@ inline constexpr int kSaveSlots = 16;  // save n uses slot n % kSaveSlots; at mo
 inline constexpr int64_t kNoSaveAt = -1;
 inline constexpr int64_t kHeartbeatPeriodMs = 1000;
 
+// Of FUTEX_WAIT_BITSET and FUTEX_WAKE_BITSET on `changes`.
+inline constexpr uint32_t kAnswerBit = 1, kReleaseBit = 2, kAllBits = 3;
+
 enum class Verdict : uint8_t { kNone = 0, kOpen = 1, kSealed = 2, kPoisoned = 3 };
 
 // Beyond it a number would not fit its word.
@@ -45,7 +49,7 @@ struct DaemonPage {
   std::atomic<uint64_t> heartbeat_ns{0};          // CLOCK_MONOTONIC, every kHeartbeatPeriodMs
   std::atomic<uint64_t> progress_bytes{0};        // grows while the daemon copies for this session
   std::atomic<int64_t> save_at{kNoSaveAt};        // step at which every rank saves on request
-  std::atomic<uint64_t> states[kSaveSlots] = {};  // PackSlot(number, v1::SaveState)
+  std::atomic<uint64_t> states[kSaveSlots] = {};  // PackSlot(number, v1::SaveState); 0: an ask not taken
   // Newest save for which the group may change again. Saves are numbered from 1; never falls while the
   // session lives.
   std::atomic<uint64_t> released[kMaxGroups] = {};

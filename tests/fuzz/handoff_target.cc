@@ -30,10 +30,18 @@ void ToDaemon(absl::Span<const std::byte> frame, size_t descriptors) {
     KEEPSTEP_CHECK(hello->umask <= 0777, "a umask of more than nine bits");
   }
   if (const auto said = daemon::ParseClientFrame(frame, descriptors)) {
-    const size_t size = std::visit([](const auto& each) { return sizeof(each); }, *said);
-    KEEPSTEP_CHECK(frame.size() == size && descriptors == 0, "a frame of another size, or with descriptors");
-    const auto& header = std::visit(
-        [](const auto& each) -> const auto& { return each.header; }, *said);
+    KEEPSTEP_CHECK(descriptors == 0, "a frame with descriptors");
+    if (const auto* ask = std::get_if<daemon::AskedSave>(&*said)) {
+      KEEPSTEP_CHECK(ask->request.size() <= proto::kMaxAskBytes, "too long a request");
+      KEEPSTEP_CHECK(ask->request.size() + sizeof(proto::AskSave) == frame.size(), "bytes that nobody takes");
+      return;
+    }
+    proto::FrameHeader header;
+    std::memcpy(static_cast<void*>(&header), frame.data(), sizeof(header));
+    const size_t size = std::holds_alternative<proto::CopyDone>(*said)  ? sizeof(proto::CopyDone)
+                        : std::holds_alternative<proto::Goodbye>(*said) ? sizeof(proto::Goodbye)
+                                                                        : sizeof(proto::Notify);
+    KEEPSTEP_CHECK(frame.size() == size, "a frame of another size");
     KEEPSTEP_CHECK(header.magic == proto::kHandoffMagic, "a frame without the magic");
   }
 }
