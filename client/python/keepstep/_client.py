@@ -187,6 +187,15 @@ class Client:
         self._sliced(timeout, lambda slice_ms: self._call("ks_wait", number, state, slice_ms, c.byref(status)))
         return _to_status(status)
 
+    def accepted(self, number: int) -> SaveStatus:
+        """What a save that `save` has returned is: ACCEPTED, over, or of unknown outcome. Asks nobody, never blocks."""
+        status, error = _ffi.SaveStatus(), _ffi.Error()
+        with self._use() as pointer:
+            code = self._library.ks_wait(pointer, number, _ffi.ACCEPTED, 0, c.byref(status), c.byref(error))
+        if code != _ffi.DEADLINE_EXCEEDED:
+            _ffi.check(code, error)
+        return _to_status(status)
+
     def poll(self, number: int) -> SaveStatus:
         """What is known of a save now. Looks at shared memory first; asks the daemon when that says that it went on."""
         status = _ffi.SaveStatus()

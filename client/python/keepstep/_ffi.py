@@ -11,6 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keepstep.errors import DaemonUnavailable, KeepstepError, from_status
 
 ABI_VERSION = 1
@@ -207,6 +209,14 @@ def check(code: int, error: Error) -> None:
     if code != OK:
         error.code = code
         raise to_exception(error)
+
+
+def record(struct: type[c.Structure]) -> np.dtype[Any]:
+    """The struct as a NumPy dtype of integers, so that many of them are filled a field at a time."""
+    names = [field[0] for field in struct._fields_]
+    formats = [f"i{getattr(struct, name).size}" for name in names]
+    offsets = [getattr(struct, name).offset for name in names]
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": c.sizeof(struct)})
 
 
 def strings(values: list[str]) -> Any:

@@ -1,6 +1,7 @@
-"""From what the caller registered to the `ks_shard` array of one registration.
+"""Registered values, checked and resolved to memory, and their way into the structs of client/keepstep.h.
 
-Every `Spec` keeps its array alive: the library reads and writes that memory until a later registration drops it.
+A model may have 100,000 tensors, so what is done for each is little: an array that is a whole tensor needs no
+description of its own, and `marshal` fills the structs column by column.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import ctypes as c
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from keepstep import _ffi, dtypes
 from keepstep.shards import (
@@ -27,18 +30,22 @@ from keepstep.shards import (
 )  # fmt: skip
 from keepstep.shards import Shard as ShardPlacement
 
+Bounds = dict[int, tuple[int, int]]  # of allocations, by identity of the array that owns them
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(eq=False)
 class Spec:
     """One tensor's part, resolved to memory: `data` and `data_bytes` name the buffer that `boxes` count from."""
 
     name: str
-    source: Sharded
     array: Array
     dtype: str
     component: Component
     data: int
     data_bytes: int
+    group: int = 0
+    source: Sharded | None = None  # None: the array is the whole tensor, `offset_bytes` into its buffer
+    offset_bytes: int = 0
     boxes: tuple[Box, ...] | None = None
 
     @property
@@ -46,31 +53,45 @@ class Spec:
         return bool(self.array.flags.writeable)
 
 
-def resolve(name: str, value: Any, component: Component) -> Spec:
-    """Checks one registered value and finds its memory. TypeError or ValueError names the tensor and what to do."""
+def resolve(name: str, value: Any, component: Component, bounds: Bounds | None = None) -> Spec:
+    """Checks one registered value and finds its memory. TypeError or ValueError names the tensor and what to do.
+
+    `bounds` remembers allocations between calls, all of whose values stay alive.
+    """
     try:
-        return _resolve(name, value, component)
+        if isinstance(value, Sharded):
+            return _resolve(name, value, as_array(value.array), component)
+        return _resolve_whole(name, as_array(value), component, {} if bounds is None else bounds)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _resolve(name: str, value: Any, component: Component) -> Spec:
-    array = as_array(value.array if isinstance(value, Sharded) else value)
-    source = value if isinstance(value, Sharded) else Sharded(array, array.shape)
+def _resolve_whole(name: str, array: Array, component: Component, bounds: Bounds) -> Spec:
+    dtype = dtypes.from_numpy(array.dtype)
+    at = address(array)
+    if not array.flags.c_contiguous:
+        check_strides(array)
+    elif array.base is None:
+        return Spec(name, array, dtype, component, at, array.nbytes)
+    owner = allocation(array)
+    low, high = bounds.setdefault(id(owner), byte_bounds(owner)) if id(owner) not in bounds else bounds[id(owner)]
+    return Spec(name, array, dtype, component, low, high - low, offset_bytes=at - low if array.size else 0)
+
+
+def _resolve(name: str, source: Sharded, array: Array, component: Component) -> Spec:
     dtype = _dtype_name(source, array)
     chosen = source.component or component
     if source.boxes is not None:
         low, high = byte_bounds(array)
-        return Spec(name, source, array, dtype, chosen, low, high - low, source.boxes)
+        return Spec(name, array, dtype, chosen, low, high - low, source.group, source, boxes=source.boxes)
     if source.flat is not None or source.placements is not None:
         if source.flat is not None:
             _check_flat(source, array)
         low, high = byte_bounds(array)
         if address(array) != low:
             raise ValueError("negative strides; register a copy of the array")
-        return Spec(name, source, array, dtype, chosen, low, high - low)
-    owner = allocation(array)
-    low, high = byte_bounds(owner)
+        return Spec(name, array, dtype, chosen, low, high - low, source.group, source)
+    low, high = byte_bounds(allocation(array))
     origin = source.origin if source.origin is not None else (0,) * array.ndim
     if source.origin is None and array.shape != source.global_shape:
         raise ValueError(
@@ -78,7 +99,7 @@ def _resolve(name: str, value: Any, component: Component) -> Spec:
             "origin=, boxes=, flat= or placements="
         )
     box = Box(origin, array.shape, address(array) - low if array.size else 0, check_strides(array))
-    return Spec(name, source, array, dtype, chosen, low, high - low, (box,))
+    return Spec(name, array, dtype, chosen, low, high - low, source.group, source, boxes=(box,))
 
 
 def _dtype_name(source: Sharded, array: Array) -> str:
@@ -101,66 +122,116 @@ def _check_flat(source: Sharded, array: Array) -> None:
 
 def marshal(specs: Sequence[Spec]) -> tuple[Any, list[Any]]:
     """A `ks_shard` array, and what must stay alive while the library reads it."""
-    shards = (_ffi.Shard * max(1, len(specs)))()
-    keep: list[Any] = []
-    for shard, spec in zip(shards, specs, strict=False):
-        _fill(shard, spec, keep)
-    return shards, keep
+    packer = _Packer()
+    for spec in specs:
+        packer.add(spec)
+    return packer.finish()
 
 
-def _fill(shard: Any, spec: Spec, keep: list[Any]) -> None:
-    source = spec.source
-    shard.fqn = spec.name.encode()
-    shard.dtype = spec.dtype.encode()
-    shard.global_shape = _held(keep, source.global_shape)
-    shard.ndim = len(source.global_shape)
-    shard.component = _ffi.COMPONENTS[spec.component]
-    shard.group = source.group
-    shard.module_buffer = int(source.module_buffer)
-    shard.data, shard.data_bytes = spec.data, spec.data_bytes
-    if source.replicated_over:
-        ranks = (c.c_int32 * len(source.replicated_over))(*source.replicated_over)
-        keep.append(ranks)
-        shard.replica_ranks, shard.replica_count = ranks, len(ranks)
-    if spec.boxes is not None:
-        shard.where = _ffi.BOXES
-        shard.boxes, shard.box_count = _boxes(spec.boxes, keep), len(spec.boxes)
-    elif source.flat is not None:
-        shard.where = _ffi.FLAT
-        shard.flat_begin, shard.flat_end = source.flat
-        if source.flat_of is not None:
-            shard.flat_origin = _held(keep, source.flat_of.origin)
-            shard.flat_shape = _held(keep, source.flat_of.shape)
-    else:
-        assert source.placements is not None
-        shard.where = _ffi.PLACED
-        shard.placements, shard.placement_count = _placements(source.placements, keep), len(source.placements)
-        shard.local_strides_bytes = _held(keep, spec.array.strides)
+_NULL = -1
+_SHARD = _ffi.record(_ffi.Shard)
+_BOX = _ffi.record(_ffi.Box)
 
 
-def _held(keep: list[Any], values: Shape) -> Any:
-    array = _ffi.int64s(values)
-    keep.append(array)
-    return array
+class _Packer:
+    """Collects the structs as rows of integers, in which a pointer is an index into a pool; `finish` lays them out."""
+
+    def __init__(self) -> None:
+        self._names: list[bytes] = []
+        self._ints: list[int] = []  # the pool of every int64_t array
+        self._boxes: list[tuple[int, ...]] = []
+        self._rows: list[tuple[int, ...]] = []
+        self._dtypes: dict[str, Any] = {}
+        self._shapes: dict[Shape, int] = {}
+        self._keep: list[Any] = []
+
+    def add(self, spec: Spec) -> None:
+        self._names.append(spec.name.encode())
+        dtype = self._dtypes.get(spec.dtype)
+        if dtype is None:
+            dtype = self._dtypes[spec.dtype] = c.create_string_buffer(spec.dtype.encode())
+        source = spec.source
+        shape = spec.array.shape if source is None else source.global_shape
+        boxes = len(self._boxes)
+        where, flat, placements, replicas = _ffi.BOXES, (_NULL, _NULL, 0, 0), (0, 0, _NULL), (0, 0)
+        if source is None:
+            strides = _NULL if spec.array.flags.c_contiguous else self._pool(spec.array.strides)
+            at = self._pool(shape)
+            self._boxes.append((self._pool((0,) * len(shape)), at, strides, spec.offset_bytes))
+        elif spec.boxes is not None:
+            for box in spec.boxes:
+                strides = _NULL if box.strides_bytes is None else self._pool(box.strides_bytes)
+                self._boxes.append((self._pool(box.origin), self._pool(box.shape), strides, box.offset_bytes))
+        elif source.flat is not None:
+            where, flat = _ffi.FLAT, self._flat(source.flat, source.flat_of)
+        else:
+            assert source.placements is not None
+            held = _placements(source.placements)
+            self._keep.append(held)
+            where = _ffi.PLACED
+            placements = (c.addressof(held), len(source.placements), self._pool(spec.array.strides))
+        if source is not None and source.replicated_over:
+            ranks = (c.c_int32 * len(source.replicated_over))(*source.replicated_over)
+            self._keep.append(ranks)
+            replicas = (c.addressof(ranks), len(ranks))
+        self._rows.append(
+            (
+                c.addressof(dtype), self._pool(shape), len(shape), _ffi.COMPONENTS[spec.component], spec.group,
+                int(source is not None and source.module_buffer), spec.data, spec.data_bytes, where,
+                boxes, len(self._boxes) - boxes, *flat, *placements, *replicas,
+            )
+        )  # fmt: skip
+
+    # The fields of a row; those of _POINTERS are indices, `boxes` an index of boxes.
+    _FIELDS = (
+        "dtype", "global_shape", "ndim", "component", "group", "module_buffer", "data", "data_bytes", "where", "boxes",
+        "box_count", "flat_origin", "flat_shape", "flat_begin", "flat_end", "placements", "placement_count",
+        "local_strides_bytes", "replica_ranks", "replica_count",
+    )  # fmt: skip
+    _POINTERS = frozenset({"global_shape", "flat_origin", "flat_shape", "local_strides_bytes"})
+
+    def finish(self) -> tuple[Any, list[Any]]:
+        ints = np.array([*self._ints, 0], np.int64)
+        boxes = np.zeros(max(1, len(self._boxes)), _BOX)
+        if self._boxes:
+            columns = np.array(self._boxes, np.int64).T
+            for field, column in zip(("origin", "shape", "strides_bytes"), columns, strict=False):
+                boxes[field] = _pointers(ints, column)
+            boxes["offset_bytes"] = columns[3]
+        names = np.frombuffer(b"\0".join(self._names) + b"\0", np.uint8)
+        shards = np.zeros(max(1, len(self._rows)), _SHARD)
+        if self._rows:
+            lengths = np.fromiter(map(len, self._names), np.int64, len(self._names)) + 1
+            shards["fqn"] = names.ctypes.data + np.cumsum(lengths) - lengths
+            for field, column in zip(self._FIELDS, np.array(self._rows, np.int64).T, strict=True):
+                shards[field] = _pointers(ints, column) if field in self._POINTERS else column
+            shards["boxes"] = boxes.ctypes.data + shards["boxes"] * boxes.itemsize
+        keep = [*self._keep, *self._dtypes.values(), ints, boxes, names, shards]
+        return (_ffi.Shard * len(shards)).from_buffer(shards), keep
+
+    def _pool(self, values: Shape) -> int:
+        """The index of these values, which equal arrays share."""
+        at = self._shapes.get(values)
+        if at is None:
+            at = self._shapes[values] = len(self._ints)
+            self._ints.extend(values)
+        return at
+
+    def _flat(self, flat: tuple[int, int], of: Box | None) -> tuple[int, int, int, int]:
+        if of is None:
+            return _NULL, _NULL, *flat
+        return self._pool(of.origin), self._pool(of.shape), *flat
 
 
-def _boxes(boxes: tuple[Box, ...], keep: list[Any]) -> Any:
-    filled = (_ffi.Box * max(1, len(boxes)))()
-    for target, box in zip(filled, boxes, strict=False):
-        target.origin, target.shape = _held(keep, box.origin), _held(keep, box.shape)
-        target.offset_bytes = box.offset_bytes
-        if box.strides_bytes is not None:
-            target.strides_bytes = _held(keep, box.strides_bytes)
-    keep.append(filled)
-    return filled
+def _pointers(ints: Array, indices: Array) -> Array:
+    return np.where(indices == _NULL, 0, ints.ctypes.data + indices * ints.itemsize)
 
 
-def _placements(placements: tuple[Placement, ...], keep: list[Any]) -> Any:
+def _placements(placements: tuple[Placement, ...]) -> Any:
     filled = (_ffi.Placement * max(1, len(placements)))()
     for target, placement in zip(filled, placements, strict=False):
         if isinstance(placement, StridedShard):
             target.kind, target.tensor_dim, target.split_factor = 2, placement.dim, placement.split_factor
         elif isinstance(placement, ShardPlacement):
             target.kind, target.tensor_dim = 1, placement.dim
-    keep.append(filled)
     return filled

@@ -13,32 +13,39 @@ from typing import Any
 
 import numpy as np
 
-from keepstep._registration import Spec, resolve
+from keepstep._containers import Containers
+from keepstep._registration import Bounds, Spec, resolve
 from keepstep.extras import Extra
 from keepstep.shards import Component, Sharded
 
 _TENSORS = (np.ndarray, Sharded, bytearray, memoryview, mmap.mmap, array.array)
 
 
-def split(state: Mapping[str, Any]) -> tuple[list[Spec], dict[str, Extra]]:
-    """Tensors in the order given, and extra state by name. TypeError or ValueError names the entry and what to do."""
+def split(state: Mapping[str, Any]) -> tuple[list[Spec], dict[str, Extra], Containers]:
+    """Tensors in the order given, extra state by name, and the containers that hold either.
+
+    TypeError or ValueError names the entry and what to do.
+    """
     collector = _Collector()
     for key, value in state.items():
         component: Component = "optimizer" if key.endswith("optimizer") else "model"
         collector.add(key, "" if key == "model" else key, value, component)
-    return list(collector.specs.values()), collector.extras
+    return list(collector.specs.values()), collector.extras, collector.containers
 
 
 class _Collector:
     def __init__(self) -> None:
         self.specs: dict[str, Spec] = {}
+        self._bounds: Bounds = {}
         self.extras: dict[str, Extra] = {}
+        self.containers = Containers()
 
     def add(self, shown: str, name: str, value: Any, component: Component) -> None:
         """`shown` is what a person calls the entry; `name` its stored name, empty for `model` itself."""
         if isinstance(value, _TENSORS):
             self._tensor(name or shown, value, component)
         elif isinstance(value, Mapping):
+            self.containers.add(value)
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise TypeError(f"{shown}: the key {key!r} is not a string; name every entry")
@@ -48,6 +55,7 @@ class _Collector:
         elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
             self._extra(name or shown, Extra(value.state_dict, value.load_state_dict))
         elif isinstance(value, list | tuple):
+            self.containers.add(value)
             for index, item in enumerate(value):
                 self.add(f"{shown}[{index}]", f"{name}.{index}" if name else "", item, component)
         elif callable(value):
@@ -62,7 +70,7 @@ class _Collector:
     def _tensor(self, name: str, value: Any, component: Component) -> None:
         if name in self.specs:
             raise ValueError(f"{name} is registered twice; give one of them another keyword or key")
-        self.specs[name] = resolve(name, value, component)
+        self.specs[name] = resolve(name, value, component, self._bounds)
 
     def _extra(self, name: str, extra: Extra) -> None:
         if name in self.extras:

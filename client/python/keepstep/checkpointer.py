@@ -20,11 +20,13 @@ from typing import Any, Literal
 
 from keepstep import _ffi, _state, extras, reader
 from keepstep._client import Client, LoadReport, SaveStatus
+from keepstep._containers import Containers
 from keepstep._registration import Spec
 from keepstep.errors import KeepstepError, SaveTimeout
 from keepstep.handle import SaveHandle
 
 _log = logging.getLogger("keepstep")
+_alive: weakref.WeakSet[Checkpointer] = weakref.WeakSet()
 _WATCH_SECONDS = 0.2
 # A save that could not be had now: the next one may work. Not so for these reasons, whatever their code.
 _TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
@@ -99,7 +101,12 @@ class Checkpointer:
         self._specs: list[Spec] = []
         self._extras: dict[str, extras.Extra] = {}
         self._groups: tuple[int, ...] = ()
-        self._registered = False
+        self._state: Mapping[str, Any] | None = None  # as registered; None: nothing is
+        self._containers = Containers()
+        # `before_update` compares these two and calls the library only where they differ: the gate of a group that was
+        # open for the newest save stays open until the next one.
+        self._issued = 0
+        self._passed: dict[int | None, int] = {}  # group (None: all) → the newest save for which its gate was seen open
         self._failures = 0
         self._unsettled: list[SaveHandle] = []  # accepted, oldest first, not yet counted by _settle
         self._watched: queue.Queue[SaveHandle | None] = queue.Queue()
@@ -110,6 +117,7 @@ class Checkpointer:
         self._client = self._open(self.directory, read_only=read_only, label=job)
         self.job = self._client.info()[2]
         self._at_exit = _close_at_exit(self)
+        _alive.add(self)
 
     def _open(self, directory: str, *, read_only: bool, label: str | None) -> Client:
         return Client(
@@ -139,18 +147,21 @@ class Checkpointer:
 
         Each keyword takes a dict (nested as you like) of arrays, buffers and `Sharded`, an object with `state_dict()`
         and `load_state_dict()`, a callable, or a pair of callables (read, restore). Arrays are saved and filled in
-        place: their memory must stay theirs until the next registration.
+        place: their memory must stay theirs until the next registration. A dict or list in which another array has
+        taken a place is registered again, by itself, at the next save or load.
 
         Raises:
             TypeError: a plain value, which would be stale at the save; the message says what to pass instead.
             KeepstepError: the daemon refuses it; the old registration stands.
         """
-        specs, found = _state.split(state)
+        specs, found, containers = _state.split(state)
         if self._rng:
             found[extras.RNG] = extras.Extra(extras.rng_state, extras.set_rng_state)
         self._client.register(specs)
-        self._specs, self._extras, self._registered = specs, found, True
-        self._groups = tuple(sorted({spec.source.group for spec in specs}))
+        self._specs, self._extras = specs, found
+        self._state, self._containers = state, containers
+        self._groups = tuple(sorted({spec.group for spec in specs}))
+        self._passed.clear()
 
     def should_save(self, step: int, *, every: int | None = None) -> bool:
         """Whether to save after `step` updates: the same answer on every rank, for the interval and for a wish."""
@@ -169,14 +180,17 @@ class Checkpointer:
             KeepstepError: this save was refused: INVALID_ARGUMENT, ALREADY_EXISTS (a step of this epoch), ABORTED (a
                 new run of the job has taken over). A daemon that cannot be reached is a failed save instead.
         """
-        self._require_registration()
+        self._look_at_registration()
         packed = {name: extras.encode(extra.read()) for name, extra in self._extras.items()}
         begin = time.monotonic()
+        self._issued += 1
         status = self._issue(step, packed, metrics or {}, tags)
         handle = SaveHandle(self._client, step, status, time.monotonic() - begin)
-        self._watch(handle)
-        if status.state not in ("SKIPPED", "SUPERSEDED"):
-            self._settle_before(handle)
+        try:
+            if status.state not in ("SKIPPED", "SUPERSEDED"):
+                self._settle_before(handle)
+        finally:
+            self._watch(handle)
         if not self._gated:
             self.before_update()
         return handle
@@ -190,12 +204,16 @@ class Checkpointer:
             if error.code not in _TRANSIENT or error.reason in _LASTING:
                 raise
             return SaveStatus(number=0, step=step, state="FAILED", error=error)
-        return self._client.poll(number)
+        return self._client.accepted(number)
 
     def before_update(self, group: int | None = None) -> None:
         """Returns when tensors of `group` (default: of every group) may change; at once when nothing is in flight."""
+        issued = self._issued
+        if self._passed.get(group) == issued:
+            return
         for member in self._groups if group is None else (group,):
             self._client.before_update(member)
+        self._passed[group] = issued
 
     def load(
         self,
@@ -222,7 +240,7 @@ class Checkpointer:
             ShapeMismatch: same name, other global shape or dtype.
             DataLoss: a block failed its digest. The registered tensors are then undefined.
         """
-        self._require_registration()
+        self._look_at_registration()
         frozen = next((spec.name for spec in self._specs if not spec.writeable), None)
         if frozen is not None:
             raise ValueError(f"{frozen} is read-only memory; register a writeable array to load into")
@@ -267,6 +285,7 @@ class Checkpointer:
         if self._client.closed:
             return
         atexit.unregister(self._at_exit)
+        self._forget_gates()
         if self._client.forked:
             self._client.close()
             return
@@ -281,13 +300,22 @@ class Checkpointer:
                 self._watcher.join()
             self._client.close()
 
-    def _require_registration(self) -> None:
-        if not self._registered:
+    def _look_at_registration(self) -> None:
+        """Registers again where a registered container holds other objects by now."""
+        if self._state is None:
             raise KeepstepError(
                 "nothing is registered; call register(model=…, optimizer=…) first.",
                 code="FAILED_PRECONDITION",
                 reason="NOT_REGISTERED",
             )
+        if self._containers.changed():
+            _log.info("keepstep: %s: registered again, a registered container holds other tensors now", self.job)
+            self.register(**self._state)
+
+    def _forget_gates(self) -> None:
+        """From here on `before_update` asks the library, which may refuse: closed, or a fork."""
+        self._issued += 1
+        self._passed.clear()
 
     def _reading(self, directory: str) -> Client:
         client = self._open(directory, read_only=True, label=None)
@@ -363,6 +391,14 @@ class Checkpointer:
             _log.warning("keepstep: %s/%d not committed: %s", self.job, handle.step, failure)
             return
         _log.info(committed_line(self.job, handle.stats))
+
+
+def _after_fork() -> None:
+    for checkpointer in list(_alive):
+        checkpointer._forget_gates()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def committed_line(job: str, stats: Mapping[str, Any]) -> str:

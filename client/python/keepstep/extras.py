@@ -95,7 +95,8 @@ def _unpack_array(packed: Mapping[str, Any]) -> np.ndarray[Any, Any]:
 
 def rng_state() -> dict[str, Any]:
     """Of Python's generator and, where NumPy's global one was imported, of that."""
-    state: dict[str, Any] = {"python": random.getstate()}
+    version, words, gauss = random.getstate()
+    state: dict[str, Any] = {"python": (version, np.array(words, np.uint64), gauss)}  # an array packs in no time
     if "numpy.random" in sys.modules:
         state["numpy"] = np.random.get_state(legacy=True)
     return state
@@ -103,7 +104,8 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: Mapping[str, Any]) -> None:
     """Gives back what rng_state returned."""
-    random.setstate(state["python"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(int(word) for word in words), gauss))
     if "numpy" in state:
         np.random.set_state(state["numpy"])
 

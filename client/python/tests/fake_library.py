@@ -15,6 +15,8 @@ class FakeLibrary:
         self.steps_saved: dict[int, int] = {}
         self.reasons: dict[int, str] = {}
         self.registered: list[str] = []
+        self.registrations = 0
+        self.addresses: dict[str, int] = {}
         self.extras: dict[str, bytes] = {}
         self.updates: list[int] = []
         self.first_state = _ffi.ACCEPTED
@@ -45,6 +47,8 @@ class FakeLibrary:
 
     def ks_register(self, client: object, shards: object, count: int, error: object) -> int:
         self.registered = [shards[index].fqn.decode() for index in range(count)]  # type: ignore[index]
+        self.addresses = {name: shards[index].data for index, name in enumerate(self.registered)}  # type: ignore[index]
+        self.registrations += 1
         return 0
 
     def ks_save(self, client: object, step: int, options: object, number: object, error: object) -> int:

@@ -11,7 +11,7 @@ import pytest
 from fake_library import FakeLibrary
 
 import keepstep
-from keepstep import _ffi
+from keepstep import _containers, _ffi
 
 
 @pytest.fixture
@@ -146,3 +146,46 @@ def test_a_missing_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("KEEPSTEP_LIBRARY", "/nonexistent/libkeepstep.so")
     with pytest.raises(keepstep.DaemonUnavailable, match="bazel build"):
         keepstep.Checkpointer("/ckpt/job")
+
+
+# The worst known bug of this field: an array that has left the model is saved, and nobody notices.
+@pytest.mark.parametrize("versioned", [True, False])
+def test_a_replaced_array_is_registered_again_at_the_save(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch, versioned: bool
+) -> None:
+    if not versioned:
+        monkeypatch.setattr(_containers, "_VERSIONED", False)
+    model = {"layers": [{"w": np.zeros(3)}, {"w": np.zeros(3)}]}
+    checkpointer = keepstep.Checkpointer("/ckpt/job", rank=0, world_size=1)
+    checkpointer.register(model=model)
+    checkpointer.save(1)
+    library.settle(1, "COMMITTED")
+    assert library.registrations == 1
+    replaced = model["layers"][1]["w"] = np.ones(4)
+    model["layers"][0]["b"] = np.ones(2)
+    checkpointer.save(2)
+    library.settle(2, "COMMITTED")
+    assert library.registrations == 2
+    assert library.registered == ["layers.0.w", "layers.0.b", "layers.1.w"]
+    assert library.addresses["layers.1.w"] == replaced.ctypes.data
+    model["layers"].pop()
+    checkpointer.save(3)
+    assert library.registrations == 3 and library.registered == ["layers.0.w", "layers.0.b"]
+
+
+# `before_update` calls the library once after each save, and again where that could refuse it.
+def test_an_open_gate_is_passed_without_a_call(library: FakeLibrary) -> None:
+    checkpointer = opened(library, gated=True)
+    for _ in range(3):
+        checkpointer.before_update()
+    assert library.updates == [0, 2]
+    checkpointer.save(1)
+    checkpointer.before_update(2)
+    checkpointer.before_update(2)
+    assert library.updates == [0, 2, 2]
+    checkpointer.before_update()
+    assert library.updates == [0, 2, 2, 0, 2]
+    library.settle(1, "COMMITTED")
+    checkpointer.close()
+    with pytest.raises(keepstep.KeepstepError, match="closed"):
+        checkpointer.before_update()
