@@ -11,34 +11,47 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+DATA = "fio.data"  # beneath the directory measured
 _BLOCK = 1 << 20
+Options = tuple[str, ...]
+WRITES: tuple[Options, ...] = (
+    ("--bs=8m", "--iodepth=4"),
+    ("--bs=4m", "--iodepth=16"),
+    ("--bs=1m", "--iodepth=32"),
+)
+READS: tuple[Options, ...] = (
+    ("--direct=1", "--bs=8m", "--iodepth=4"),
+    ("--direct=1", "--bs=8m", "--iodepth=16"),
+    ("--direct=1", "--bs=1m", "--iodepth=32"),
+    ("--direct=0", "--bs=1m", "--iodepth=1"),
+    ("--direct=0", "--bs=8m", "--iodepth=4"),
+)
 
 
 def _fio(directory: Path, size_bytes: int, operation: str, *options: str) -> float:
     """Bytes a second of one fio run over one file beneath `directory`."""
-    command = ["fio", "--name=limit", f"--filename={directory}/fio.data", f"--size={size_bytes}", f"--rw={operation}",
-               "--output-format=json", *options]
+    command = ["fio", "--name=limit", f"--filename={directory}/{DATA}", f"--size={size_bytes}", f"--rw={operation}",
+               "--ioengine=io_uring", "--output-format=json", *options]
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return float(result["jobs"][0][operation]["bw_bytes"])
 
 
-def disk_write(directory: Path, size_bytes: int) -> float:
-    """O_DIRECT with a final flush, best of several sizes and depths."""
-    return max(
-        _fio(directory, size_bytes, "write", "--ioengine=io_uring", "--direct=1", f"--bs={size}", f"--iodepth={depth}",
-             "--end_fsync=1")
-        for size, depth in (("8m", 4), ("4m", 16))
-    )
+def disk_write(directory: Path, size_bytes: int, options: Options = WRITES[0]) -> float:
+    """O_DIRECT with a final flush. Leaves the file."""
+    return _fio(directory, size_bytes, "write", "--direct=1", "--end_fsync=1", *options)
+
+
+def best_write(directory: Path, size_bytes: int) -> Options:
+    """The size and depth that write fastest here. Leaves the file, so that later runs write allocated space."""
+    return max(WRITES, key=lambda options: disk_write(directory, size_bytes, options))
 
 
 def disk_read(directory: Path, size_bytes: int) -> float:
-    """Cold: the best of O_DIRECT at several depths and of buffered readahead."""
+    """Cold, of the file that disk_write left: the best of O_DIRECT and buffered readahead over sizes and depths."""
     rates = []
-    for options in (("--direct=1", "--bs=8m", "--iodepth=4"), ("--direct=1", "--bs=1m", "--iodepth=16"),
-                    ("--direct=0", "--bs=1m", "--iodepth=1")):
+    for options in READS:
         drop_caches()
-        rates.append(_fio(directory, size_bytes, "read", "--ioengine=io_uring", *options))
-    (directory / "fio.data").unlink()
+        rates.append(_fio(directory, size_bytes, "read", *options))
     return max(rates)
 
 

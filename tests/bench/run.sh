@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds and measures: tests/bench/run.sh [--quick] [--only NAME] [--json FILE] [--directory DIR]
+# Builds and measures: tests/bench/run.sh [--quick] [--only NAME]... [--json FILE] [--transfer pull|window] [--directory DIR]
 # Prints a table; timings never fail anything.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -7,5 +7,5 @@ case "${1:-}" in
   -h | --help) exec .venv/bin/python -m tests.bench.main --help ;;
 esac
 deploy/setup.sh --tests
-bazel build //daemon:keepstepd //client:libkeepstep.so
+bazel build //daemon:keepstepd //client:libkeepstep.so //storage:catalog_bench //tests/bench:c_rank
 exec .venv/bin/python -m tests.bench.main "$@"
