@@ -161,6 +161,8 @@ std::vector<ConfigKey> MakeKeys() {
             "Directories of jobs that callers without a session may reach"),
       Number(kSize, "pool.bytes", AT(daemon.pool_bytes), 0, kMost,
              "Most staging memory; auto: a quarter of the machine's", "auto"),
+      Number(kDuration, "pool.idle", AT(daemon.pool_idle_ms), 1'000, 24 * kHour,
+             "Unused for so long, staging memory beyond what ranks have registered is given back"),
       Number(kSize, "window.bytes", AT(daemon.window_bytes), int64_t{4} << 20, int64_t{4} << 30,
              "Shared memory of each client whose memory cannot be read directly"),
       Choice("io.engine", AT(daemon.io.kind),

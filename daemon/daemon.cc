@@ -138,6 +138,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<NodeService> node_service;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<GrpcListener> listener;
+  std::unique_ptr<PoolKeeper> keeper;
   std::unique_ptr<Ticker> ticker;
   std::unique_ptr<HttpServer> http;
 };
@@ -278,7 +279,11 @@ absl::Status Daemon::Parts::StartServing() {
     std::lock_guard guard(handoff_mutex);
     handoff = *std::move(started);
   }
-  ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get(), &state.ticked);
+  keeper = std::make_unique<PoolKeeper>(
+      &plane->pool(), [this] { return sessions.RegisteredBytes(); },
+      PoolKeeper::Options{.idle = std::chrono::milliseconds(spec.pool_idle_ms)});
+  ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get(), keeper.get(),
+                                    &state.ticked);
   return StartHttp();
 }
 

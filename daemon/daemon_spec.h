@@ -27,10 +27,12 @@ struct DaemonSpec {
   std::vector<std::string> roots;  // directories of jobs that callers without a session may reach
   bool read_only = false;          // nothing beneath any job changes; read_only.h
   int64_t pool_bytes = 0;          // 0: a quarter of the memory
+  int64_t pool_idle_ms = 300'000;  // staging memory that nobody took any of for so long is given back
   int64_t window_bytes = int64_t{64} << 20;
   int64_t job_quota_bytes = 0;  // what a job may hold on storage; 0: whatever fits
   int max_sessions = 4096;
-  int64_t attempt_idle_ms = 600'000;  // what is written without a trainer is given up after so long without a call
+  int64_t attempt_idle_ms =
+      600'000;  // what is written without a trainer is given up after so long without a call
   storage::IoEngineOptions io;
   ThreadCounts threads;
   Limits limits;

@@ -49,4 +49,14 @@ size_t SessionRegistry::size() const {
   return by_id_.size();
 }
 
+int64_t SessionRegistry::RegisteredBytes() const {
+  int64_t bytes = 0;
+  for (const auto& session : All()) {
+    const auto member = session->membership();
+    const auto registration = session->registration();
+    if (member.has_value() && member->training && registration != nullptr) bytes += registration->total_bytes;
+  }
+  return bytes;
+}
+
 }  // namespace keepstep::daemon

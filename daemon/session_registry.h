@@ -5,6 +5,7 @@
 #ifndef KEEPSTEP_DAEMON_SESSION_REGISTRY_H_
 #define KEEPSTEP_DAEMON_SESSION_REGISTRY_H_
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -26,6 +27,8 @@ class SessionRegistry {
   bool Remove(SessionId id, absl::Status why);
   std::vector<std::shared_ptr<ClientSession>> All() const;
   size_t size() const;
+  // Of the newest registrations of all training ranks.
+  int64_t RegisteredBytes() const;
 
  private:
   mutable std::mutex mutex_;

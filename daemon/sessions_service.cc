@@ -221,12 +221,7 @@ grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext*
 
 // Memory for one save of everything registered, before the first save needs it.
 void SessionsService::ReservePool() {
-  int64_t bytes = 0;
-  for (const auto& session : state_.sessions->All()) {
-    const auto member = session->membership();
-    const auto registration = session->registration();
-    if (member.has_value() && member->training && registration != nullptr) bytes += registration->total_bytes;
-  }
+  const int64_t bytes = state_.sessions->RegisteredBytes();
   state_.calls->TrySubmit([this, bytes] {
     const absl::Status status = state_.plane->pool().Reserve(bytes);
     if (!status.ok())

@@ -115,6 +115,7 @@ void StagingPool::GrantLocked(int index) {
   waiters_.pop_front();
   slots_[index] = SlotState::kHeld;
   high_water_ = std::max(high_water_, ++held_);
+  ++taken_;
   first->granted = index;
   first->ready.notify_one();
 }
@@ -125,6 +126,7 @@ int StagingPool::TakeFreeLocked() {
   free_.pop_back();
   slots_[index] = SlotState::kHeld;
   high_water_ = std::max(high_water_, ++held_);
+  ++taken_;
   return index;
 }
 
@@ -264,7 +266,7 @@ absl::Status StagingPool::Reserve(int64_t bytes) {
   return failure;
 }
 
-int64_t StagingPool::Shrink(int64_t keep_bytes) {
+int64_t StagingPool::Shrink(int64_t keep_bytes, int64_t most_bytes) {
   int64_t freed_bytes = 0;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -273,8 +275,10 @@ int64_t StagingPool::Shrink(int64_t keep_bytes) {
   }
   for (;;) {
     {
-      std::lock_guard<std::mutex> lock(mutex_);
-      while (present_ * buffer_bytes_ > keep_bytes && !free_.empty()) {
+      std::lock_guard<std::mutex> lock(mutex_);  // for one buffer: whoever asks need not wait for all of them
+      if (present_ * buffer_bytes_ <= keep_bytes || freed_bytes + buffer_bytes_ > most_bytes)
+        return freed_bytes;
+      if (!free_.empty()) {
         const int index = free_.back();
         if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, index * buffer_bytes_,
                       buffer_bytes_) != 0)
@@ -283,8 +287,8 @@ int64_t StagingPool::Shrink(int64_t keep_bytes) {
         slots_[index] = SlotState::kAbsent;
         --present_;
         freed_bytes += buffer_bytes_;
+        continue;
       }
-      if (present_ * buffer_bytes_ <= keep_bytes) return freed_bytes;
     }
     if (!give_up_ || !give_up_()) return freed_bytes;
   }
@@ -316,6 +320,7 @@ StagingPool::Stats StagingPool::stats() const {
   stats.used_bytes = held_ * buffer_bytes_;
   stats.high_water_bytes = high_water_ * buffer_bytes_;
   stats.waiters = static_cast<int64_t>(waiters_.size());
+  stats.buffers_taken = taken_;
   return stats;
 }
 

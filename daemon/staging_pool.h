@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -71,6 +72,7 @@ class StagingPool {
     int64_t limit_bytes = 0, capacity_bytes = 0;
     int64_t used_bytes = 0, high_water_bytes = 0;  // held, cached included
     int64_t waiters = 0;
+    uint64_t buffers_taken = 0;  // since the start
   };
 
   // INVALID_ARGUMENT for a limit below one buffer; RESOURCE_EXHAUSTED when the kernel gives no memory.
@@ -89,9 +91,9 @@ class StagingPool {
   // that the first save finds its memory.
   absl::Status Reserve(int64_t bytes);
 
-  // Gives memory of free buffers back to the system until the capacity is at most `keep_bytes`. Returns
-  // bytes freed.
-  int64_t Shrink(int64_t keep_bytes);
+  // Gives memory of free buffers, then of cached ones, back to the system until the capacity is at most
+  // `keep_bytes` or `most_bytes` are freed. Returns bytes freed.
+  int64_t Shrink(int64_t keep_bytes, int64_t most_bytes = std::numeric_limits<int64_t>::max());
 
   // Says that `work` (a save or load, of all its ranks together) will ask for `buffers` more: while the
   // pool is smaller than what any recent work has asked for, it grows before it gives up what is cached.
@@ -146,6 +148,7 @@ class StagingPool {
   int present_ = 0;     // kFaulting, kFree, kHeld
   int held_ = 0;
   int high_water_ = 0;
+  uint64_t taken_ = 0;
 };
 
 }  // namespace keepstep::daemon

@@ -23,10 +23,14 @@ uint64_t MonotonicNs() {
 }  // namespace
 
 Ticker::Ticker(SessionRegistry* sessions, JobRegistry* jobs, AttemptWriter* attempts, Executor* calls,
-               Pulse* pulse)
-    : sessions_(sessions), jobs_(jobs), attempts_(attempts), calls_(calls), pulse_(pulse), thread_([this] {
-        Run();
-      }) {}
+               PoolKeeper* keeper, Pulse* pulse)
+    : sessions_(sessions),
+      jobs_(jobs),
+      attempts_(attempts),
+      calls_(calls),
+      keeper_(keeper),
+      pulse_(pulse),
+      thread_([this] { Run(); }) {}
 
 Ticker::~Ticker() {
   {
@@ -46,10 +50,21 @@ void Ticker::Run() {
     if (tick % kTicksPerBeat == 0) {
       for (const auto& session : sessions_->All()) session->pages().Beat(MonotonicNs());
     }
-    if (tick % kTicksPerBeat == 0) calls_->TrySubmit([this] { attempts_->AbortIdle(); });
+    if (tick % kTicksPerBeat == 0) LookAfter();
     lock.lock();
     wake_.wait_for(lock, std::chrono::milliseconds(kTickMs), [this] { return stopping_; });
   }
+}
+
+// Tasks may run after the ticker has gone.
+void Ticker::LookAfter() {
+  calls_->TrySubmit([attempts = attempts_] { attempts->AbortIdle(); });
+  if (keeping_->exchange(true)) return;
+  const auto look = [keeper = keeper_, keeping = keeping_] {
+    keeper->Look(PoolKeeper::Clock::now());
+    *keeping = false;
+  };
+  if (!calls_->TrySubmit(look)) *keeping_ = false;
 }
 
 }  // namespace keepstep::daemon

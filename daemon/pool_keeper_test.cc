@@ -1,0 +1,90 @@
+#include "daemon/pool_keeper.h"
+
+#include <memory>
+#include <utility>
+
+#include "daemon/block_cache.h"
+#include "gtest/gtest.h"
+
+namespace keepstep::daemon {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr int64_t kBytes = 8192;
+
+class PoolKeeperTest : public testing::Test {
+ protected:
+  PoolKeeperTest() {
+    StagingPool::Options options;
+    options.buffer_bytes = kBytes;
+    options.limit_bytes = 16 * kBytes;
+    options.initial_bytes = kBytes;
+    pool_ = *StagingPool::Start(options);
+    cache_ = std::make_unique<BlockCache>(pool_.get());
+  }
+  PoolKeeper Keeper() {
+    return PoolKeeper(pool_.get(), [this] { return registered_bytes_; },
+                      {.idle = seconds(10), .keep_bytes = kBytes, .most_bytes = 4 * kBytes});
+  }
+  // A finished save of `buffers` chunks, all kept warm.
+  void Save(int buffers) {
+    for (int i = 0; i < buffers; ++i) cache_->Keep({"job/blob", i * kBytes}, 1, *pool_->Acquire(cancel_));
+  }
+  int64_t Capacity() const { return pool_->stats().capacity_bytes / kBytes; }
+
+  std::unique_ptr<StagingPool> pool_;
+  std::unique_ptr<BlockCache> cache_;
+  Cancellation cancel_;
+  int64_t registered_bytes_ = 0;
+  PoolKeeper::Clock::time_point start_{};
+};
+
+TEST_F(PoolKeeperTest, GivesBackALittleAtATimeAfterTheWait) {
+  Save(12);
+  PoolKeeper keeper = Keeper();
+  EXPECT_EQ(keeper.Look(start_), 0);
+  EXPECT_EQ(keeper.Look(start_ + seconds(9)), 0);
+  EXPECT_EQ(Capacity(), 12);
+  EXPECT_EQ(keeper.Look(start_ + seconds(10)), 4 * kBytes);
+  EXPECT_EQ(keeper.Look(start_ + seconds(11)), 4 * kBytes);
+  EXPECT_EQ(keeper.Look(start_ + seconds(12)), 3 * kBytes);
+  EXPECT_EQ(keeper.Look(start_ + seconds(13)), 0);
+  EXPECT_EQ(Capacity(), 1);
+}
+
+TEST_F(PoolKeeperTest, UseStartsTheWaitAnew) {
+  Save(12);
+  PoolKeeper keeper = Keeper();
+  keeper.Look(start_);
+  pool_->Acquire(cancel_)->span();
+  EXPECT_EQ(keeper.Look(start_ + seconds(10)), 0);
+  EXPECT_EQ(keeper.Look(start_ + seconds(19)), 0);
+  EXPECT_GT(keeper.Look(start_ + seconds(20)), 0);
+}
+
+// A job that saves every hour must not find its memory gone, and fault it in again, each time.
+TEST_F(PoolKeeperTest, RanksThatAreThereKeepTheMemoryOfTheirNextSave) {
+  Save(12);
+  registered_bytes_ = 10 * kBytes;
+  PoolKeeper keeper = Keeper();
+  keeper.Look(start_);
+  EXPECT_EQ(keeper.Look(start_ + seconds(60)), 2 * kBytes);
+  EXPECT_EQ(keeper.Look(start_ + seconds(61)), 0);
+  EXPECT_EQ(Capacity(), 10);
+}
+
+// What a load still reads from stays.
+TEST_F(PoolKeeperTest, PinnedChunksStay) {
+  Save(3);
+  BlockCache::Pin pin = *cache_->Get({"job/blob", 0}, 1, cancel_);
+  PoolKeeper keeper = Keeper();
+  keeper.Look(start_);
+  keeper.Look(start_ + seconds(10));
+  EXPECT_EQ(Capacity(), 1);
+  EXPECT_EQ(cache_->stats().chunks, 1);
+  pin = BlockCache::Pin();
+}
+
+}  // namespace
+}  // namespace keepstep::daemon
