@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "daemon/block_cache.h"
 #include "gtest/gtest.h"
@@ -27,9 +28,11 @@ class PoolKeeperTest : public testing::Test {
     return PoolKeeper(pool_.get(), [this] { return registered_bytes_; },
                       {.idle = seconds(10), .keep_bytes = kBytes, .most_bytes = 4 * kBytes});
   }
-  // A finished save of `buffers` chunks, all kept warm.
+  // A finished save of `buffers` chunks, in flight at once, all kept warm.
   void Save(int buffers) {
-    for (int i = 0; i < buffers; ++i) cache_->Keep({"job/blob", i * kBytes}, 1, *pool_->Acquire(cancel_));
+    std::vector<StagingBuffer> staged;
+    for (int i = 0; i < buffers; ++i) staged.push_back(*pool_->Acquire(cancel_));
+    for (int i = 0; i < buffers; ++i) cache_->Keep({"job/blob", i * kBytes}, 1, std::move(staged[i]));
   }
   int64_t Capacity() const { return pool_->stats().capacity_bytes / kBytes; }
 
