@@ -128,7 +128,7 @@ def main(address: str, job: str) -> None:
     assert [checkpoint.decision.step for checkpoint in listed.jobs[0].checkpoints] == [7]
     assert not list(Path(job).glob("000000000008/*/*.safetensors"))
     with open("/proc/self/maps") as maps:
-        assert "keepstep" not in maps.read()
+        assert "libkeepstep" not in maps.read()
     print("ok")
 
 
