@@ -306,10 +306,13 @@ TEST_F(ClientTest, PollingASaveWhoseDaemonHasDiedIsNoFailure) {
   OpenAndRegister();
   uint64_t number = 0;
   ASSERT_TRUE(Save(&number).ok());
-  daemon_->SetState(number, v1::COMMITTED);
+  daemon_->SetState(number, v1::PERSISTED);
   v1::SaveStatus status;
-  EXPECT_EQ(BlameOf(client_->saves().Wait(number, v1::COMMITTED, After(0), &status)).reason, "NOT_YET");
+  EXPECT_EQ(BlameOf(client_->saves().Wait(number, v1::PERSISTED, After(0), &status)).reason, "NOT_YET");
   EXPECT_EQ(status.state(), v1::ACCEPTED);
+  daemon_->SetState(number, v1::COMMITTED);
+  ASSERT_TRUE(client_->saves().Wait(number, v1::COMMITTED, After(0), &status).ok()) << "nothing takes that back";
+  EXPECT_EQ(status.state(), v1::COMMITTED);
 }
 
 TEST_F(ClientTest, RegistrationWaitsForTheCopyOfTheOld) {

@@ -157,6 +157,22 @@ bool SaveLedger::AcceptedOnPage(uint64_t number) {
   return true;
 }
 
+bool SaveLedger::EndedOnPage(uint64_t number) {
+  std::lock_guard lock(mu_);
+  Record* record = Find(number);
+  if (record == nullptr || IsFinal(record->status.state())) return false;
+  const v1::SaveState state = StateOnPage(number);
+  if (!IsFinal(state) || (state != v1::COMMITTED && !pages_->DaemonGone())) return false;
+  record->answered = true;
+  record->status.set_state(state);
+  if (state == v1::FAILED) {
+    *record->status.mutable_failure() = ToFailure(MakeError(
+        absl::StatusCode::kAborted, "DAEMON_LOST", "the save failed, and the daemon ended before it said why"));
+  }
+  Finish(record);
+  return true;
+}
+
 v1::SaveState SaveLedger::StateOnPage(uint64_t number) const {
   const uint64_t slot = pages_->daemon().states[number % proto::kSaveSlots].load();
   if (proto::SlotNumber(slot) != number || !v1::SaveState_IsValid(proto::SlotValue(slot)))

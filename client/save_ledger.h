@@ -67,6 +67,10 @@ class SaveLedger {
   v1::SaveState PageState(uint64_t number) const;
   // Takes the page's word that the daemon has accepted the save. False: it has not, or the save is over.
   bool AcceptedOnPage(uint64_t number);
+  // Takes the page's word for how the save ended, once nobody can be asked: that it is committed holds
+  // whatever becomes of the daemon; why it failed, a daemon that has ended no longer says. False: the page
+  // does not say that it is over, or the daemon lives and knows the cause.
+  bool EndedOnPage(uint64_t number);
   proto::Verdict VerdictOf(uint64_t number) const;
 
   // Whether `group` may change now; compares what has been released and not compared. group < kMaxGroups.

@@ -176,6 +176,21 @@ TEST_F(SaveLedgerTest, RefusesASaveThatWouldTakeTheSlotOfOneInFlight) {
   EXPECT_EQ(ledger_.Issue(1, PlanOf({{0, weights_}})).status().code(), absl::StatusCode::kResourceExhausted);
 }
 
+// A daemon that is told to end commits what is in flight, and is gone before anybody asks it.
+TEST_F(SaveLedgerTest, ThePageOfADaemonThatIsGoneHasTheLastWord) {
+  const uint64_t open = IssueAndAccept(), committed = IssueAndAccept(), failed = IssueAndAccept();
+  pages_->SetState(committed, v1::COMMITTED);
+  pages_->SetState(failed, v1::FAILED);
+  EXPECT_FALSE(ledger_.EndedOnPage(failed)) << "a daemon that lives is asked why";
+  pages_->gone = true;
+  EXPECT_FALSE(ledger_.EndedOnPage(open));
+  EXPECT_TRUE(ledger_.EndedOnPage(committed));
+  EXPECT_TRUE(ledger_.EndedOnPage(failed));
+  EXPECT_EQ(ledger_.Status(committed)->state(), v1::COMMITTED);
+  EXPECT_EQ(ledger_.Status(failed)->failure().reason(), "DAEMON_LOST");
+  EXPECT_FALSE(IsFinal(ledger_.Status(open)->state()));
+}
+
 TEST_F(SaveLedgerTest, ThirdSaveThatWaitsForTwoUndecidedOwesNoCopy) {
   for (int i = 0; i < 2; ++i) {
     const uint64_t number = IssueAndAccept();

@@ -136,8 +136,9 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
       return MakeError(absl::StatusCode::kDeadlineExceeded, "NOT_YET",
                        absl::StrCat("save ", number, " has not got that far; it goes on"));
     }
+    if (reached && ledger_->pages()->DaemonGone() && ledger_->EndedOnPage(number)) continue;
     const absl::Status asked = Ask(number, state, reached ? std::max(deadline, After(kFetchMs)) : deadline);
-    if (asked.ok()) continue;
+    if (asked.ok() || ledger_->EndedOnPage(number)) continue;
     if (const auto now = ledger_->Status(number); now.has_value() && IsFinal(now->state())) continue;
     const bool not_there_yet = absl::IsNotFound(asked) && !ledger_->Answered(number);
     if (!not_there_yet && !OutcomeUnknown(asked) && !absl::IsDeadlineExceeded(asked)) return asked;

@@ -14,6 +14,7 @@
 #include "client/futex.h"
 #include "client/samples.h"
 #include "client/session_pages.h"
+#include "proto/sessions.pb.h"
 
 namespace keepstep::client {
 
@@ -33,6 +34,9 @@ class TestPages final : public SessionPages {
     const uint64_t slot = client_page.verdicts[number % proto::kSaveSlots].load();
     return proto::SlotNumber(slot) == number ? static_cast<proto::Verdict>(proto::SlotValue(slot))
                                              : proto::Verdict::kNone;
+  }
+  void SetState(uint64_t number, v1::SaveState state) {
+    daemon_page.states[number % proto::kSaveSlots] = proto::PackSlot(number, static_cast<uint8_t>(state));
   }
   void Release(uint32_t group, uint64_t number) {
     daemon_page.released[group] = number;
