@@ -1,6 +1,7 @@
 #include "daemon/attempt_io.h"
 
 #include <algorithm>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -56,7 +57,8 @@ SaveCallbacks AttemptIo::CallbacksOf(int32_t rank, std::shared_ptr<ClientSession
   };
   callbacks.copied = [later, rank] { later([rank](AttemptIo& io) { io.OnCopied(rank); }); };
   callbacks.flushed = [later, rank](SavedShare saved) {
-    later([rank, saved = std::move(saved)](AttemptIo& io) {
+    // Shared, not copied from task to task: it has a record for each tensor.
+    later([rank, saved = std::make_shared<const SavedShare>(std::move(saved))](AttemptIo& io) {
       io.shares_[rank].saved = saved;
       io.shares_[rank].flushed = true;
       io.context_.feed(RankFlushed{io.entry_.attempt, rank});
@@ -103,19 +105,21 @@ void AttemptIo::WritePart(v1::Decision intent) {
   intent.set_attempt(entry_.attempt);
   intent.set_epoch(entry_.epoch);
   if (plan_ != nullptr) intent.set_layout(plan_->fingerprint);
-  std::vector<SavedShare> shares;
-  std::set<std::string> tags, tensors;
+  std::vector<std::shared_ptr<const SavedShare>> shares;
+  std::set<std::string> tags;
+  std::set<absl::string_view> tensors;
   int64_t tensor_bytes = 0;
-  for (const auto& [rank, share] : shares_) {
-    shares.push_back(share.saved);
+  for (auto& [rank, share] : shares_) {
     for (const auto& [name, value] : share.metrics) (*intent.mutable_metrics())[name] = value;
     tags.insert(share.tags.begin(), share.tags.end());
-    for (const SavedBlob& blob : share.saved.blobs) {
+    if (share.saved == nullptr) continue;
+    for (const SavedBlob& blob : share.saved->blobs) {
       for (const SavedExtent& extent : blob.extents) {
         tensors.insert(extent.meta.fqn);
         tensor_bytes += extent.size_bytes;
       }
     }
+    shares.push_back(std::move(share.saved));
   }
   for (const std::string& tag : tags) intent.add_tags(tag);
   intent.set_tensor_bytes(tensor_bytes);
@@ -123,9 +127,12 @@ void AttemptIo::WritePart(v1::Decision intent) {
   writing_part_ = true;
   context_.io->Submit([weak = weak_from_this(), on_strand = context_.on_strand, store = context_.store,
                        step = entry_.step, attempt = entry_.attempt, shares = std::move(shares),
-                       intent = std::move(intent)] {
-    const v1::Part part = BuildPart(attempt, 0, 1, shares, intent);
-    absl::Status status = storage::PublishPart(*store, step, part);
+                       intent = std::move(intent)]() mutable {
+    std::vector<const SavedShare*> of_ranks;
+    for (const auto& share : shares) of_ranks.push_back(share.get());
+    v1::Part part = BuildPart(attempt, 0, 1, of_ranks, intent);
+    shares.clear();  // before the part is encoded: each has a record for each tensor
+    absl::Status status = storage::PublishPart(*store, step, std::move(part));
     on_strand([weak, status = std::move(status)] {
       auto self = weak.lock();
       if (self == nullptr) return;

@@ -83,7 +83,7 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
     size_t groups_left = 0;
     bool copied = false, flushed = false;
     bool ended = false;
-    SavedShare saved;
+    std::shared_ptr<const SavedShare> saved;  // from flushed to WritePart
     std::map<std::string, double> metrics;
     std::vector<std::string> tags;
   };

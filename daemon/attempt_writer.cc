@@ -318,8 +318,10 @@ absl::StatusOr<v1::Decision> AttemptWriter::Publish(Attempt& attempt) {
   int64_t bytes = 0;
   for (const reshard::BlobPlan& blob : attempt.plan->blobs) bytes += blob.size_bytes;
   intent.set_tensor_bytes(bytes);
-  const v1::Part part = BuildPart(attempt.name, 0, 1, absl::MakeConstSpan(&*share, 1), intent);
-  if (absl::Status status = storage::PublishPart(store, attempt.step, part); !status.ok()) return status;
+  const SavedShare* const only = &*share;
+  v1::Part part = BuildPart(attempt.name, 0, 1, {&only, 1}, intent);
+  if (absl::Status status = storage::PublishPart(store, attempt.step, std::move(part)); !status.ok())
+    return status;
   const storage::CommitOutcome outcome = storage::Decide(
       store, storage::CommitMachine(storage::CommitMachine::Want::kCommit, intent, {storage::PartName(0)}));
   if (outcome.kind != storage::CommitOutcome::Kind::kCommitted) {

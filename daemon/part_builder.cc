@@ -94,14 +94,13 @@ class Builder {
 }  // namespace
 
 v1::Part BuildPart(absl::string_view attempt, uint32_t index, uint32_t count,
-                   absl::Span<const SavedShare> shares, const v1::Decision& intent) {
+                   absl::Span<const SavedShare* const> shares, const v1::Decision& intent) {
   v1::Part part;
   part.set_attempt(std::string(attempt));
   part.set_index(index);
   part.set_count(count);
   *part.mutable_intent() = intent;
-  std::vector<const SavedShare*> by_rank;
-  for (const SavedShare& share : shares) by_rank.push_back(&share);
+  std::vector<const SavedShare*> by_rank(shares.begin(), shares.end());
   std::sort(by_rank.begin(), by_rank.end(), [](const auto* a, const auto* b) { return a->rank < b->rank; });
   Builder builder(&part);
   for (const SavedShare* share : by_rank) {

@@ -15,7 +15,7 @@ namespace keepstep::daemon {
 // The shares in the order of ranks, whatever their order here. `intent` is the decision that this part
 // would allow.
 v1::Part BuildPart(absl::string_view attempt, uint32_t index, uint32_t count,
-                   absl::Span<const SavedShare> shares, const v1::Decision& intent);
+                   absl::Span<const SavedShare* const> shares, const v1::Decision& intent);
 
 }  // namespace keepstep::daemon
 

@@ -186,7 +186,8 @@ class Bench {
       record.AwaitEnd();
     });
     if (!record.flushed()) Die(record.status().ToString());
-    auto from = job_->Open({BuildPart("e1-a1-0123456789abcdef", 0, 1, {&record.share(), 1}, v1::Decision())});
+    const SavedShare* const share = &record.share();
+    auto from = job_->Open({BuildPart("e1-a1-0123456789abcdef", 0, 1, {&share, 1}, v1::Decision())});
     if (!from.ok()) Die(from.status().ToString());
     return *from;
   }

@@ -169,11 +169,11 @@ class TestJob {
       if (r == 0) spec.extras = extras;
       saves.push_back(StartSave(*plane_, std::move(spec), records.back()->callbacks()));
     }
-    std::vector<SavedShare> shares;
+    std::vector<const SavedShare*> shares;
     absl::Status failure;
     for (const auto& record : records) {
       record->AwaitEnd();
-      if (record->flushed()) shares.push_back(record->share());
+      if (record->flushed()) shares.push_back(&record->share());
       if (failure.ok()) failure = record->status();
     }
     if (!failure.ok()) return failure;

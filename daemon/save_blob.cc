@@ -178,9 +178,10 @@ absl::StatusOr<std::string> SaveBlob::Header() const {
 
 SavedBlob SaveBlob::TakeResult(const std::string& header) {
   SavedBlob blob{name_, size_bytes_, header_bytes_, storage::DigestOf(header).ToBytes(), {}, {}};
+  std::vector<Item> items = std::move(items_);  // go with this: there may be as many as tensors
   size_t index = 0;
-  for (; index < items_.size() && items_[index].shard != nullptr; ++index) {
-    Item& item = items_[index];
+  for (; index < items.size() && items[index].shard != nullptr; ++index) {
+    Item& item = items[index];
     SavedExtent extent{item.shard->meta,
                        {},
                        item.source.local->box,
@@ -188,7 +189,7 @@ SavedBlob SaveBlob::TakeResult(const std::string& header) {
                        item.size_bytes,
                        storage::DigestOf(item.block_digests).ToBytes(),
                        std::move(item.block_digests),
-                       item.entry};
+                       std::move(item.entry)};
     for (uint32_t alias : *item.alias_shards) extent.aliases.push_back(spec_.shards->shards[alias].meta.fqn);
     blob.extents.push_back(std::move(extent));
   }
@@ -196,7 +197,7 @@ SavedBlob SaveBlob::TakeResult(const std::string& header) {
   for (const ExtraSource& source : spec_.extras) {
     SavedExtra extra{source.name, source.coordinate, source.splittable, {}};
     for (size_t i = 0; i < source.items.size(); ++i) {
-      Item& item = items_[index++];
+      Item& item = items[index++];
       extra.items.push_back({item.offset_bytes, item.size_bytes,
                              storage::DigestOf(item.block_digests).ToBytes(), std::move(item.block_digests)});
     }

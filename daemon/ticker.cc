@@ -1,5 +1,6 @@
 #include "daemon/ticker.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -12,6 +13,7 @@
 namespace keepstep::daemon {
 namespace {
 
+constexpr uint64_t kTicksPerMinute = 60'000 / kTickMs;
 constexpr int kTicksPerBeat = proto::kHeartbeatPeriodMs / kTickMs;
 
 uint64_t MonotonicNs() {
@@ -51,6 +53,8 @@ void Ticker::Run() {
       for (const auto& session : sessions_->All()) session->pages().Beat(MonotonicNs());
     }
     if (tick % kTicksPerBeat == 0) LookAfter();
+    // What records of many tensors took goes back to the machine.
+    if (tick % kTicksPerMinute == kTicksPerMinute - 1) calls_->TrySubmit([] { malloc_trim(0); });
     lock.lock();
     wake_.wait_for(lock, std::chrono::milliseconds(kTickMs), [this] { return stopping_; });
   }

@@ -19,16 +19,16 @@ CommitOutcome Decide(BlobStore& store, CommitMachine machine) {
   return std::get<CommitOutcome>(std::move(next));
 }
 
-StoreOp PublishPartOp(int64_t step, const v1::Part& part) {
+StoreOp PublishPartOp(int64_t step, v1::Part part) {
   StoreOp op;
   op.kind = StoreOp::Kind::kPublish;
   op.path = AttemptDir(step, part.attempt()) + "/" + PartName(part.index());
-  op.bytes = EncodePart(part);
+  op.bytes = EncodePart(std::move(part));
   return op;
 }
 
-absl::Status PublishPart(BlobStore& store, int64_t step, const v1::Part& part) {
-  const StoreOp op = PublishPartOp(step, part);
+absl::Status PublishPart(BlobStore& store, int64_t step, v1::Part part) {
+  const StoreOp op = PublishPartOp(step, std::move(part));
   const absl::Status published = RunStoreOp(store, op).status;
   if (published.ok() || absl::IsAborted(published)) return published;
   StoreOp reread;

@@ -126,11 +126,11 @@ CommitOutcome Decide(BlobStore& store, CommitMachine machine);
 
 // The operation that publishes one node's part. ALREADY_EXISTS is success only for the same bytes;
 // PublishPart checks.
-StoreOp PublishPartOp(int64_t step, const v1::Part& part);
+StoreOp PublishPartOp(int64_t step, v1::Part part);
 
 // REQUIRES: the part's blobs are finished, every rank of it sealed. ALREADY_EXISTS: another part is there.
 // Blocks.
-absl::Status PublishPart(BlobStore& store, int64_t step, const v1::Part& part);
+absl::Status PublishPart(BlobStore& store, int64_t step, v1::Part part);
 
 }  // namespace keepstep::storage
 
