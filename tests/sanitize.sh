@@ -2,7 +2,8 @@
 # Runs the suite under sanitizers, and prints what ran and what was reported. Exit status: 0 when nothing was.
 #
 #   sanitize.sh asan   AddressSanitizer with leaks, and UndefinedBehaviorSanitizer: every C++ test
-#   sanitize.sh e2e    the same, without leaks: the end-to-end tests against keepstepd and libkeepstep built so
+#   sanitize.sh e2e    the same, without leaks: the end-to-end tests (or those named) against keepstepd and libkeepstep
+#                      built so
 #   sanitize.sh tsan   ThreadSanitizer: every C++ test that links neither gRPC nor RocksDB
 #
 # The packaged Abseil, gRPC and RocksDB are not built for TSan: it would take their locks for races, not ours.
@@ -28,7 +29,7 @@ case $mode in
   asan) config=sanitize query='tests(//...)' ;;
   tsan) config=tsan query='tests(//...) except rdeps(//..., @grpc//:grpc + @rocksdb//:rocksdb)' ;;
   e2e) config=sanitize query= ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 if [ "$mode" != e2e ]; then
@@ -41,11 +42,13 @@ if [ "$mode" != e2e ]; then
   exit
 fi
 
-bazel build --config=sanitize //daemon:keepstepd //client/command:keepstep //client:libkeepstep.so
+[ $# -gt 0 ] || set -- tests/e2e tests/command tests/attack/test_bad_input.py tests/crash/test_crash.py
+bazel build --config=sanitize //daemon:keepstepd //client/command:keepstep //client:libkeepstep.so \
+  //tests/crash:keepstepd_failpoints
 KEEPSTEP_TEST_BIN=$(bazel info --config=sanitize bazel-bin 2>/dev/null)
 export KEEPSTEP_TEST_BIN KEEPSTEP_LIBRARY="$KEEPSTEP_TEST_BIN/client/libkeepstep.so"
 export ASAN_OPTIONS="detect_leaks=0:log_path=$reports/report" UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/report"
-LD_PRELOAD=$(gcc -print-file-name=libasan.so) .venv/bin/python -m pytest -q -p no:cacheprovider "${@:-tests/e2e}" 2>&1 |
+LD_PRELOAD=$(gcc -print-file-name=libasan.so) .venv/bin/python -m pytest -q -p no:cacheprovider "$@" 2>&1 |
   tee "$reports/pytest" || true
 count() { grep -oE "[0-9]+ $1" "$reports/pytest" | tail -1 | grep -oE '^[0-9]+' || printf 0; }
 failed=$(($(count failed) + $(count 'errors?')))

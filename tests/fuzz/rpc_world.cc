@@ -31,7 +31,7 @@ using std::chrono::milliseconds;
 constexpr int kCasesPerWorld = 200, kMostCalls = 24;
 constexpr uint64_t kArenaBytes = 1 << 20, kArenaReach = uint64_t{1} << 36, kLowestAddress = 1 << 16;
 constexpr int64_t kMostElements = 1 << 18;  // of a tensor: a case must not fill the disk
-constexpr milliseconds kCallLimit(200), kOpenLimit(1000);
+constexpr milliseconds kCallLimit(200), kWaitLimit(30), kOpenLimit(500);
 
 // Memory that requests may name: whatever a load writes lands here, or in pages that nobody may touch.
 uint8_t* Arena() {
@@ -74,8 +74,13 @@ void Tame(v1::RegisterRequest& request) {
 class World {
  public:
   World() {
-    directory_ = "/tmp/ks-fuzz-XXXXXX";  // short: a socket has a limit of 108 bytes
-    KEEPSTEP_CHECK(mkdtemp(directory_.data()) != nullptr, "no directory for a daemon");
+    // In memory where that is possible: most of a case's time would be flushes. Short: a socket's path has a
+    // limit.
+    directory_ = "/dev/shm/ks-fuzz-XXXXXX";
+    if (mkdtemp(directory_.data()) == nullptr) {
+      directory_ = "/tmp/ks-fuzz-XXXXXX";
+      KEEPSTEP_CHECK(mkdtemp(directory_.data()) != nullptr, "no directory for a daemon");
+    }
     std::filesystem::create_directories(directory_ + "/root/job");
     daemon::DaemonSpec spec;
     spec.socket_directory = directory_;
@@ -238,6 +243,14 @@ class Client {
     KEEPSTEP_CHECK(false, "a request that no method takes");
   }
 
+  // What only waits must not make cases slow: more of them find more than longer ones.
+  static milliseconds LimitOf(const Message& request) {
+    const auto* type = request.GetDescriptor();
+    if (type == v1::OpenRequest::descriptor()) return kOpenLimit;
+    const bool waits = type == v1::WaitRequest::descriptor() || type == v1::WatchRequest::descriptor();
+    return waits ? kWaitLimit : kCallLimit;
+  }
+
   void Ask(const Message& asked, bool without_token) {
     std::unique_ptr<Message> request(asked.New());
     // gRPC answers for itself where a string is not UTF-8.
@@ -252,8 +265,8 @@ class Client {
     }
     const std::string method = MethodOf(*request);
     const bool opens = request->GetDescriptor() == v1::OpenRequest::descriptor();
-    auto call = std::make_unique<Call>(*stub_, method, without_token ? "" : client_->token(),
-                                       opens ? kOpenLimit : kCallLimit);
+    auto call =
+        std::make_unique<Call>(*stub_, method, without_token ? "" : client_->token(), LimitOf(*request));
     call->Send(*request);
     std::string answer;
     bool more = call->Read(&answer);
