@@ -28,7 +28,7 @@ void EpochMachine::StartClaim(std::optional<SessionOpened> opener) {
 
 void EpochMachine::TakeOver(const Nonce& nonce) {
   if (claim_ || joining_) return;
-  claim_.emplace();
+  claim_ = Claim();
   claim_->since = outbox_.now();
   claim_backoff_.Reset();
   claim_->claimer = {.rank = 0, .nonce = nonce};
