@@ -10,7 +10,8 @@
 //   2. daemon reads the 16-byte nonce at Hello.nonce_address with process_vm_readv. The same bytes: pull
 //   works.
 //   3. daemon → Welcome with descriptors [daemon page, client page] and, by window, [window]; or Refused, and
-//   closes.
+//   closes. One that is full refuses before it has read Hello: a client whose send fails with EPIPE, or whose
+//   first recvmsg fails with ECONNRESET, still reads why.
 //   4. client opens gRPC with the token, and from then on:
 //      by window: daemon → Copy {out or in, entries}; client's copy thread → CopyDone with the same id.
 //      client → Notify when it has changed its page (a verdict). Lost notifies are harmless: the daemon also
