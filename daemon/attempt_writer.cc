@@ -367,11 +367,16 @@ absl::Status AttemptWriter::Abort(absl::string_view name) {
   return absl::OkStatus();
 }
 
+void AttemptWriter::SetLimits(std::chrono::milliseconds idle_limit, int64_t quota_bytes) {
+  idle_limit_ = idle_limit;
+  quota_bytes_ = quota_bytes;
+}
+
 void AttemptWriter::AbortIdle() {
   std::vector<std::shared_ptr<Attempt>> idle;
   {
     std::lock_guard lock(mutex_);
-    const auto limit = std::chrono::steady_clock::now() - idle_limit_;
+    const auto limit = std::chrono::steady_clock::now() - idle_limit_.load();
     for (const auto& [name, attempt] : attempts_) {
       if (attempt->used < limit) idle.push_back(attempt);
     }

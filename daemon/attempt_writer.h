@@ -16,6 +16,7 @@
 #ifndef KEEPSTEP_DAEMON_ATTEMPT_WRITER_H_
 #define KEEPSTEP_DAEMON_ATTEMPT_WRITER_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -59,6 +60,8 @@ class AttemptWriter {
   absl::StatusOr<std::shared_ptr<Job>> JobOf(absl::string_view attempt);
   // Gives up what nobody has called for longer than the limit: its caller has gone.
   void AbortIdle();
+  // For open attempts too, but one that Begin found room for keeps it.
+  void SetLimits(std::chrono::milliseconds idle_limit, int64_t quota_bytes);
 
  private:
   struct Attempt {
@@ -86,8 +89,8 @@ class AttemptWriter {
   storage::Catalog* const catalog_;
   Log* const log_;
   const std::string spool_directory_;
-  const std::chrono::milliseconds idle_limit_;
-  const int64_t quota_bytes_;
+  std::atomic<std::chrono::milliseconds> idle_limit_;
+  std::atomic<int64_t> quota_bytes_;
   std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Attempt>, std::less<>> attempts_;
 };

@@ -126,7 +126,7 @@ absl::Status MakeBundle(const ServerState& state, const std::shared_ptr<ClientSe
       {"log", [&] { return Lines(state, session); }},
   };
   if (IsOperator(session.get())) {
-    sections.insert(sections.end(), {{"configuration", [&] { return WithoutSecrets(state.config_text); }},
+    sections.insert(sections.end(), {{"configuration", [&] { return WithoutSecrets(state.config.text()); }},
                                      {"limits", [] { return ReadSome("/proc/self/limits"); }},
                                      {"memory", [] { return ReadSome("/proc/self/status"); }},
                                      {"mounts", [] { return Mounts(); }}});

@@ -1,7 +1,7 @@
 // The daemon's side of a bug report, as plain text in sections.
 //
 // What goes in: version, status, problems, doctor's checks, the newest log lines, and for the operator the
-// configuration of its start, this process's limits and memory, and its mounts. Only what the caller may see
+// configuration in effect, this process's limits and memory, and its mounts. Only what the caller may see
 // anyway. What does not: environment, tokens, contents of tensors, extras or metrics, other users' jobs.
 // Values of configuration keys that could be secrets are left out by name. Bounded: a section is cut at
 // kBundleSectionBytes.

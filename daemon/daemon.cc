@@ -71,6 +71,8 @@ int SessionsLimit(int configured) {
   return static_cast<int>(std::clamp<int64_t>(room, 1, configured));
 }
 
+int ConnectionsOf(int sessions) { return sessions * kConnectionsOfASession + kOtherConnections; }
+
 absl::Status MakeDirectory(const std::string& path, mode_t mode) {
   std::error_code error;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
@@ -102,6 +104,8 @@ struct Daemon::Parts : public HandoffEvents {
   void StartJobs();
   absl::Status StartServing();
   absl::Status StartHttp();
+  int SessionsAllowed(int configured);
+  void Reconfigure(const DaemonSpec& changed);
   void EndSession(SessionId id, absl::Status why);
 
   absl::Status Admit() override;
@@ -131,6 +135,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<AttemptWriter> attempts;
   ServerState state;
   std::atomic<bool> exit_requested{false};
+  std::shared_ptr<RegistrationBudget> registrations;
   std::mutex handoff_mutex;
   std::unique_ptr<HandoffServer> handoff;
   std::unique_ptr<SessionsService> sessions_service;
@@ -187,9 +192,9 @@ void Daemon::Parts::StartJobs() {
                              }};
   checkpoints = std::make_unique<CheckpointCache>(plane->pool().buffer_bytes(), &leases);
   jobs = std::make_unique<JobRegistry>(services, engine.engine.get(), spec.roots);
-  attempts = std::make_unique<AttemptWriter>(plane.get(), catalog.get(), &log, spec.state_directory,
-                                             std::chrono::milliseconds(spec.attempt_idle_ms),
-                                             spec.job_quota_bytes);
+  attempts =
+      std::make_unique<AttemptWriter>(plane.get(), catalog.get(), &log, spec.state_directory,
+                                      std::chrono::milliseconds(spec.attempt_idle_ms), spec.job_quota_bytes);
   state.sessions = &sessions;
   state.jobs = jobs.get();
   state.plane = plane.get();
@@ -208,8 +213,7 @@ void Daemon::Parts::StartJobs() {
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
   state.address = absl::StrCat("unix://", spec.socket_directory, "/", proto::kGrpcSocketName);
-  state.limits = spec.limits;
-  state.config_text = spec.config_text;
+  state.config.Set(spec.limits, spec.config_text);
   state.end_session = end_session;
   // Nobody new is to be sent here, and no save starts; what is stored can still be read.
   state.drain_begins = [this] {
@@ -233,16 +237,36 @@ void Daemon::Parts::StartJobs() {
   }
 }
 
+int Daemon::Parts::SessionsAllowed(int configured) {
+  const int allowed = SessionsLimit(configured);
+  if (allowed < configured) {
+    log.Warn("fewer sessions than configured: too few descriptors are allowed (LimitNOFILE, ulimit -n)",
+             {{"sessions", absl::StrCat(allowed)}, {"configured", absl::StrCat(configured)}});
+  }
+  return allowed;
+}
+
+void Daemon::Parts::Reconfigure(const DaemonSpec& changed) {
+  log.SetFormat(changed.log_format);
+  log.SetLevel(changed.log_level);
+  const int sessions_limit = SessionsAllowed(changed.max_sessions);
+  jobs->SetLimits(changed.limits, changed.job_quota_bytes);
+  attempts->SetLimits(std::chrono::milliseconds(changed.attempt_idle_ms), changed.job_quota_bytes);
+  registrations->SetLimit(changed.registrations_bytes);
+  handoff->SetLimits(sessions_limit, changed.window_bytes);
+  listener->SetMaxConnections(ConnectionsOf(sessions_limit));
+  keeper->SetIdle(std::chrono::milliseconds(changed.pool_idle_ms));
+  state.config.Set(changed.limits, changed.config_text);
+}
+
 absl::Status Daemon::Parts::StartServing() {
   const std::string grpc_path = absl::StrCat(spec.socket_directory, "/", proto::kGrpcSocketName);
-  const int sessions_limit = SessionsLimit(spec.max_sessions);
-  if (sessions_limit < spec.max_sessions) {
-    log.Warn("fewer sessions than configured: too few descriptors are allowed (LimitNOFILE, ulimit -n)",
-             {{"sessions", absl::StrCat(sessions_limit)}, {"configured", absl::StrCat(spec.max_sessions)}});
-  }
+  const int sessions_limit = SessionsAllowed(spec.max_sessions);
+  registrations = std::make_shared<RegistrationBudget>(spec.registrations_bytes);
   HandoffSpec handoff_spec{.socket_path = absl::StrCat(spec.socket_directory, "/", proto::kHandoffSocketName),
                            .max_connections = sessions_limit,
-                           .window_bytes = spec.window_bytes};
+                           .window_bytes = spec.window_bytes,
+                           .registrations = registrations};
   unlink(grpc_path.c_str());
   unlink(handoff_spec.socket_path.c_str());
   address = absl::StrCat("unix://", grpc_path);
@@ -267,10 +291,8 @@ absl::Status Daemon::Parts::StartServing() {
                               v1::Node::service_full_name()}) {
     server->GetHealthCheckService()->SetServingStatus(service, true);
   }
-  auto listening =
-      GrpcListener::Start({.socket_path = grpc_path,
-                           .max_connections = sessions_limit * kConnectionsOfASession + kOtherConnections},
-                          server.get());
+  auto listening = GrpcListener::Start(
+      {.socket_path = grpc_path, .max_connections = ConnectionsOf(sessions_limit)}, server.get());
   if (!listening.ok()) return listening.status();
   listener = *std::move(listening);
   auto started = HandoffServer::Start(handoff_spec, this);
@@ -397,10 +419,7 @@ size_t Daemon::sessions() const { return parts_->sessions.size(); }
 
 absl::Status Daemon::alive() const { return CheckAlive(parts_->state); }
 
-void Daemon::Reconfigure(const DaemonSpec& spec) {
-  parts_->log.SetFormat(spec.log_format);
-  parts_->log.SetLevel(spec.log_level);
-}
+void Daemon::Reconfigure(const DaemonSpec& spec) { parts_->Reconfigure(spec); }
 
 int32_t Daemon::Drain(std::chrono::milliseconds limit) {
   return DrainAll(parts_->state, parts_->exit_requested ? std::chrono::milliseconds(0) : limit);

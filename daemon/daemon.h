@@ -38,7 +38,8 @@ class Daemon {
   absl::Status alive() const;
   size_t sessions() const;  // clients connected
 
-  // Applies what can change while it runs: log format and level. The rest of `spec` is ignored.
+  // Applies what can change while it runs (ConfigKey::reloads); the rest of `spec` is that of the start. Any
+  // thread, one at a time.
   void Reconfigure(const DaemonSpec& spec);
 
   // No new saves; returns how many are undecided when all are decided or `limit` has passed. After a drain

@@ -10,6 +10,7 @@
 
 #include "daemon/log.h"
 #include "daemon/logic/limits.h"
+#include "daemon/registration_budget.h"
 #include "storage/io_engine.h"
 
 namespace keepstep::daemon {
@@ -31,6 +32,7 @@ struct DaemonSpec {
   int64_t window_bytes = int64_t{64} << 20;
   int64_t job_quota_bytes = 0;  // what a job may hold on storage; 0: whatever fits
   int max_sessions = 4096;
+  int64_t registrations_bytes = kRegistrationBytes;  // of memory, for what all sessions have registered
   int64_t attempt_idle_ms =
       600'000;  // what is written without a trainer is given up after so long without a call
   storage::IoEngineOptions io;

@@ -12,6 +12,7 @@
 #include <future>
 #include <numeric>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/test_client.h"
 #include "gtest/gtest.h"
@@ -285,6 +286,35 @@ TEST_F(DaemonTest, CheckpointsAreWrittenAndReadWithGrpcAlone) {
   while (reader->Read(&piece)) bytes += piece.data();
   ASSERT_TRUE(reader->Finish().ok());
   EXPECT_EQ(bytes, "abcdef");
+}
+
+// Who is there stays; who comes meets the new numbers.
+TEST_F(DaemonTest, ReconfiguredLimitsHoldForWhatComes) {
+  auto first = Client(Job());
+  ASSERT_TRUE(first != nullptr && first->Open(0, 1).ok());
+  DaemonSpec fewer = Spec();
+  fewer.max_sessions = 1;
+  fewer.registrations_bytes = 1;
+  fewer.job_quota_bytes = 1;
+  daemon_->Reconfigure(fewer);
+  const auto refused = TestClient::Connect(home_, Job(), proto::Transfer::kAuto);
+  EXPECT_TRUE(absl::StrContains(refused.status().message(), "TOO_MANY_SESSIONS")) << refused.status();
+  std::vector<float> whole = Ramp(kRows, 0);
+  EXPECT_EQ(first->Register(1, whole, 0, kRows).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+
+  DaemonSpec quota = Spec();
+  quota.job_quota_bytes = 1;
+  daemon_->Reconfigure(quota);
+  ASSERT_TRUE(first->Register(1, whole, 0, kRows).ok());
+  auto beyond = first->SaveAndSeal(1, 10, 1);
+  ASSERT_TRUE(beyond.ok()) << beyond.status();
+  EXPECT_EQ(beyond->failure().reason(), "QUOTA");
+
+  daemon_->Reconfigure(Spec());
+  EXPECT_NE(Client(Job()), nullptr);
+  auto saved = first->SaveAndSeal(2, 20, 1);
+  ASSERT_TRUE(saved.ok()) << saved.status();
+  EXPECT_EQ(saved->state(), v1::COMMITTED) << saved->failure().message();
 }
 
 TEST_F(DaemonTest, DrainRefusesNewSessions) {

@@ -13,7 +13,7 @@ std::string Seconds(Millis millis) {
 // What the trainers' own side waits is compiled into the client library, which the command is made with: it
 // says so itself.
 void CheckLimits(const ServerState& state, v1::DoctorResponse& response) {
-  const Limits& limits = state.limits;
+  const Limits limits = state.config.limits();
   AddCheck(response, "limits", v1::Check::OK,
            absl::StrCat("saves in flight ", limits.max_saves_in_flight, ", queued ", limits.max_saves_queued,
                         "; a save without progress fails after ", Seconds(limits.save_progress_ms),

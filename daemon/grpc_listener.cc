@@ -50,7 +50,11 @@ absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Start(const GrpcList
 
 GrpcListener::GrpcListener(const GrpcListenerSpec& spec, grpc::Server* server, storage::UniqueFd listener,
                            storage::UniqueFd wake)
-    : spec_(spec), server_(server), listener_(std::move(listener)), wake_(std::move(wake)) {}
+    : spec_(spec),
+      max_connections_(spec.max_connections),
+      server_(server),
+      listener_(std::move(listener)),
+      wake_(std::move(wake)) {}
 
 GrpcListener::~GrpcListener() {
   eventfd_write(wake_.get(), 1);
@@ -83,8 +87,8 @@ void GrpcListener::Accept() {
     if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || fstat(fd.get(), &info) != 0)
       continue;
     connections_.erase(fd.get());  // the number is free again, so what had it has ended
-    if (static_cast<int>(connections_.size()) >= spec_.max_connections / 2) ForgetEnded();
-    if (TooManyOf(peer.uid, CountOf(peer.uid), static_cast<int>(connections_.size()), spec_.max_connections))
+    if (static_cast<int>(connections_.size()) >= max_connections_ / 2) ForgetEnded();
+    if (TooManyOf(peer.uid, CountOf(peer.uid), static_cast<int>(connections_.size()), max_connections_))
       continue;
     connections_[fd.get()] = {.inode = info.st_ino, .user = peer.uid};
     grpc::AddInsecureChannelFromFd(server_, fd.Release());

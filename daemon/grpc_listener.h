@@ -17,6 +17,7 @@
 #include <grpcpp/server.h>
 #include <sys/types.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -41,6 +42,9 @@ class GrpcListener {
   GrpcListener(const GrpcListener&) = delete;
   GrpcListener& operator=(const GrpcListener&) = delete;
 
+  // For those who connect from now on. Any thread.
+  void SetMaxConnections(int max_connections) { max_connections_ = max_connections; }
+
  private:
   struct Connection {
     ino_t inode = 0;
@@ -55,6 +59,7 @@ class GrpcListener {
   int CountOf(uid_t user) const;
 
   const GrpcListenerSpec spec_;
+  std::atomic<int> max_connections_;
   grpc::Server* const server_;
   storage::UniqueFd listener_, wake_;
   std::map<int, Connection> connections_;  // by descriptor; touched by thread_ alone

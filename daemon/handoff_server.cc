@@ -100,7 +100,9 @@ HandoffServer::HandoffServer(const HandoffSpec& spec, HandoffEvents* events, sto
       events_(events),
       listener_(std::move(listener)),
       epoll_(std::move(epoll)),
-      wake_(std::move(wake)) {}
+      wake_(std::move(wake)),
+      max_connections_(spec.max_connections),
+      window_bytes_(spec.window_bytes) {}
 
 HandoffServer::~HandoffServer() {
   {
@@ -118,6 +120,11 @@ void HandoffServer::Forget(SessionId session) {
     forget_.push_back(session);
   }
   eventfd_write(wake_.get(), 1);
+}
+
+void HandoffServer::SetLimits(int max_connections, int64_t window_bytes) {
+  max_connections_ = max_connections;
+  window_bytes_ = window_bytes;
 }
 
 absl::Status HandoffServer::Watch(int fd, uint64_t tag) {
@@ -164,12 +171,10 @@ void HandoffServer::Accept() {
     if (getsockopt(socket->fd(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) continue;
     const auto of_user = std::count_if(connections_.begin(), connections_.end(),
                                        [&](const auto& one) { return one.second.user == peer.uid; });
-    if (TooManyOf(peer.uid, static_cast<int>(of_user), static_cast<int>(connections_.size()),
-                  spec_.max_connections)) {
-      Refuse(*socket,
-             MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_SESSIONS",
-                       absl::StrCat("The daemon serves ", spec_.max_connections, " sessions already."),
-                       "handoff"));
+    const int limit = max_connections_;
+    if (TooManyOf(peer.uid, static_cast<int>(of_user), static_cast<int>(connections_.size()), limit)) {
+      Refuse(*socket, MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_SESSIONS",
+                                absl::StrCat("The daemon serves ", limit, " sessions already."), "handoff"));
       continue;
     }
     const uint64_t id = ++next_id_;  // from 2: the tags of 0 and 1 are taken
@@ -267,8 +272,8 @@ absl::Status HandoffServer::Welcome(Connection& connection, uint64_t id, ClientS
   parts.token = *token;
   parts.pages = *std::move(pages);
   parts.socket = connection.socket;
-  parts.window_bytes = spec_.window_bytes;
-  parts.registrations = registrations_;
+  parts.window_bytes = window_bytes_;
+  parts.registrations = spec_.registrations;
   auto session = ClientSession::Make(std::move(parts));
   if (!session.ok()) return session.status();
   if (absl::Status status = Watch((*session)->pidfd(), PidTag(id)); !status.ok()) return status;

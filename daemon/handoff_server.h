@@ -12,6 +12,7 @@
 #ifndef KEEPSTEP_DAEMON_HANDOFF_SERVER_H_
 #define KEEPSTEP_DAEMON_HANDOFF_SERVER_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -34,6 +35,7 @@ struct HandoffSpec {
   std::string socket_path;  // nothing is there
   int max_connections = 4096;
   int64_t window_bytes = kDefaultWindowBytes;
+  std::shared_ptr<RegistrationBudget> registrations;  // of all sessions
 };
 
 // Called on the server's thread; must not block for long, and must not destroy the server.
@@ -59,6 +61,8 @@ class HandoffServer {
   // No longer watches the session's process; closes its connection. Any thread; does nothing for one that is
   // not known.
   void Forget(SessionId session);
+  // For those who connect from now on: whoever is there stays. Any thread.
+  void SetLimits(int max_connections, int64_t window_bytes);
 
  private:
   struct Connection {
@@ -87,8 +91,8 @@ class HandoffServer {
   const HandoffSpec spec_;
   HandoffEvents* const events_;
   storage::UniqueFd listener_, epoll_, wake_;
-  const std::shared_ptr<RegistrationBudget> registrations_ =
-      std::make_shared<RegistrationBudget>(kRegistrationBytes);
+  std::atomic<int> max_connections_;
+  std::atomic<int64_t> window_bytes_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, Connection> connections_;  // a session's id is its connection's
 

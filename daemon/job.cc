@@ -38,6 +38,7 @@ Job::Job(const JobServices& services, JobIdentity identity, std::shared_ptr<stor
       store_(std::move(store)),
       strand_(services.logic),
       machine_(services.limits, FreshSeed(), UnixMs()),
+      quota_bytes_(services.quota_bytes),
       meter_(services.metrics) {}
 
 Job::~Job() = default;
@@ -289,6 +290,11 @@ void Job::Tick() {
     job.last_second_ = Clock::now();
     job.EverySecond();
   });
+}
+
+void Job::SetLimits(const Limits& limits, int64_t quota_bytes) {
+  quota_bytes_ = quota_bytes;
+  Post([limits](Job& job) { job.machine_.SetLimits(limits); });
 }
 
 void Job::LookAtAllVerdicts() {

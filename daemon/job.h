@@ -52,7 +52,7 @@ struct JobServices {
   ReaderLeases* leases = nullptr;
   Log* log = nullptr;
   Metrics* metrics = nullptr;  // null: nothing is counted
-  Limits limits;
+  Limits limits;               // at a job's start, as quota_bytes
   bool trust_rosters = true;  // false: the catalog was lost
   bool read_only = false;     // nothing beneath any job changes
   int64_t quota_bytes = 0;    // that a job may hold; 0: no quota
@@ -115,7 +115,8 @@ class Job : public std::enable_shared_from_this<Job> {
   void Collect(CollectRequested request, std::function<void(const AnswerCollect&)> done);
   void Tick();
   JobView View();  // waits for the strand; not from a strand
-  const Limits& limits() const { return services_.limits; }
+  // For what has begun, too; a save that was found to have room keeps it. Any thread.
+  void SetLimits(const Limits& limits, int64_t quota_bytes);
   // Of the newest commit that this daemon made or found in the catalog; 0: none. Any thread.
   int64_t last_commit_unix_ms() const { return last_commit_unix_ms_; }
   const Pulse& ticked() const { return ticked_; }  // its strand, by its ticks; any thread
@@ -200,6 +201,7 @@ class Job : public std::enable_shared_from_this<Job> {
   Strand strand_;
 
   JobMachine machine_;
+  std::atomic<int64_t> quota_bytes_;
   JobMeter meter_;
   bool feeding_ = false;
   std::deque<Event> events_;

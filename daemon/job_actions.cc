@@ -204,7 +204,7 @@ void Job::Do(const MakePlan& action) {
     if (plan.ok()) {
       int64_t bytes = 0;
       for (const reshard::BlobPlan& blob : (*plan)->blobs) bytes += blob.size_bytes;
-      const absl::Status room = CheckRoom(*self->store_, self->label(), bytes, self->services_.quota_bytes);
+      const absl::Status room = CheckRoom(*self->store_, self->label(), bytes, self->quota_bytes_);
       if (!room.ok()) plan = room;
     }
     self->Post([action, plan = std::move(plan)](Job& job) {

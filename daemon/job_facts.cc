@@ -32,7 +32,6 @@ char ProcessState(pid_t pid) {
 JobFacts Glance(Job& job) {
   JobFacts facts{.job = job.label(), .directory = job.identity().path, .view = job.View()};
   facts.host = HostName();
-  facts.limits = job.limits();
   facts.now_unix_ms = absl::ToUnixMillis(absl::Now());
   facts.last_step = facts.view.logic.last_committed_step;
   for (const auto& [rank, seen] : facts.view.ranks) {

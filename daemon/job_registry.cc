@@ -240,6 +240,13 @@ std::vector<std::string> JobRegistry::Detached() const {
   return {detached_.begin(), detached_.end()};
 }
 
+void JobRegistry::SetLimits(const Limits& limits, int64_t quota_bytes) {
+  std::lock_guard lock(mutex_);
+  services_.limits = limits;
+  services_.quota_bytes = quota_bytes;
+  for (const auto& [key, job] : jobs_) job->SetLimits(limits, quota_bytes);
+}
+
 void JobRegistry::StopAll() {
   std::map<std::pair<dev_t, ino_t>, std::shared_ptr<Job>> jobs;
   {

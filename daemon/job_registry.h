@@ -57,6 +57,9 @@ class JobRegistry {
   std::vector<std::string> Detached() const;  // directories that the journal names
   const std::vector<std::string>& roots() const { return roots_; }
 
+  // Of all jobs, and of those to come.
+  void SetLimits(const Limits& limits, int64_t quota_bytes);
+
   // Cancels all I/O of all jobs and lets go of them; blocks until it has stopped.
   void StopAll();
 
@@ -65,7 +68,7 @@ class JobRegistry {
   bool MaySee(const Job& job, const ClientSession* session) const;
   bool UnderRoot(const std::string& path) const;
 
-  const JobServices services_;
+  JobServices services_;  // its limits and quota change under mutex_
   storage::IoEngine* const engine_;
   std::vector<std::string> roots_;  // resolved
 

@@ -61,6 +61,7 @@ JobView Job::View() {
   strand_.Post([self = shared_from_this(), promise] {
     JobView view;
     view.logic = self->machine_.Snapshot();
+    view.limits = self->machine_.limits();
     view.outcomes.assign(self->outcomes_.begin(), self->outcomes_.end());
     for (const SaveSnapshot& save : view.logic.saves) {
       view.saves.push_back(self->ViewOf(save));

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "daemon/logic/events.h"
+#include "daemon/logic/limits.h"
 #include "daemon/logic/snapshot.h"
 
 namespace keepstep::daemon {
@@ -56,6 +57,7 @@ struct SaveOutcome {
 
 struct JobView {
   JobSnapshot logic;
+  Limits limits;  // in effect
   std::vector<SaveInFlight> saves;
   std::vector<SaveOutcome> outcomes;  // oldest first, at most kOutcomesKept
   std::map<int32_t, RankView> ranks;  // those that a save waits for, the first missing ones, the lost ones

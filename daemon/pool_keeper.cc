@@ -6,7 +6,7 @@
 namespace keepstep::daemon {
 
 PoolKeeper::PoolKeeper(StagingPool* pool, std::function<int64_t()> registered_bytes, Options options)
-    : pool_(pool), registered_bytes_(std::move(registered_bytes)), options_(options) {}
+    : pool_(pool), registered_bytes_(std::move(registered_bytes)), options_(options), idle_(options.idle) {}
 
 int64_t PoolKeeper::Look(Clock::time_point now) {
   const StagingPool::Stats stats = pool_->stats();
@@ -14,7 +14,7 @@ int64_t PoolKeeper::Look(Clock::time_point now) {
       idle_since_ == Clock::time_point::min()) {
     idle_since_ = now;
   }
-  if (now - idle_since_ < options_.idle) return 0;
+  if (now - idle_since_ < idle_.load()) return 0;
   const int64_t keep_bytes = std::max(options_.keep_bytes, registered_bytes_());
   if (stats.capacity_bytes <= keep_bytes) return 0;
   return pool_->Shrink(keep_bytes, options_.most_bytes);

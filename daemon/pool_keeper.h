@@ -7,11 +7,12 @@
 // So a job that trains keeps the memory of its next save, however rarely it saves; a job that has ended
 // leaves its checkpoint warm for a restart within `idle`, and nothing after it.
 //
-// Not thread-safe: one caller at a time.
+// One caller of Look at a time; SetIdle by any thread.
 
 #ifndef KEEPSTEP_DAEMON_POOL_KEEPER_H_
 #define KEEPSTEP_DAEMON_POOL_KEEPER_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -32,6 +33,8 @@ class PoolKeeper {
   // `pool` outlives the keeper. `registered_bytes`: of all training ranks that are there.
   PoolKeeper(StagingPool* pool, std::function<int64_t()> registered_bytes, Options options);
 
+  void SetIdle(Clock::duration idle) { idle_ = idle; }
+
   // Every second or so; may block for a fraction of it. Returns bytes freed.
   int64_t Look(Clock::time_point now);
 
@@ -39,6 +42,7 @@ class PoolKeeper {
   StagingPool* const pool_;
   const std::function<int64_t()> registered_bytes_;
   const Options options_;
+  std::atomic<Clock::duration> idle_;
   uint64_t seen_ = 0;  // buffers taken, when it was last looked
   Clock::time_point idle_since_ = Clock::time_point::min();
 };

@@ -56,6 +56,15 @@ TEST_F(PoolKeeperTest, GivesBackALittleAtATimeAfterTheWait) {
   EXPECT_EQ(Capacity(), 1);
 }
 
+TEST_F(PoolKeeperTest, AShorterWaitCountsFromTheSameUse) {
+  Save(12);
+  PoolKeeper keeper = Keeper();
+  EXPECT_EQ(keeper.Look(start_), 0);
+  EXPECT_EQ(keeper.Look(start_ + seconds(5)), 0);
+  keeper.SetIdle(seconds(4));
+  EXPECT_EQ(keeper.Look(start_ + seconds(5)), 4 * kBytes);
+}
+
 TEST_F(PoolKeeperTest, UseStartsTheWaitAnew) {
   Save(12);
   PoolKeeper keeper = Keeper();

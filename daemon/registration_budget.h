@@ -11,13 +11,16 @@
 
 namespace keepstep::daemon {
 
-// Room for the largest rank with the generations of it that are kept.
+// The default: room for the largest rank with the generations of it that are kept.
 inline constexpr int64_t kRegistrationBytes = int64_t{4} << 30;
 
 // Thread-safe.
 class RegistrationBudget {
  public:
   explicit RegistrationBudget(int64_t limit_bytes) : limit_bytes_(limit_bytes) {}
+
+  // A lower one refuses what is asked for from now on; what was taken stays.
+  void SetLimit(int64_t limit_bytes) { limit_bytes_ = limit_bytes; }
 
   // False, and nothing taken, beyond the limit.
   bool Take(int64_t bytes) {
@@ -31,7 +34,7 @@ class RegistrationBudget {
   int64_t limit_bytes() const { return limit_bytes_; }
 
  private:
-  const int64_t limit_bytes_;
+  std::atomic<int64_t> limit_bytes_;
   std::atomic<int64_t> used_bytes_{0};
 };
 

@@ -49,6 +49,19 @@ TEST(Registration, BuffersBecomeIndicesAndBytesAreCounted) {
   EXPECT_EQ((*made)->addresses[(*made)->shards->shards[0].buffer], 8192u);
 }
 
+TEST(Registration, AChangedBudgetHoldsForWhatComes) {
+  auto budget = std::make_shared<RegistrationBudget>(kRegistrationBytes);
+  auto first = Builder(budget), second = Builder(budget);
+  const auto held = first.Add(Good(), nullptr);
+  ASSERT_TRUE(held.ok()) << held.status();
+  const int64_t one = budget->used_bytes();
+  budget->SetLimit(1);
+  EXPECT_EQ(second.Add(Good(), nullptr).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(budget->used_bytes(), one) << "what was there stays";
+  budget->SetLimit(2 * one);
+  EXPECT_TRUE(second.Add(Good(), nullptr).ok());
+}
+
 // What one session holds another cannot have; refusals, half generations and ends give everything back.
 TEST(Registration, AllSessionsShareABudget) {
   auto measure = std::make_shared<RegistrationBudget>(kRegistrationBytes);

@@ -22,6 +22,9 @@ Config Reload(const ConfigSource& source, const Config& current, Daemon& daemon)
     }
     if (change.key->set(change.key->get(loaded->config), next).ok()) applied.push_back(std::move(change));
   }
+  for (const ConfigChange& change : waiting)
+    loaded->sources[change.key->name] = absl::StrCat("until a restart, then ", change.to);
+  next.daemon.config_text = PrintConfig({.config = next, .sources = std::move(loaded->sources)});
   daemon.Reconfigure(next.daemon);
   daemon.log().Info("configuration reloaded", {{"file", source.File()},
                                                {"changed", absl::StrCat(applied.size())},

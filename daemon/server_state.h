@@ -17,6 +17,7 @@
 #include "daemon/data_plane.h"
 #include "daemon/executor.h"
 #include "daemon/job_registry.h"
+#include "daemon/live_config.h"
 #include "daemon/log.h"
 #include "daemon/log_ring.h"
 #include "daemon/metrics.h"
@@ -46,9 +47,8 @@ struct ServerState {
   std::string io_engine;
   std::string io_engine_reason;
   std::string state_directory;
-  std::string address;      // unix:///…
-  std::string config_text;  // every value at the start, with its source; empty: no configuration
-  Limits limits;
+  std::string address;  // unix:///…
+  LiveConfig config;
   bool read_only = false;
   std::atomic<bool> draining{false};
   Pulse ticked;  // by the ticker

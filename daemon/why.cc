@@ -85,7 +85,7 @@ void ExplainLost(const JobFacts& facts, std::vector<Problem>& problems) {
     problems.push_back(
         Make(facts, Severity::kWarning, "rank lost",
              absl::StrCat(RankText(facts, session.rank), " has lost its connection. It may resume within ",
-                          facts.limits.resume_ms / 1000, " s; then its saves fail."),
+                          facts.view.limits.resume_ms / 1000, " s; then its saves fail."),
              {}, {absl::StrCat("keepstep logs ", facts.job)}));
     return;  // one is enough: they have one cause
   }

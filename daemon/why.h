@@ -15,7 +15,6 @@
 #include <vector>
 
 #include "daemon/job_view.h"
-#include "daemon/logic/limits.h"
 
 namespace keepstep::daemon {
 
@@ -44,7 +43,6 @@ struct JobFacts {
   std::string storage_error;                // why that could not be read; empty: it was
   int64_t free_bytes = 0, total_bytes = 0;  // of its file system; total 0: unknown
   int64_t now_unix_ms = 0;
-  Limits limits;
 };
 
 // Worst first; of equals, the oldest step first. Empty: nothing is wrong.

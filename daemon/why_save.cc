@@ -123,8 +123,8 @@ Problem ExplainStuck(const JobFacts& facts, const SaveInFlight& save) {
     problem.next.push_back(absl::StrCat("keepstep gc ", facts.job, " --dry-run"));
   }
   if (stage >= SaveStage::kArrive && stage <= SaveStage::kPersist) {
-    const int64_t until =
-        facts.now_unix_ms + facts.limits.save_progress_ms - static_cast<int64_t>(save.idle_seconds * 1000);
+    const int64_t until = facts.now_unix_ms + facts.view.limits.save_progress_ms -
+                          static_cast<int64_t>(save.idle_seconds * 1000);
     problem.details.push_back(absl::StrCat("If nothing moves until ", ClockTime(until), ", step ",
                                            save.logic.step, " alone fails."));
   }

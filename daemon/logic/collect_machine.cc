@@ -39,7 +39,7 @@ CollectMachine::CollectMachine(const Limits& limits, Outbox& outbox, World& worl
       epoch_(epoch),
       coordinator_(coordinator),
       start_unix_ms_(start_unix_ms),
-      backoff_(limits.retry_first_ms, limits.retry_most_ms) {}
+      backoff_(limits) {}
 
 void CollectMachine::OnReady() {
   for (const JournalEntry& entry : std::exchange(left_, {})) {

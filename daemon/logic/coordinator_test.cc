@@ -64,6 +64,22 @@ TEST_F(CoordinatorTest, TheThirdSaveIsSkippedUnderSkipOnEveryRank) {
   EXPECT_EQ(h.Told(world[1], 3).state, SaveState::kSkipped);
 }
 
+// Fewer at once: what runs is finished and nobody joins it. More: what waits begins at the next event.
+TEST_F(CoordinatorTest, ChangedNumbersHoldForWhatHasNotBegun) {
+  Begin(1);
+  SaveOnAll(1, 100);
+  SaveOnAll(2, 101);
+  SaveOnAll(3, 102);
+  h.SetLimits({.max_saves_in_flight = 1, .max_saves_queued = 1});
+  SaveOnAll(4, 103);
+  EXPECT_EQ(h.Told(world[0], 4).state, SaveState::kSkipped) << "one waits already";
+  h.Finish(1, world);
+  EXPECT_EQ(h.Count<PutJournal>(), 2) << "save 2 still runs";
+  h.SetLimits({.max_saves_in_flight = 2});
+  h.Advance(kTickMs);
+  EXPECT_EQ(h.Count<PutJournal>(), 3);
+}
+
 // A skipped save's release must not open the gate of an earlier one that is still being copied.
 TEST_F(CoordinatorTest, NoLaterSaveIsReleasedBeforeAnEarlierOne) {
   Begin(1);

@@ -14,7 +14,7 @@ EpochMachine::EpochMachine(const Limits& limits, Outbox& outbox, World& world, i
       outbox_(outbox),
       world_(world),
       start_unix_ms_(start_unix_ms),
-      claim_backoff_(limits.retry_first_ms, limits.retry_most_ms) {}
+      claim_backoff_(limits) {}
 
 void EpochMachine::OnStarted(const JobStarted& started) {
   world_.epoch = started.epoch;

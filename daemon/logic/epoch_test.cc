@@ -320,6 +320,15 @@ TEST_F(EpochTest, ARankThatAsksAfterItsPeersHaveLeftIsToldTheSame) {
   EXPECT_EQ(Answer(2).failure.code, absl::StatusCode::kOk);
 }
 
+TEST_F(EpochTest, AChangedLimitHoldsForASessionThatIsLostAlready) {
+  Begin(1);
+  h.Feed(SessionLost{world[0]});
+  h.Advance(5'000);
+  h.SetLimits({.resume_ms = 4'000});
+  h.Advance(kTickMs);
+  EXPECT_EQ(h.Snapshot().missing_ranks, std::vector<int32_t>{0});
+}
+
 TEST_F(EpochTest, ASessionLostForTooLongIsDead) {
   Begin(2);
   for (SessionId session : world) h.Save(session, 1, 100);

@@ -95,7 +95,7 @@ struct JobMachine::Parts {
     collector.OnTick();
   }
 
-  const Limits limits;
+  Limits limits;  // the machines refer to it
   Outbox outbox;
   World world;
   EpochMachine epoch;
@@ -118,6 +118,10 @@ std::vector<Action> JobMachine::OnEvent(const Event& event, Millis now) {
   parts_->coordinator.AfterEvent();
   return parts_->outbox.Take();
 }
+
+void JobMachine::SetLimits(const Limits& limits) { parts_->limits = limits; }
+
+const Limits& JobMachine::limits() const { return parts_->limits; }
 
 JobSnapshot JobMachine::Snapshot() const {
   JobSnapshot snapshot;

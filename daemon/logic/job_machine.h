@@ -44,6 +44,11 @@ class JobMachine {
   // Takes one event; returns what to do, in order. Does not block. `now` never falls from call to call.
   std::vector<Action> OnEvent(const Event& event, Millis now);
 
+  // What has begun is measured by them too; what is above a number of theirs is finished, nothing is added.
+  // They are seen at the next event.
+  void SetLimits(const Limits& limits);
+  const Limits& limits() const;
+
   JobSnapshot Snapshot() const;
 
  private:

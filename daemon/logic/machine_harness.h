@@ -76,6 +76,7 @@ class MachineHarness {
   int Position(const std::function<bool(const Action&)>& match) const;
 
   JobSnapshot Snapshot() const { return machine_->Snapshot(); }
+  void SetLimits(const Limits& limits) { machine_->SetLimits(limits); }
   storage::MemoryStore& store() { return store_; }
   std::vector<std::string> Files(int64_t step, const std::string& attempt);
 

@@ -16,7 +16,7 @@ ReconcileMachine::ReconcileMachine(const Limits& limits, Outbox& outbox, Coordin
       outbox_(outbox),
       coordinator_(coordinator),
       start_unix_ms_(start_unix_ms),
-      backoff_(limits.retry_first_ms, limits.retry_most_ms) {}
+      backoff_(limits) {}
 
 void ReconcileMachine::Start(std::vector<JournalEntry> journal,
                              std::function<void(const ScanScript::Outcome&)> done) {

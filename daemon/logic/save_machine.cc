@@ -23,7 +23,7 @@ SaveMachine::SaveMachine(const Limits& limits, Outbox& outbox, SaveOwner& owner,
       ranks_(spec_.world_size),
       stage_since_(outbox.now()),
       progress_at_(outbox.now()),
-      backoff_(limits.retry_first_ms, limits.retry_most_ms) {}
+      backoff_(limits) {}
 
 void SaveMachine::Enter(SaveStage stage) {
   if (stage == stage_) return;

@@ -6,10 +6,12 @@
 #ifndef KEEPSTEP_DAEMON_LOGIC_STORE_SCRIPT_H_
 #define KEEPSTEP_DAEMON_LOGIC_STORE_SCRIPT_H_
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <variant>
 
+#include "daemon/logic/limits.h"
 #include "daemon/logic/outbox.h"
 
 namespace keepstep::daemon {
@@ -30,15 +32,20 @@ void RunScript(Outbox& outbox, Owner owner, std::shared_ptr<Script> script, Done
                });
 }
 
-// Delays of retries: doubled after each failure, bounded.
+// Delays of retries: doubled after each failure, within what the limits say at that time.
 class Backoff {
  public:
-  Backoff(Millis first, Millis most) : first_(first), most_(most), next_(first) {}
-  Millis Next() { return std::exchange(next_, next_ * 2 < most_ ? next_ * 2 : most_); }
-  void Reset() { next_ = first_; }
+  explicit Backoff(const Limits& limits) : limits_(limits) {}  // outlives it
+  Millis Next() {
+    const Millis delay = std::min(std::max(next_, limits_.retry_first_ms), limits_.retry_most_ms);
+    next_ = 2 * delay;
+    return delay;
+  }
+  void Reset() { next_ = 0; }
 
  private:
-  Millis first_, most_, next_;
+  const Limits& limits_;
+  Millis next_ = 0;
 };
 
 }  // namespace keepstep::daemon

@@ -8,6 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import keepstep
+import numpy as np
+import pytest
+
 from tests.harness.daemon import KEEPSTEPD, Daemon
 
 
@@ -64,6 +68,15 @@ def test_flags_win_over_environment_over_file(home: Path) -> None:
     assert again.returncode == 0 and strip[0] == strip[1]
 
 
+def reload(daemon: Daemon, text: str) -> str:
+    """Writes the configuration and waits until it is in effect; the log."""
+    word = "configuration reloaded"
+    before = daemon.log.read_text().count(word)
+    written(daemon.home, text)
+    os.kill(daemon.pid, signal.SIGHUP)
+    return logged(daemon, word, before + 1)
+
+
 def test_hangup_reloads_what_can_change_and_names_the_rest(home: Path) -> None:
     file = written(home, "log: {level: info}\n")
     with Daemon(home, "--config", file) as daemon:
@@ -79,3 +92,28 @@ def test_hangup_reloads_what_can_change_and_names_the_rest(home: Path) -> None:
         assert "none of info|warning|error" in logged(daemon, "the old one stays in effect")
         assert daemon.alive() and daemon.command("status").returncode == 0
         assert '"message":"configuration not reloaded' in daemon.log.read_text(), "the format had changed to JSON"
+
+
+def test_hangup_changes_limits_under_a_running_job(home: Path) -> None:
+    file = written(home, "limits: {resume: 30s}\n")
+    with Daemon(home, "--config", file) as daemon, keepstep.Checkpointer(
+            daemon.root / "llama", daemon=daemon.address, rank=0, world_size=1, rng=False, on_error="warn") as ck:
+        weights = np.zeros(1 << 20, np.uint8)
+        ck.register(model={"w": weights})
+        assert ck.load() is None
+        ck.save(1).result(60)
+
+        reload(daemon, "job: {quota_bytes: 1500KiB}\nlimits: {sessions: 1, saves_queued: 3}\n")
+        with pytest.raises(keepstep.SaveFailed) as refused:
+            ck.save(2).result(60)
+        assert refused.value.reason == "QUOTA"
+        assert "serves 1 sessions already" in daemon.command("status").stderr
+
+        reload(daemon, "limits: {resume: 12s}\nthreads: {logic: 3}\n")
+        logged(daemon, 'changed key="job.quota_bytes" from="1500KiB" to="none"')
+        ck.save(3).result(60)
+        limits = daemon.command("doctor").stdout
+        assert "queued 8" in limits and "may resume within 12 s" in limits
+        configuration = [line.split() for line in daemon.command("bundle", "-").stdout.splitlines()]
+        assert ["resume:", "12s", "#", f"{file}:1"] in configuration
+        assert ["logic:", "2", "#", "until", "a", "restart,", "then", "3"] in configuration

@@ -37,6 +37,8 @@ daemon::Limits ShortLimits() {
   return limits;
 }
 
+constexpr int64_t kTenYearsMs = int64_t{10} * 365 * 86'400'000;
+
 bool IsAbort(const std::string& bytes) {
   absl::StatusOr<v1::Decision> decision = storage::DecodeDecision(bytes);
   return decision.ok() && decision->kind() == v1::Decision::ABORT;
@@ -48,8 +50,9 @@ void SimDaemon::Start() {
   ++life_;
   p_.trace.AddLine(p_.clock.now(), absl::StrCat("daemon starts, life ", life_));
   started_at_ = p_.clock.now();
-  machine_ =
-      std::make_unique<daemon::JobMachine>(ShortLimits(), p_.random.Next(), 1'700'000'000'000 + started_at_);
+  // Each life finds a wall clock that has jumped: records carry its time, nothing may depend on it.
+  const int64_t wall_ms = 1'700'000'000'000 + started_at_ + p_.random.Between(-kTenYearsMs, kTenYearsMs);
+  machine_ = std::make_unique<daemon::JobMachine>(ShortLimits(), p_.random.Next(), wall_ms);
   daemon::JobStarted started{.roster_known = roster_known_,
                              .epoch = roster_.epoch,
                              .world_size = roster_.world_size,
@@ -65,6 +68,20 @@ void SimDaemon::Start() {
     }
   };
   Post(kTickPeriodMs, Ticker{*this});
+}
+
+void SimDaemon::ChangeLimits() {
+  if (!up()) return;
+  daemon::Limits limits = ShortLimits();
+  limits.max_saves_in_flight = static_cast<int>(p_.random.Between(1, 3));
+  limits.max_saves_queued = static_cast<int>(p_.random.Between(1, 8));
+  for (daemon::Millis* one : {&limits.resume_ms, &limits.roster_ms, &limits.save_progress_ms,
+                              &limits.claim_unsealed_ms, &limits.claim_sealed_ms, &limits.abort_report_ms,
+                              &limits.recover_ms, &limits.load_ms, &limits.retry_most_ms}) {
+    *one = p_.random.Between(*one / 2, *one);
+  }
+  p_.trace.AddLine(p_.clock.now(), "limits change");
+  machine_->SetLimits(limits);
 }
 
 void SimDaemon::Kill() {

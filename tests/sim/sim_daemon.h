@@ -56,6 +56,8 @@ class SimDaemon {
   void Start();
   void Kill();
   void set_faults(const FaultRates& faults) { faults_ = faults; }
+  // An operator's reload: other limits, none above those of the start.
+  void ChangeLimits();
   void set_slow_copies(bool slow) { slow_copies_ = slow; }  // some outlast the trainers' watchdog
 
   // Hands an event to the machine after a message's delay, unless the daemon dies before.

@@ -151,7 +151,7 @@ void SimWorld::OnExit(SimTrainer& trainer) {
 void SimWorld::Strike() {
   if (calm_) return;
   SimTrainer* victim = current_[random_.Below(plan_.world_size)];
-  switch (random_.Below(12)) {
+  switch (random_.Below(13)) {
     case 0:
     case 1: KillDaemon(false); break;
     case 2: KillDaemon(true); break;
@@ -184,6 +184,9 @@ void SimWorld::Strike() {
     case 11:
       if (const std::string attempt = checker_.SomeCommit(random_.Next()); !attempt.empty() && daemon_.up())
         daemon_.Read(attempt);
+      break;
+    case 12:
+      daemon_.ChangeLimits();
       break;
     case 9:
       if (random_.Chance(0.5) && victim != nullptr)
