@@ -138,8 +138,8 @@ int32_t ks_gate_open(ks_client* client, uint32_t group) {
   return Check(client, nullptr) == KS_OK && client->client->gate().IsOpen(group);
 }
 
-ks_code ks_wait(ks_client* client, uint64_t number, ks_state state, int64_t timeout_ms,
-                ks_save_status* status, ks_error* error) {
+ks_code ks_wait(ks_client* client, uint64_t number, int32_t state, int64_t timeout_ms, ks_save_status* status,
+                ks_error* error) {
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
   if (status == nullptr) return Invalid("status is NULL", error);
   *status = ks_save_status{};

@@ -137,7 +137,7 @@ TEST_F(CApiTest, ShardsAreCheckedBeforeAnythingIsSent) {
   shards[0].fqn = nullptr;
   EXPECT_FALSE(DeclareShards(shards.data(), 1).ok());
   shards = Shards();
-  shards[0].where = static_cast<ks_where>(9);
+  shards[0].where = 9;
   EXPECT_FALSE(DeclareShards(shards.data(), 1).ok());
   shards = Shards();
   shards[0].data = nullptr;

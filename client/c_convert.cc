@@ -24,7 +24,7 @@ absl::Status Invalid(absl::string_view message) {
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", message);
 }
 
-absl::StatusOr<proto::Transfer> ToTransfer(ks_transfer transfer) {
+absl::StatusOr<proto::Transfer> ToTransfer(int32_t transfer) {
   if (transfer == KS_TRANSFER_PULL) return proto::Transfer::kPull;
   if (transfer == KS_TRANSFER_WINDOW) return proto::Transfer::kWindow;
   if (transfer != KS_TRANSFER_AUTO) return Invalid("transfer is none of KS_TRANSFER_AUTO, _PULL, _WINDOW");

@@ -10,7 +10,8 @@
  * copies everything that it is given, except the buffers: their memory must stay mapped and unchanged in
  * place until a later registration drops it or the client is closed. Errors: every function that can fail
  * returns a ks_code and, where `error` is not NULL, fills it. Strings are UTF-8, NUL-terminated. Times are in
- * milliseconds; a negative timeout waits without limit.
+ * milliseconds; a negative timeout waits without limit. Where a caller chooses from an enum the type is
+ * int32_t, so that any number may be given: one that is none of the enum's is KS_INVALID_ARGUMENT.
  */
 #ifndef KEEPSTEP_CLIENT_KEEPSTEP_H_
 #define KEEPSTEP_CLIENT_KEEPSTEP_H_
@@ -78,15 +79,15 @@ typedef struct ks_open_options {
                             ks_default_address */
   const char* label;     /* NULL: the directory's last part */
   const char* run;       /* KS_READ with several ranks; NULL: none */
-  ks_mode mode;
+  int32_t mode;          /* a ks_mode */
   int32_t rank, world_size;
   const char* const* mesh_names; /* NULL: one dimension of world_size */
   const int64_t* mesh_sizes;
   size_t mesh_dims;
-  ks_transfer transfer; /* KS_TRANSFER_AUTO reads $KEEPSTEP_TRANSFER (pull, window) */
-  int64_t timeout_ms;   /* of the opening; 0: 60 000 */
-  int64_t keep_last;    /* KS_TRAIN: checkpoints that stay, the newest; 0: all. The same on every rank */
-  int64_t keep_every;   /* and steps that are multiples of this; 0: none; only with keep_last */
+  int32_t transfer;   /* a ks_transfer; KS_TRANSFER_AUTO reads $KEEPSTEP_TRANSFER (pull, window) */
+  int64_t timeout_ms; /* of the opening; 0: 60 000 */
+  int64_t keep_last;  /* KS_TRAIN: checkpoints that stay, the newest; 0: all. The same on every rank */
+  int64_t keep_every; /* and steps that are multiples of this; 0: none; only with keep_last */
 } ks_open_options;
 
 /* Where a shard lies: exactly one of `boxes`, `flat`, `placements` is used, by `where`. */
@@ -94,7 +95,7 @@ typedef enum ks_where { KS_BOXES = 0, KS_FLAT = 1, KS_PLACED = 2 } ks_where;
 typedef enum ks_placement_kind { KS_REPLICATE = 0, KS_SHARD = 1, KS_STRIDED_SHARD = 2 } ks_placement_kind;
 
 typedef struct ks_placement {
-  ks_placement_kind kind;
+  int32_t kind; /* a ks_placement_kind */
   int32_t tensor_dim;
   int32_t split_factor;
 } ks_placement;
@@ -111,13 +112,13 @@ typedef struct ks_shard {
   const char* dtype; /* as safetensors spells it: "F32", "BF16", … */
   const int64_t* global_shape;
   size_t ndim;
-  ks_component component;
+  int32_t component; /* a ks_component */
   uint32_t group;
   int32_t module_buffer; /* 1: saved from the lowest replica, replicas may differ */
   void* data;            /* the buffer's start in this process */
   int64_t data_bytes;    /* shards with equal `data` and `data_bytes` share one buffer */
-  ks_where where;
-  const ks_box* boxes; /* KS_BOXES */
+  int32_t where;         /* a ks_where */
+  const ks_box* boxes;   /* KS_BOXES */
   size_t box_count;
   const int64_t* flat_origin; /* KS_FLAT: the box that is flattened; NULL: the whole tensor */
   const int64_t* flat_shape;
@@ -140,7 +141,7 @@ typedef struct ks_extra {
 
 typedef struct ks_save_options {
   uint32_t struct_bytes;
-  ks_on_busy on_busy;
+  int32_t on_busy;        /* a ks_on_busy */
   const ks_extra* extras; /* together at most 1 MiB */
   size_t extra_count;
   const char* const* metric_names;
@@ -225,7 +226,7 @@ KS_API ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeo
 /* 1 when the gate of `group` is open; never blocks. */
 KS_API int32_t ks_gate_open(ks_client* client, uint32_t group);
 /* Waits until the save reached `state` or is over. KS_OK with status->state FAILED says that it failed. */
-KS_API ks_code ks_wait(ks_client* client, uint64_t number, ks_state state, int64_t timeout_ms,
+KS_API ks_code ks_wait(ks_client* client, uint64_t number, int32_t state, int64_t timeout_ms,
                        ks_save_status* status, ks_error* error);
 /* The same answer on every rank: 1 when `step` should be saved (interval `every`, or a wish). 0: `every`
  * never. */

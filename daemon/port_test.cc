@@ -250,7 +250,7 @@ TEST_F(WindowPortTest, MovesRunsLargerAndSmallerThanASlotBothWaysFromSeveralThre
   for (const int64_t run_bytes : {4, 1000, 50000}) {
     std::vector<std::future<void>> movers;
     for (int thread = 0; thread < 6; ++thread) {
-      movers.push_back(std::async(std::launch::async, [&] {
+      movers.push_back(std::async(std::launch::async, [&, thread, run_bytes] {
         std::vector<std::byte> there(100000), here(100000), back(100000);
         for (size_t i = 0; i < there.size(); ++i) there[i] = std::byte(i * 31 + thread);
         ASSERT_TRUE(port_.Read(Runs(there, here, run_bytes), cancel_).ok());
