@@ -218,8 +218,8 @@ std::vector<ConfigKey> MakeKeys() {
       Listen("http.listen", AT(daemon.http_listen),
              "Where /metrics, /healthz, /readyz and the page are served: 127.0.0.1:PORT, [::1]:PORT or "
              "unix:/PATH"),
-      Path("http.token_file", AT(daemon.http_token_file),
-           "A file whose first line lets its bearer see every user's jobs over HTTP", "none"),
+      Reloads(Path("http.token_file", AT(daemon.http_token_file),
+                   "A file whose first line lets its bearer see every user's jobs over HTTP", "none")),
       Reloads(Number(kDuration, "drain.limit", AT(drain_ms), 0, 24 * kHour,
                      "What saves in flight get after SIGTERM")),
       Reloads(Choice("log.format", AT(daemon.log_format),

@@ -104,6 +104,7 @@ struct Daemon::Parts : public HandoffEvents {
   void StartJobs();
   absl::Status StartServing();
   absl::Status StartHttp();
+  absl::Status TakeToken(const std::string& file);
   int SessionsAllowed(int configured);
   void Reconfigure(const DaemonSpec& changed);
   void EndSession(SessionId id, absl::Status why);
@@ -145,6 +146,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<GrpcListener> listener;
   std::unique_ptr<PoolKeeper> keeper;
   std::unique_ptr<Ticker> ticker;
+  OperatorToken token;
   std::unique_ptr<HttpServer> http;
 };
 
@@ -257,6 +259,10 @@ void Daemon::Parts::Reconfigure(const DaemonSpec& changed) {
   listener->SetMaxConnections(ConnectionsOf(sessions_limit));
   keeper->SetIdle(std::chrono::milliseconds(changed.pool_idle_ms));
   state.config.Set(changed.limits, changed.config_text);
+  if (http == nullptr) return;
+  if (absl::Status status = TakeToken(changed.http_token_file); !status.ok())
+    log.Write(Log::Level::kError, "the operator's token stays as it was",
+              {{"why", std::string(status.message())}});
 }
 
 absl::Status Daemon::Parts::StartServing() {
@@ -311,16 +317,17 @@ absl::Status Daemon::Parts::StartServing() {
 
 absl::Status Daemon::Parts::StartHttp() {
   if (spec.http_listen.empty()) return absl::OkStatus();
-  std::string token;
-  if (!spec.http_token_file.empty()) {
-    auto read = ReadToken(spec.http_token_file);
-    if (!read.ok()) return read.status();
-    token = *std::move(read);
-  }
-  auto started = HttpServer::Start({.listen = spec.http_listen}, HttpPages(&state, std::move(token)));
+  if (absl::Status status = TakeToken(spec.http_token_file); !status.ok()) return status;
+  auto started = HttpServer::Start({.listen = spec.http_listen}, HttpPages(&state, &token));
   if (!started.ok()) return started.status();
   http = *std::move(started);
   return absl::OkStatus();
+}
+
+absl::Status Daemon::Parts::TakeToken(const std::string& file) {
+  absl::StatusOr<std::string> read = file.empty() ? std::string() : ReadToken(file);
+  if (read.ok()) token.Set(*std::move(read));
+  return read.status();
 }
 
 void Daemon::Parts::EndSession(SessionId id, absl::Status why) {

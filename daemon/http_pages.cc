@@ -10,7 +10,6 @@
 #include "daemon/health.h"
 #include "daemon/state_collector.h"
 #include "daemon/status_view.h"
-#include "daemon/viewer.h"
 
 namespace keepstep::daemon {
 namespace {
@@ -32,21 +31,21 @@ HttpResponse MetricsPage(const ServerState& state, const Viewer& viewer) {
 
 }  // namespace
 
-std::vector<HttpRoute> HttpPages(const ServerState* state, std::string token) {
+std::vector<HttpRoute> HttpPages(const ServerState* state, const OperatorToken* token) {
   return {
       {"/healthz", false, [state](const HttpRequest&) { return Health(CheckAlive(*state)); }},
       {"/readyz", false, [state](const HttpRequest&) { return Health(CheckReady(*state)); }},
       {"/metrics", false,
-       [state, token](const HttpRequest& request) { return MetricsPage(*state, ViewerOf(request, token)); }},
+       [state, token](const HttpRequest& request) { return MetricsPage(*state, ViewerOf(request, token->Get())); }},
       {"/", true,
        [state, token](const HttpRequest& request) {
          return HttpResponse{.content_type = "text/html; charset=utf-8",
-                             .body = RenderHtml(GatherStatus(*state, ViewerOf(request, token)))};
+                             .body = RenderHtml(GatherStatus(*state, ViewerOf(request, token->Get())))};
        }},
       {"/status.json", true,
        [state, token](const HttpRequest& request) {
          return HttpResponse{.content_type = "application/json",
-                             .body = RenderJson(GatherStatus(*state, ViewerOf(request, token)))};
+                             .body = RenderJson(GatherStatus(*state, ViewerOf(request, token->Get())))};
        }},
   };
 }

@@ -5,16 +5,16 @@
 #ifndef KEEPSTEP_DAEMON_HTTP_PAGES_H_
 #define KEEPSTEP_DAEMON_HTTP_PAGES_H_
 
-#include <string>
 #include <vector>
 
 #include "daemon/http_server.h"
 #include "daemon/server_state.h"
+#include "daemon/viewer.h"
 
 namespace keepstep::daemon {
 
-// `state` outlives the server that takes them. `token`: the operator's, or empty.
-std::vector<HttpRoute> HttpPages(const ServerState* state, std::string token);
+// Both outlive the server that takes them.
+std::vector<HttpRoute> HttpPages(const ServerState* state, const OperatorToken* token);
 
 }  // namespace keepstep::daemon
 

@@ -10,7 +10,9 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -22,6 +24,23 @@ namespace keepstep::daemon {
 struct Viewer {
   bool is_operator = false;
   uid_t uid = 0;
+};
+
+// The operator's, which a reload changes; empty: there is none. Thread-safe.
+class OperatorToken {
+ public:
+  void Set(std::string token) {
+    std::lock_guard lock(mutex_);
+    token_ = std::move(token);
+  }
+  std::string Get() const {
+    std::lock_guard lock(mutex_);
+    return token_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::string token_;
 };
 
 // `token` empty: nobody is the operator by token.

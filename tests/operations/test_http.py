@@ -68,6 +68,17 @@ def test_other_users_jobs_need_the_operators_token(home: Path) -> None:
             assert {job["job"] for job in json.loads(get(daemon, "/status.json", token=given)[2])["jobs"]} == seen
             ages = scrape(daemon, token=given).values["keepstep_last_commit_age_seconds"]
             assert {dict(labels)["job"] for labels in ages} == seen
+        token.write_text("another secret of the operator\n")
+        os.kill(daemon.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while len(json.loads(get(daemon, "/status.json", token="another secret of the operator")[2])["jobs"]) < 2:
+            assert time.monotonic() < deadline, "the new token is not taken"
+        assert len(json.loads(get(daemon, "/status.json", token="correct horse battery")[2])["jobs"]) == 1
+        token.write_text("short\n")
+        os.kill(daemon.pid, signal.SIGHUP)
+        while "the operator's token stays as it was" not in daemon.log.read_text():
+            assert time.monotonic() < deadline, daemon.tail()
+        assert len(json.loads(get(daemon, "/status.json", token="another secret of the operator")[2])["jobs"]) == 2
         assert "1 more are not shown" in get(daemon, "/")[2]
         assert scrape(daemon).value("keepstep_jobs") == 2
 
