@@ -205,6 +205,8 @@ std::vector<ConfigKey> MakeKeys() {
                      "And those that only have to become durable")),
       Reloads(Number(kDuration, "limits.abort_report", AT(daemon.limits.abort_report_ms), 1'000, kHour,
                      "A failed save is reported after this even if its ABORT cannot be published")),
+      Reloads(Number(kDuration, "limits.no_room", AT(daemon.limits.no_room_ms), 1'000, kHour,
+                     "And after this if what the ABORT lacks is room on a full disk")),
       Reloads(Number(kDuration, "limits.recover", AT(daemon.limits.recover_ms), 1'000, kHour,
                      "What clients wait at start for an earlier daemon's saves to be settled")),
       Reloads(Number(kDuration, "limits.load", AT(daemon.limits.load_ms), 1'000, 24 * kHour,
@@ -215,6 +217,8 @@ std::vector<ConfigKey> MakeKeys() {
                      "A storage operation is tried again after this, doubled each time")),
       Reloads(
           Number(kDuration, "limits.retry_most", AT(daemon.limits.retry_most_ms), 10, kHour, "… up to this")),
+      Reloads(Number(kDuration, "limits.retry_no_room", AT(daemon.limits.retry_no_room_ms), 10, kHour,
+                     "… or this, if what it lacks is room on a full disk")),
       Listen("http.listen", AT(daemon.http_listen),
              "Where /metrics, /healthz, /readyz and the page are served: 127.0.0.1:PORT, [::1]:PORT or "
              "unix:/PATH"),

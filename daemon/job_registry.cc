@@ -124,7 +124,10 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
   if (!IsJobName(identity.label) || !reshard::ValidateText("a path", identity.path).ok()) return BadJobName();
   identity.under_root = UnderRoot(identity.path);
   auto ownership = std::make_shared<storage::Ownership>(info);
-  auto store = storage::FileStore::Start(std::move(directory), engine_, {.ownership = ownership});
+  auto store = storage::FileStore::Start(std::move(directory), engine_,
+                                         {.ownership = ownership,
+                                          .reserve_path = *storage::BlobPath::Parse(storage::kReservePath),
+                                          .reserve_bytes = storage::kReserveBytes});
   if (!store.ok()) return store.status();
   std::shared_ptr<storage::BlobStore> kept = *std::move(store);
   if (services_.read_only) kept = std::make_shared<storage::ReadOnlyStore>(std::move(kept));

@@ -26,6 +26,8 @@ inline constexpr char kEpochsDir[] = "epochs";
 inline constexpr char kPinsDir[] = "pins";
 inline constexpr char kDecisionName[] = "DECISION";
 inline constexpr char kDeletingName[] = "DELETING";
+inline constexpr char kReservePath[] = "epochs/RESERVE";  // holds no data (reserve.h)
+inline constexpr int64_t kReserveBytes = 256 << 10;
 
 // One try at saving a step. Of two attempts of one step the greater is the later one.
 struct AttemptId {

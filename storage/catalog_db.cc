@@ -4,8 +4,11 @@
 
 #include "storage/catalog_db.h"
 
+#include <fcntl.h>
+
 #include <cerrno>
 #include <cstdarg>
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -17,6 +20,7 @@
 #include "rocksdb/table.h"
 #include "rocksdb/write_batch.h"
 #include "storage/attempt.h"
+#include "storage/disk_full.h"
 
 namespace keepstep::storage {
 namespace {
@@ -24,6 +28,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMaxMovedAside = 1000;
+constexpr char kReserveName[] = "RESERVE";
+constexpr int64_t kCatalogReserveBytes = int64_t{1} << 20;
 constexpr const char* kFamilyNames[kNumCatalogFamilies] = {"jobs",       "checkpoints", "layouts",
                                                            "layout_ids", "saves",       "rosters"};
 
@@ -64,6 +70,15 @@ absl::Status NotOpen() {
   return absl::UnavailableError("catalog: it could not be opened again after a write that failed");
 }
 
+absl::StatusOr<std::unique_ptr<Catalog::Db>> OpenDirectory(const std::string& directory) {
+  std::error_code error;
+  fs::create_directories(directory, error);
+  if (error) return absl::PermissionDeniedError(absl::StrCat(directory, ": ", error.message()));
+  UniqueFd fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(IoSide::kRead, errno, "open", directory);
+  return std::make_unique<Catalog::Db>(directory, std::move(fd));
+}
+
 // Reads every row once: damage is met here rather than in the middle of a save.
 absl::Status ReadAll(const Catalog::Db& db) {
   for (int family = 0; family < kNumCatalogFamilies; ++family) {
@@ -78,29 +93,34 @@ absl::Status ReadAll(const Catalog::Db& db) {
 }  // namespace
 
 absl::StatusOr<Catalog::Opened> Catalog::Open(const std::string& directory) {
-  std::error_code error;
-  fs::create_directories(directory, error);
-  if (error) return absl::PermissionDeniedError(absl::StrCat(directory, ": ", error.message()));
   Opened opened;
   bool damaged = false;
-  auto db = std::make_unique<Db>(directory);
-  absl::Status status = db->Open(&damaged);
+  auto db = OpenDirectory(directory);
+  if (!db.ok()) return db.status();
+  absl::Status status = (*db)->Open(&damaged);
   if (status.ok()) {
-    status = ReadAll(*db);
+    status = ReadAll(**db);
     damaged = absl::IsDataLoss(status);
   }
   if (damaged) {
-    db = std::make_unique<Db>(directory);
+    db->reset();
     absl::StatusOr<std::string> moved_to = MoveAside(directory);
     if (!moved_to.ok()) return moved_to.status();
     opened.rebuilt = true;
     opened.moved_to = *moved_to;
-    status = db->Open(&damaged);
+    db = OpenDirectory(directory);
+    if (!db.ok()) return db.status();
+    status = (*db)->Open(&damaged);
   }
   if (!status.ok()) return status;
-  opened.catalog.reset(new Catalog(std::move(db)));
+  opened.catalog.reset(new Catalog(*std::move(db)));
   return opened;
 }
+
+Catalog::Db::Db(std::string directory, UniqueFd opened)
+    : directory(std::move(directory)),
+      tree(std::move(opened), nullptr),
+      reserve(&tree, BlobPath::Parse(kReserveName).value(), kCatalogReserveBytes) {}
 
 Catalog::Db::~Db() { Close(); }
 
@@ -113,6 +133,15 @@ void Catalog::Db::Close() {
 }
 
 absl::Status Catalog::Db::Open(bool* damaged) {
+  absl::Status status = OpenDatabase(How::kUsual, damaged);
+  if (IsDiskFull(status) && reserve.GiveUp()) status = OpenDatabase(How::kInLittleRoom, damaged);
+  write_failed = !status.ok();
+  return IsDiskFull(status) && OpenDatabase(How::kToRead, damaged).ok() ? absl::OkStatus() : status;
+}
+
+absl::Status Catalog::Db::OpenDatabase(How how, bool* damaged) {
+  rocksdb::DBOptions options = DbOptions();
+  options.avoid_flush_during_recovery = how == How::kInLittleRoom;  // a table may take more than the reserve
   rocksdb::ColumnFamilyOptions family_options;
   family_options.write_buffer_size = size_t{16} << 20;
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = {
@@ -120,7 +149,9 @@ absl::Status Catalog::Db::Open(bool* damaged) {
   for (const char* name : kFamilyNames) descriptors.emplace_back(name, family_options);
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* raw = nullptr;
-  const rocksdb::Status status = rocksdb::DB::Open(DbOptions(), directory, descriptors, &handles, &raw);
+  const rocksdb::Status status =
+      how == How::kToRead ? rocksdb::DB::OpenForReadOnly(options, directory, descriptors, &handles, &raw)
+                          : rocksdb::DB::Open(options, directory, descriptors, &handles, &raw);
   if (!status.ok()) {
     const bool locked = status.IsIOError() && absl::StrContains(status.ToString(), "LOCK");
     // A missing file of the database is damage; a busy, full or forbidden disk is not.
@@ -143,8 +174,8 @@ absl::Status Catalog::Db::OpenAgain() {
   Close();
   bool damaged = false;
   absl::Status status = Open(&damaged);
-  if (status.ok()) write_failed = false;
-  return status;
+  if (!status.ok()) return status;
+  return write_failed ? DiskFull("catalog: no space left on device") : absl::OkStatus();
 }
 
 absl::Status Catalog::Db::TryWrite(const CatalogBatch& batch) {
@@ -170,7 +201,13 @@ absl::Status Catalog::Db::Write(const CatalogBatch& batch) {
   if (write_failed) {
     if (absl::Status status = OpenAgain(); !status.ok()) return status;
   }
-  return TryWrite(batch);
+  absl::Status status = TryWrite(batch);
+  if (IsDiskFull(status) && reserve.GiveUp()) {
+    if (!OpenAgain().ok()) return status;
+    status = TryWrite(batch);
+  }
+  if (status.ok()) reserve.Keep();
+  return status;
 }
 
 absl::StatusOr<std::string> Catalog::Db::Get(CatalogFamily which, absl::string_view key) const {
@@ -221,7 +258,7 @@ absl::Status FromRocks(const rocksdb::Status& status) {
   if (status.ok()) return absl::OkStatus();
   const std::string message = absl::StrCat("catalog: ", status.ToString());
   if (status.IsNotFound()) return absl::NotFoundError(message);
-  if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
+  if (status.IsNoSpace() || absl::StrContains(message, strerror(EDQUOT))) return DiskFull(message);
   if (status.IsCorruption()) return absl::DataLossError(message);
   return absl::UnavailableError(message);
 }

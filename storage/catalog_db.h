@@ -2,7 +2,9 @@
 //
 // RocksDB refuses every write after one that failed, until it is opened again. So the write after a failed
 // one opens it again first: what a full or failing disk cost is that write, not the daemon's every save from
-// then on.
+// then on. On a full disk it gets the room of a reserve (reserve.h): the catalog can be opened, and the saves
+// that its journal names be ended, which is what gives room back. Without a reserve it is opened to be read,
+// and each write tries again.
 //
 // Keys. Texts that end a key or are scanned whole are length-prefixed (u32, big-endian); numbers are 8 bytes
 // big-endian, so that byte order is numeric order.
@@ -34,6 +36,9 @@
 #include "absl/strings/string_view.h"
 #include "rocksdb/db.h"
 #include "storage/catalog.h"
+#include "storage/file_tree.h"
+#include "storage/reserve.h"
+#include "storage/unique_fd.h"
 
 namespace keepstep::storage {
 
@@ -65,7 +70,8 @@ class CatalogBatch {
 };
 
 struct Catalog::Db {
-  explicit Db(std::string directory) : directory(std::move(directory)) {}
+  // `opened`: the directory of that name.
+  Db(std::string directory, UniqueFd opened);
   ~Db();
 
   // `*damaged`: it is there, and cannot be read.
@@ -85,15 +91,19 @@ struct Catalog::Db {
 
  private:
   void Close();
+  enum class How : uint8_t { kUsual, kInLittleRoom, kToRead };
+  absl::Status OpenDatabase(How how, bool* damaged);
   absl::Status OpenAgain();
   absl::Status TryWrite(const CatalogBatch& batch);
 
   const std::string directory;
+  const FileTree tree;
+  Reserve reserve;
   // Shared by whoever uses the database, alone by whoever opens it again; null while that has failed.
   mutable std::shared_mutex open_mutex;
   std::unique_ptr<rocksdb::DB> db;
   std::array<rocksdb::ColumnFamilyHandle*, kNumCatalogFamilies> families{};
-  std::atomic<bool> write_failed{false};
+  std::atomic<bool> write_failed{false};  // or it is open to be read alone
 };
 
 absl::Status FromRocks(const rocksdb::Status& status);

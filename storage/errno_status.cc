@@ -5,7 +5,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include <string>
+
 #include "absl/strings/str_cat.h"
+#include "storage/disk_full.h"
 
 namespace keepstep::storage {
 namespace {
@@ -16,8 +19,6 @@ absl::StatusCode Code(IoSide side, int error) {
       return absl::StatusCode::kNotFound;
     case EEXIST:
       return absl::StatusCode::kAlreadyExists;
-    case ENOSPC:
-    case EDQUOT:
     case EFBIG:
     case EMFILE:
     case ENFILE:
@@ -50,8 +51,8 @@ absl::StatusCode Code(IoSide side, int error) {
 }  // namespace
 
 absl::Status ErrnoStatus(IoSide side, int error, absl::string_view syscall, absl::string_view path) {
-  return absl::Status(Code(side, error),
-                      absl::StrCat(path.empty() ? "." : path, ": ", syscall, ": ", strerror(error)));
+  const std::string message = absl::StrCat(path.empty() ? "." : path, ": ", syscall, ": ", strerror(error));
+  return error == ENOSPC || error == EDQUOT ? DiskFull(message) : absl::Status(Code(side, error), message);
 }
 
 }  // namespace keepstep::storage

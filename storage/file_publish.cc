@@ -26,6 +26,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "storage/blob_store.h"
+#include "storage/disk_full.h"
 #include "storage/errno_status.h"
 #include "storage/unique_fd.h"
 
@@ -147,6 +148,15 @@ absl::Status WriteAndName(const FileTree& tree, int directory, const BlobPath& p
   return status;
 }
 
+absl::Status WriteInDirectory(const FileTree& tree, const BlobPath& path, absl::string_view bytes) {
+  absl::StatusOr<UniqueFd> directory = tree.MakeDirectory(path.Parent());
+  if (!directory.ok()) return directory.status();
+  bool again = false;
+  absl::Status published = WriteAndName(tree, directory->get(), path, bytes, /*unnamed=*/true, &again);
+  if (again) published = WriteAndName(tree, directory->get(), path, bytes, /*unnamed=*/false, &again);
+  return published;
+}
+
 absl::StatusOr<std::string> ReadWhole(int fd, const BlobPath& path) {
   struct stat about;
   if (fstat(fd, &about) != 0) return ErrnoStatus(IoSide::kRead, errno, "fstat", path.text());
@@ -173,20 +183,20 @@ absl::StatusOr<std::string> ReadWhole(int fd, const BlobPath& path) {
 
 }  // namespace
 
-absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes) {
+absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes,
+                         Reserve* reserve) {
   if (path.is_root()) return absl::InvalidArgumentError("a record needs a name");
   if (static_cast<int64_t>(bytes.size()) > kMaxPublishedBytes) {
     return absl::ResourceExhaustedError(
         absl::StrCat(path.text(), ": ", bytes.size(), " bytes are too many for a record"));
   }
-  absl::StatusOr<UniqueFd> directory = tree.MakeDirectory(path.Parent());
-  if (!directory.ok()) return directory.status();
-
-  bool again = false;
-  absl::Status published = WriteAndName(tree, directory->get(), path, bytes, /*unnamed=*/true, &again);
-  if (again) published = WriteAndName(tree, directory->get(), path, bytes, /*unnamed=*/false, &again);
+  absl::Status published = WriteInDirectory(tree, path, bytes);
+  // What failed has no name, and what is written now is another file: no flush is tried twice.
+  if (IsDiskFull(published) && reserve != nullptr && reserve->GiveUp())
+    published = WriteInDirectory(tree, path, bytes);
   if (!published.ok() && published.code() != absl::StatusCode::kAlreadyExists) return published;
   absl::Status flushed = tree.SyncUpwards(path.Parent());
+  if (flushed.ok() && reserve != nullptr) reserve->Keep();
   return flushed.ok() ? published : flushed;
 }
 

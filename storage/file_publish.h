@@ -10,11 +10,13 @@
 #include "absl/strings/string_view.h"
 #include "storage/blob_path.h"
 #include "storage/file_tree.h"
+#include "storage/reserve.h"
 
 namespace keepstep::storage {
 
-// BlobStore::PublishExclusive; blocks.
-absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes);
+// BlobStore::PublishExclusive; blocks. A record that has no room gets that of `reserve`, if there is one.
+absl::Status PublishFile(const FileTree& tree, const BlobPath& path, absl::string_view bytes,
+                         Reserve* reserve);
 
 // BlobStore::ReadPublished; blocks.
 absl::StatusOr<std::string> ReadPublishedFile(const FileTree& tree, const BlobPath& path);

@@ -34,7 +34,7 @@ bool SetDirect(int fd) {
   return flags >= 0 && fcntl(fd, F_SETFL, flags | O_DIRECT) == 0;
 }
 
-absl::Status Reserve(int fd, int64_t size_bytes, const BlobPath& path) {
+absl::Status Allocate(int fd, int64_t size_bytes, const BlobPath& path) {
   if (size_bytes <= 0) return absl::OkStatus();
   int error = 0;
   for (int tries = 0; tries <= kMaxInterruptions; ++tries) {
@@ -87,13 +87,16 @@ absl::StatusOr<std::unique_ptr<FileStore>> FileStore::Start(UniqueFd root, IoEng
 }
 
 FileStore::FileStore(UniqueFd root, IoEngine* engine, FileStoreOptions options)
-    : tree_(std::move(root), options.ownership), engine_(engine), options_(options) {}
+    : tree_(std::move(root), options.ownership),
+      engine_(engine),
+      options_(options),
+      reserve_(&tree_, options.reserve_path, options.reserve_bytes) {}
 
 absl::StatusOr<std::unique_ptr<BlobWriter>> FileStore::Create(const BlobPath& path, int64_t size_hint_bytes) {
   if (path.is_root()) return absl::InvalidArgumentError("a blob needs a name");
   absl::StatusOr<UniqueFd> fd = tree_.CreateFile(path);
   if (!fd.ok()) return fd.status();
-  if (absl::Status status = Reserve(fd->get(), size_hint_bytes, path); !status.ok()) {
+  if (absl::Status status = Allocate(fd->get(), size_hint_bytes, path); !status.ok()) {
     // Nobody has seen it, and it may hold the space that others need; the reservation's error is the one to
     // report.
     tree_.Remove(path).IgnoreError();
@@ -126,7 +129,7 @@ absl::StatusOr<std::unique_ptr<BlobReader>> FileStore::Open(const BlobPath& path
 }
 
 absl::Status FileStore::PublishExclusive(const BlobPath& path, absl::string_view bytes) {
-  return PublishFile(tree_, path, bytes);
+  return PublishFile(tree_, path, bytes, options_.reserve_bytes > 0 ? &reserve_ : nullptr);
 }
 
 absl::StatusOr<std::string> FileStore::ReadPublished(const BlobPath& path) {

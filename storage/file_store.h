@@ -18,6 +18,7 @@
 #include "storage/blob_store.h"
 #include "storage/file_tree.h"
 #include "storage/io_engine.h"
+#include "storage/reserve.h"
 #include "storage/unique_fd.h"
 
 namespace keepstep::storage {
@@ -25,6 +26,9 @@ namespace keepstep::storage {
 struct FileStoreOptions {
   bool direct = true;                          // O_DIRECT where the file system takes it
   std::shared_ptr<const Ownership> ownership;  // null: the process's own, 0644 and 0755 within its umask
+  // Where a reserve for records is kept, and how large (reserve.h); made with the first record.
+  BlobPath reserve_path = BlobPath::Root();
+  int64_t reserve_bytes = 0;  // 0: none
 };
 
 class FileStore : public BlobStore {
@@ -50,6 +54,7 @@ class FileStore : public BlobStore {
   const FileTree tree_;
   IoEngine* const engine_;
   const FileStoreOptions options_;
+  Reserve reserve_;
 };
 
 }  // namespace keepstep::storage

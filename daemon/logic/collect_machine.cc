@@ -293,7 +293,7 @@ void CollectMachine::Finish(Failure failure) {
                                .freed_bytes = run.freed_bytes,
                                .failure = failure});
   } else if (failed && failure.reason != "NOT_COORDINATOR" && failure.reason != "STALE_EPOCH") {
-    outbox_.At(outbox_.now() + backoff_.Next(), life_,
+    outbox_.At(outbox_.now() + backoff_.Next(failure.reason == storage::kDiskFull), life_,
                [this, tidy = run.policy.none()] { (tidy ? tidy_ : wanted_) = true; });
   } else {
     backoff_.Reset();

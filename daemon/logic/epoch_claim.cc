@@ -5,6 +5,7 @@
 
 #include "daemon/logic/epoch_machine.h"
 #include "daemon/logic/failures.h"
+#include "storage/disk_full.h"
 
 namespace keepstep::daemon {
 
@@ -50,13 +51,22 @@ void EpochMachine::ContinueClaim() {
   }
 }
 
-// The new epoch is needed however long storage does not answer; only the one who asked may stop waiting.
+// The new epoch is needed however long storage does not answer; only those who asked may stop waiting. They
+// do so at once when a disk is full, which they, or whoever reads their error, can mend.
 void EpochMachine::RetryClaim(const absl::Status& status, void (EpochMachine::*step)()) {
-  if (claim_->opener && outbox_.now() - claim_->since >= limits_.recover_ms) {
+  const bool no_room = storage::IsDiskFull(status);
+  if (claim_->opener && (no_room || outbox_.now() - claim_->since >= limits_.recover_ms)) {
     RefuseOpen(claim_->opener->session, IoFailure(status, "claim", claim_->opener->rank));
     claim_->opener.reset();
   }
-  outbox_.At(outbox_.now() + claim_backoff_.Next(), life_, [this, step] { (this->*step)(); });
+  claim_->no_room.reset();
+  if (no_room) claim_->no_room = IoFailure(status, "claim");
+  outbox_.At(outbox_.now() + claim_backoff_.Next(no_room), life_, [this, step] { (this->*step)(); });
+}
+
+void EpochMachine::RefuseWaiting(const Failure& failure) {
+  for (const Opening& opening : std::exchange(opens_, {})) RefuseOpen(opening.opened.session, failure);
+  for (const Load& load : std::exchange(loads_, {})) RefuseLoad(load.request, failure);
 }
 
 void EpochMachine::PublishClaim() {

@@ -43,6 +43,7 @@ void EpochMachine::Ready(const ScanScript::Outcome& scan) {
 void EpochMachine::OnOpened(const SessionOpened& opened) { opens_.push_back({opened, outbox_.now()}); }
 
 void EpochMachine::AfterEvent() {
+  if (claim_ && claim_->no_room) RefuseWaiting(*claim_->no_room);
   ProcessOpens();
   ContinueClaim();
   ProcessLoads();

@@ -90,6 +90,7 @@ class EpochMachine : public EpochGate {
     bool running = false;  // past step 1
     int64_t epoch = 0;     // once published
     LoadedStep latest;
+    std::optional<Failure> no_room;  // storage has none for its next step: nobody waits for that
   };
   struct Load {
     LoadRequested request;
@@ -119,6 +120,7 @@ class EpochMachine : public EpochGate {
   void PutClaimRoster();
   void EnterEpoch();
   void RetryClaim(const absl::Status& status, void (EpochMachine::*step)());
+  void RefuseWaiting(const Failure& failure);
 
   // Loading (epoch_load.cc).
   void ProcessLoads();

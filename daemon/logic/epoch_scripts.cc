@@ -57,7 +57,8 @@ std::variant<StoreOp, PublishOnce::Outcome> PublishOnce::Next(const StoreResult*
   if (previous != nullptr && !reading_) {
     publish_status_ = previous->status;
     if (publish_status_.ok()) return Outcome{.bytes = bytes_};
-    flush_failed_ = flush_failed_ || publish_status_.code() == absl::StatusCode::kAborted;
+    flush_failed_ = flush_failed_ || publish_status_.code() == absl::StatusCode::kAborted ||
+                    publish_status_.code() == absl::StatusCode::kResourceExhausted;
     reading_ = true;
     return ReadPublished(path_);
   }

@@ -132,6 +132,46 @@ TEST_F(EpochTest, AClaimWhoseFlushFailedBurnsItsEpoch) {
   EXPECT_EQ(h.Last<AnswerOpen>().epoch, 2);
 }
 
+// Nobody waits for room: it has to be made by whoever reads the error.
+TEST_F(EpochTest, AClaimWithoutRoomRefusesAtOnceAndGoesOn) {
+  Begin(1);
+  Commit(1, 100);
+  bool full = true;
+  h.intercept = [&](const StoreOp& op) -> std::optional<StoreResult> {
+    if (full && op.kind == StoreOp::Kind::kPublish)
+      return StoreResult{.status = storage::DiskFull("no room")};
+    return std::nullopt;
+  };
+  for (uint8_t nonce : {50, 51}) {
+    const SessionId late = h.Open(0, 1, nonce);
+    EXPECT_EQ(h.Last<AnswerOpen>().session, late);
+    EXPECT_EQ(h.Last<AnswerOpen>().failure.code, absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(h.Last<AnswerOpen>().failure.reason, "DISK_FULL");
+  }
+  full = false;
+  h.Advance(Limits().retry_no_room_ms + kTickMs);
+  EXPECT_EQ(h.Snapshot().epoch, 2) << "claimed for nobody";
+  h.Open(0, 1, 52);
+  EXPECT_EQ(h.Last<AnswerOpen>().failure.code, absl::StatusCode::kOk);
+  EXPECT_EQ(h.Snapshot().epoch, 3);
+}
+
+TEST_F(EpochTest, ALoadAgainWithoutRoomIsRefusedAtOnce) {
+  Begin(1);
+  Commit(1, 100);
+  h.intercept = [](const StoreOp& op) -> std::optional<StoreResult> {
+    if (op.kind == StoreOp::Kind::kPublish) return StoreResult{.status = storage::DiskFull("no room")};
+    return std::nullopt;
+  };
+  h.Load(world[0], 7);
+  EXPECT_EQ(Answer(7).failure.reason, "DISK_FULL");
+  h.intercept = nullptr;
+  h.Advance(Limits().retry_no_room_ms + kTickMs);
+  h.Load(world[0], 8);
+  EXPECT_TRUE(Answer(8).found);
+  EXPECT_EQ(Answer(8).step, 100);
+}
+
 TEST_F(EpochTest, SomebodyElsesClaimIsSteppedOver) {
   v1::Claim claim;
   claim.set_epoch(1);

@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "daemon/logic/retention.h"
+#include "storage/disk_full.h"
 #include "storage/store_op.h"
 
 namespace keepstep::daemon {
@@ -40,8 +41,7 @@ enum class SaveState : uint8_t {  // the values of v1::SaveState
 };
 enum class BusyPolicy : uint8_t { kWait = 0, kSkip = 1, kSupersede = 2 };
 
-// An absl::Status carries its reason under this name (daemon/error.h).
-inline constexpr char kReasonPayload[] = "keepstep/reason";
+using storage::kReasonPayload;
 
 // Why something did not happen. `reason` is an entry of docs/errors.md.
 struct Failure {

@@ -23,11 +23,13 @@ struct Limits {
   Millis claim_unsealed_ms = 30'000;    // what a claim grants to saves that some rank has yet to seal
   Millis claim_sealed_ms = 300'000;     // and to those that only have to become durable
   Millis abort_report_ms = 60'000;      // FAILED is told after this, part or not, even if ABORT cannot be published
+  Millis no_room_ms = 5'000;            // … and after this if what it lacks is room on storage
   Millis recover_ms = 60'000;           // sessions wait this long for an earlier daemon's saves to be settled
   Millis load_ms = 600'000;  // a load that starts an epoch waits this long for the other ranks to ask
   Millis drain_ms = 600'000;
   Millis retry_first_ms = 200;    // doubled after each failure …
   Millis retry_most_ms = 30'000;  // … up to this
+  Millis retry_no_room_ms = 1'000;  // … or this, if what failed had no room: freeing some is quick
 };
 
 }  // namespace keepstep::daemon

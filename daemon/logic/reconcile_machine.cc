@@ -4,6 +4,7 @@
 
 #include "daemon/logic/failures.h"
 #include "storage/attempt.h"
+#include "storage/disk_full.h"
 
 namespace keepstep::daemon {
 
@@ -52,13 +53,14 @@ void ReconcileMachine::SettleNext() {
 }
 
 void ReconcileMachine::OnSettled(const JournalEntry& entry, const CommitOutcome& outcome) {
-  const bool late = outbox_.now() - entry_since_ >= limits_.recover_ms;
+  const bool no_room = storage::IsDiskFull(outcome.status);
+  const bool late = outbox_.now() - entry_since_ >= (no_room ? limits_.no_room_ms : limits_.recover_ms);
   const bool aborted = outcome.kind == CommitOutcome::Kind::kAborted;
   const bool decided = outcome.kind == CommitOutcome::Kind::kCommitted || (aborted && outcome.status.ok());
   if (outcome.kind == CommitOutcome::Kind::kUncertain || (!decided && late)) {
     if (!aborted) GiveUp(entry, outcome.status);
   } else if (!decided) {
-    outbox_.At(outbox_.now() + backoff_.Next(), life_, [this] { SettleNext(); });
+    outbox_.At(outbox_.now() + backoff_.Next(no_room), life_, [this] { SettleNext(); });
     return;
   } else {
     const auto erase = [this, entry](const absl::Status& status) {
@@ -102,7 +104,7 @@ void ReconcileMachine::Scan() {
     if (outcome.status.ok()) {
       done_(outcome);
     } else {
-      outbox_.At(outbox_.now() + backoff_.Next(), life_, [this] { Scan(); });
+      outbox_.At(outbox_.now() + backoff_.Next(/*no_room=*/false), life_, [this] { Scan(); });
     }
   });
 }

@@ -8,6 +8,7 @@
 #include "daemon/logic/failures.h"
 #include "daemon/logic/save_machine.h"
 #include "storage/attempt.h"
+#include "storage/disk_full.h"
 
 namespace keepstep::daemon {
 
@@ -51,7 +52,7 @@ void SaveMachine::OnCommitOutcome(const CommitOutcome& outcome) {
                              "Someone else aborted this attempt. Earlier checkpoints are intact; save again.",
                              "commit")
                : IoFailure(outcome.status, "commit");
-  if (!outcome.reason.empty()) cause_.reason = outcome.reason;
+  if (!outcome.reason.empty() && !storage::IsDiskFull(outcome.status)) cause_.reason = outcome.reason;
   failed_at_ = outbox_.now();
   Enter(SaveStage::kStop);
   outbox_.Emit(StopIo{spec_.attempt});
@@ -81,7 +82,8 @@ void SaveMachine::OnAbortOutcome(const CommitOutcome& outcome) {
   // Nobody can commit what has no part, so nobody has to wait for storage to take the ABORT: a full disk may
   // not.
   if (!part_asked_ && !decided_) Decide(cause_state_, cause_);
-  outbox_.At(outbox_.now() + backoff_.Next(), life_, [this] { RunAbort(); });
+  no_room_ = storage::IsDiskFull(outcome.status);
+  outbox_.At(outbox_.now() + backoff_.Next(no_room_), life_, [this] { RunAbort(); });
 }
 
 void SaveMachine::Committed() {

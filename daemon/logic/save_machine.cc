@@ -274,7 +274,8 @@ void SaveMachine::OnTick() {
                      " s, waiting for rank ", RankList(seen.waiting_for_ranks), "."),
         StageName(seen.stage), rank));
   }
-  if (!failing() || decided_ || now - failed_at_ < limits_.abort_report_ms) return;
+  if (!failing() || decided_) return;
+  if (now - failed_at_ < (no_room_ ? limits_.no_room_ms : limits_.abort_report_ms)) return;
   if (part_asked_) {  // storage does not answer, and what is there may yet be committed by a claim or a
                       // restart
     cause_.reason = "DURABILITY_UNCERTAIN";

@@ -143,6 +143,7 @@ class SaveMachine {
   Millis stage_since_ = 0, progress_at_ = 0, failed_at_ = 0;
   bool plan_asked_ = false, room_asked_ = false, planned_ = false, parent_known_ = false, part_asked_ = false;
   bool decided_ = false, uncertain_ = false;
+  bool no_room_ = false;  // for the ABORT
   std::vector<std::string> plan_fingerprints_;
   Failure cause_;
   SaveState cause_state_ = SaveState::kFailed;

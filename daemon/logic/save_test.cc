@@ -247,6 +247,27 @@ TEST_F(SaveTest, AnAbortAfterThePartThatCannotBePublishedIsUncertainWithinItsLim
   EXPECT_EQ(h.Told(world[0], 1).failure.reason, "DURABILITY_UNCERTAIN");
 }
 
+// A full disk is no outage: who reads the error can mend it, and does not wait for it.
+TEST_F(SaveTest, AnAbortThatHasNoRoomAfterThePartIsUncertainWithinSeconds) {
+  Begin(1);
+  h.Save(world[0], 1, 100);
+  bool full = true;
+  h.intercept = [&](const StoreOp& op) -> std::optional<StoreResult> {
+    if (full && op.kind == StoreOp::Kind::kPublish)
+      return StoreResult{.status = storage::DiskFull("no room")};
+    return std::nullopt;
+  };
+  h.Finish(1, world);
+  EXPECT_EQ(h.Told(world[0], 1).state, SaveState::kPersisted);
+  h.Advance(Limits().no_room_ms + kTickMs);
+  EXPECT_EQ(h.Told(world[0], 1).state, SaveState::kFailed);
+  EXPECT_EQ(h.Told(world[0], 1).failure.code, absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(h.Told(world[0], 1).failure.reason, "DURABILITY_UNCERTAIN");
+  full = false;
+  h.Advance(Limits().retry_no_room_ms + kTickMs);
+  EXPECT_EQ(h.Files(100, h.AttemptOf(1)), std::vector<std::string>{"DECISION"}) << "its space is back";
+}
+
 // The reply to a COMMIT was lost and the store went away: the record decides, not what we believe.
 TEST_F(SaveTest, ACommitFoundWhileAbortingIsACommit) {
   Begin(1);

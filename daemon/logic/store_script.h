@@ -36,10 +36,11 @@ void RunScript(Outbox& outbox, Owner owner, std::shared_ptr<Script> script, Done
 class Backoff {
  public:
   explicit Backoff(const Limits& limits) : limits_(limits) {}  // outlives it
-  Millis Next() {
+  // `no_room`: what failed lacked room on storage.
+  Millis Next(bool no_room) {
     const Millis delay = std::min(std::max(next_, limits_.retry_first_ms), limits_.retry_most_ms);
     next_ = 2 * delay;
-    return delay;
+    return no_room ? std::min(delay, limits_.retry_no_room_ms) : delay;
   }
   void Reset() { next_ = 0; }
 

@@ -23,7 +23,8 @@ The rules, for a daemon that has settled:
      they do not know) is no checkpoint. One of which nobody was told may be one: all ranks had sealed it.
   4. All readers show just these checkpoints, each once.
   5. Ranks that loaded in one epoch loaded one checkpoint, and exactly what some serial of that step gave.
-  6. Nothing else takes space: an aborted attempt keeps its DECISION alone, a checkpoint what it names.
+  6. Nothing else takes space but a job's one reserve: an aborted attempt keeps its DECISION alone, a checkpoint what
+     it names.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ class Judgement:
                     if ATTEMPT.fullmatch(attempt):
                         self._read_attempt(f"{self.job}/{step_name}/{attempt}", int(step_name), attempt)
         for folder, _, files in os.walk(f"{self.job}/epochs"):
-            self._expect_only(folder, files, {"CLAIM", "LATEST", "PARENT"})
+            self._expect_only(folder, files, {"CLAIM", "LATEST", "PARENT", "RESERVE"})
 
     def _read_attempt(self, path: str, step: int, attempt: str) -> None:
         files = os.listdir(path)

@@ -143,14 +143,3 @@ def test_saving_a_step_twice(daemon: Daemon, home: Path) -> None:
             checkpointer.save(1).result(60)
         assert caught.value.code == "ALREADY_EXISTS"
         checkpointer.save(2).result(60)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system, which only root may")
-def test_disk_full_keeps_the_earlier_checkpoint(home: Path) -> None:
-    """In a mount namespace of its own: a 64 MiB file system that a second checkpoint does not fit on."""
-    program = Path(__file__).with_name("disk_full.py")
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'client/python'}:{REPOSITORY}"}
-    result = subprocess.run(["unshare", "--mount", sys.executable, str(program), str(home)], capture_output=True,
-                            text=True, timeout=180, env=environment, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.splitlines()[-1] == "ok"

@@ -121,7 +121,7 @@ def test_a_quota_refuses_before_a_byte_is_written(home: Path) -> None:
         with pytest.raises(keepstep.SaveFailed) as refused:
             train(daemon, range(3, 4), kib=1024)
         assert refused.value.reason == "QUOTA"
-        assert "needs 1.0 MiB; the job holds 2.0 MiB of its 2.4 MiB" in str(refused.value)
+        assert "needs 1.0 MiB; the job holds 2.3 MiB of its 2.4 MiB" in str(refused.value)
         assert "keepstep gc llama --dry-run" in str(refused.value)
         after = sorted(path for path in job_of(daemon).rglob("*") if path.is_file())
         new = {path.name for path in after} - {path.name for path in before}

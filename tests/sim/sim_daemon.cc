@@ -30,6 +30,7 @@ daemon::Limits ShortLimits() {
   limits.claim_unsealed_ms = 400;
   limits.claim_sealed_ms = 1'500;
   limits.abort_report_ms = 1'000;
+  limits.no_room_ms = 300;
   limits.recover_ms = 1'500;
   limits.load_ms = 3'000;
   limits.retry_first_ms = 20;
@@ -77,6 +78,7 @@ void SimDaemon::ChangeLimits() {
   limits.max_saves_queued = static_cast<int>(p_.random.Between(1, 8));
   for (daemon::Millis* one : {&limits.resume_ms, &limits.roster_ms, &limits.save_progress_ms,
                               &limits.claim_unsealed_ms, &limits.claim_sealed_ms, &limits.abort_report_ms,
+                              &limits.no_room_ms,
                               &limits.recover_ms, &limits.load_ms, &limits.retry_most_ms}) {
     *one = p_.random.Between(*one / 2, *one);
   }

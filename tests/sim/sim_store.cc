@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "storage/disk_full.h"
 
 namespace keepstep::sim {
 
@@ -139,7 +140,7 @@ StoreResult SimStore::Run(const StoreOp& op) {
     return {.status = IsWrite(op.kind) ? absl::AbortedError("EIO") : absl::UnavailableError("EIO")};
   }
   if (IsWrite(op.kind) && op.kind != StoreOp::Kind::kDelete && random_.Chance(faults_.no_space)) {
-    return {.status = absl::ResourceExhaustedError("ENOSPC")};
+    return {.status = storage::DiskFull("ENOSPC")};
   }
   StoreResult result = Perform(op);
   if (result.status.ok() && random_.Chance(faults_.lost_reply))
@@ -167,7 +168,7 @@ void SimStore::Interrupt(const StoreOp& op) {
 }
 
 absl::Status SimStore::WriteBlob(absl::string_view path, std::string bytes) {
-  if (random_.Chance(faults_.no_space)) return absl::ResourceExhaustedError("ENOSPC");
+  if (random_.Chance(faults_.no_space)) return storage::DiskFull("ENOSPC");
   Put(MakeDirectories(ParentOf(path)), LeafOf(path), {.bytes = std::move(bytes)});
   if (random_.Chance(faults_.error)) return absl::AbortedError("EIO");
   return absl::OkStatus();
