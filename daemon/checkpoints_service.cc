@@ -339,8 +339,11 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
     state_.checkpoints->Forget(**job, name);
     state_.plane->cache().Invalidate(absl::StrCat((*job)->cache_prefix(), storage::AttemptDir(step, name)));
     state_.leases->Release(key);
-    if (!status.ok())
-      return absl::IsFailedPrecondition(status) ? Because(status, "PINNED", "delete") : status;
+    if (absl::IsFailedPrecondition(status)) return Because(status, "PINNED", "delete");
+    if (!status.ok()) {
+      (*job)->FinishDeletions();
+      return Because(status, "STORE_FAILED", "delete");
+    }
     status = state_.catalog->RecordGone((*job)->identity().path, step, name);
     if (!status.ok()) return status;
     state_.log->Info(absl::StrCat((*job)->label(), "/", step, " deleted"),

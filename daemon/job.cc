@@ -266,6 +266,10 @@ void Job::Collect(CollectRequested request, std::function<void(const AnswerColle
   });
 }
 
+void Job::FinishDeletions() {
+  Post([](Job& job) { job.Feed(DeletionCut{}); });
+}
+
 void Job::WishSave(std::function<void(absl::StatusOr<int64_t>)> done) {
   Post([=](Job& job) {
     job.wishes_.emplace_back(Clock::now() + kWishLimit, done);

@@ -113,6 +113,8 @@ class Job : public std::enable_shared_from_this<Job> {
   void Drain(std::function<void(int32_t undecided)> done);
   // `ticket` is set here.
   void Collect(CollectRequested request, std::function<void(const AnswerCollect&)> done);
+  // A deletion that this job's machine did not make failed on its way: the machine finishes it.
+  void FinishDeletions();
   void Tick();
   JobView View();  // waits for the strand; not from a strand
   // For what has begun, too; a save that was found to have room keeps it. Any thread.

@@ -293,13 +293,17 @@ void CollectMachine::Finish(Failure failure) {
                                .freed_bytes = run.freed_bytes,
                                .failure = failure});
   } else if (failed && failure.reason != "NOT_COORDINATOR" && failure.reason != "STALE_EPOCH") {
-    outbox_.At(outbox_.now() + backoff_.Next(failure.reason == storage::kDiskFull), life_,
-               [this, tidy = run.policy.none()] { (tidy ? tidy_ : wanted_) = true; });
+    TryLater(run.policy.none(), failure.reason == storage::kDiskFull);
   } else {
     backoff_.Reset();
   }
   if (run.dry_run || run.policy.none()) return;
   for (const auto& then : std::exchange(waiting_for_room_, {})) then(run.freed_bytes > 0);
+}
+
+void CollectMachine::TryLater(bool tidy, bool no_room) {
+  outbox_.At(outbox_.now() + backoff_.Next(no_room), life_,
+             [this, tidy] { (tidy ? tidy_ : wanted_) = true; });
 }
 
 void CollectMachine::Refuse(const CollectRequested& request, Failure failure) {

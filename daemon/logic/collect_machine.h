@@ -52,6 +52,7 @@ class CollectMachine : public SpaceKeeper {
   void OnReady();  // before anybody is answered
 
   void OnRequested(const CollectRequested& request);
+  void OnDeletionCut() { TryLater(/*tidy=*/true, /*no_room=*/false); }
   void OnTick();
   void AfterEvent();  // starts what may start
 
@@ -84,6 +85,7 @@ class CollectMachine : public SpaceKeeper {
   void Delete();
   void OnDeleted(const storage::DeletionScript::Outcome& outcome);
   void Finish(Failure failure);
+  void TryLater(bool tidy, bool no_room);
   void Refuse(const CollectRequested& request, Failure failure);
 
   const Limits& limits_;

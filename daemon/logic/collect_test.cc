@@ -296,6 +296,28 @@ TEST_F(CollectTest, WhatAnAbortedAttemptLeftIsReclaimed) {
   EXPECT_EQ(h.Files(100, aborted), (std::vector<std::string>{"DECISION"}));
 }
 
+// Storage failed in the midst of `keepstep rm`: what is no checkpoint any more does not wait for a restart to
+// give its space back.
+TEST_F(CollectTest, ADeletionThatFailedOnItsWayIsFinished) {
+  Begin({});
+  Commit(100);
+  Commit(200);
+  ASSERT_TRUE(h.store()
+                  .PublishExclusive(*storage::BlobPath::Parse(storage::DeletingPath(100, attempts[100])), "")
+                  .ok());
+  int failures = 2;
+  h.intercept = [&](const StoreOp& op) -> std::optional<StoreResult> {
+    if (op.kind == StoreOp::Kind::kDelete && failures-- > 0)
+      return StoreResult{.status = absl::AbortedError("EIO")};
+    return std::nullopt;
+  };
+  h.Feed(DeletionCut{});
+  h.Advance(2 * Limits().retry_most_ms);
+  EXPECT_LT(failures, 0);
+  EXPECT_TRUE(h.Files(100, attempts[100]).empty());
+  EXPECT_EQ(Stored(), (Steps{200}));
+}
+
 // A plan without room is made again after a collection that freed some, once.
 TEST_F(CollectTest, MakesRoomForASaveWhoseDeletionsAreDueAnyway) {
   Begin({.keep_last = 1});

@@ -154,6 +154,8 @@ struct CollectRequested {
   bool take_over = false;                 // claims an epoch, with this nonce, if another daemon has the job
   Nonce nonce{};
 };
+// Somebody else's deletion of a checkpoint failed on its way: it is finished from here.
+struct DeletionCut {};
 struct SaveWished {};  // an operator or a preemption asks for a save at the next common step
 struct StepsSeen {
   std::vector<int64_t> stepped;
@@ -173,10 +175,11 @@ struct SaveProgressed {
   std::string attempt;
 };
 
-using Event = std::variant<JobStarted, SessionOpened, SessionLost, SessionDead, Registered, SaveRequested,
-                           PlanMade, GroupCopied, RankCopied, RankFlushed, RankIoFailed, VerdictSeen,
-                           PartWritten, IoStopped, LoadRequested, CancelRequested, DrainRequested, SaveWished,
-                           StepsSeen, StoreDone, CatalogDone, Tick, SaveProgressed, CollectRequested>;
+using Event =
+    std::variant<JobStarted, SessionOpened, SessionLost, SessionDead, Registered, SaveRequested, PlanMade,
+                 GroupCopied, RankCopied, RankFlushed, RankIoFailed, VerdictSeen, PartWritten, IoStopped,
+                 LoadRequested, CancelRequested, DrainRequested, SaveWished, StepsSeen, StoreDone,
+                 CatalogDone, Tick, SaveProgressed, CollectRequested, DeletionCut>;
 
 // ---- actions
 // ------------------------------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ struct JobMachine::Parts {
   void On(const LoadRequested& e) { epoch.OnLoad(e); }
   void On(const CancelRequested& e) { coordinator.OnCancel(e); }
   void On(const CollectRequested& e) { collector.OnRequested(e); }
+  void On(const DeletionCut&) { collector.OnDeletionCut(); }
   void On(const DrainRequested&) { coordinator.OnDrain(); }
   void On(const SaveWished&) { coordinator.OnSaveWished(); }
   void On(const StepsSeen& e) { coordinator.OnStepsSeen(e); }

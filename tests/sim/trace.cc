@@ -87,6 +87,7 @@ struct EventLine : Describer {
   void operator()(const CatalogDone& e) { Line("> catalog done", e.op, e.status.ok()); }
   void operator()(const SaveProgressed& e) { Line("> progress", e.attempt); }
   void operator()(const CollectRequested& e) { Line("> collect", e.ticket, e.dry_run); }
+  void operator()(const DeletionCut&) { line += "> deletion cut"; }
   void operator()(const DrainRequested&) { line += "> drain"; }
   void operator()(const SaveWished&) { line += "> wish"; }
   void operator()(const StepsSeen&) { line += "> steps"; }
