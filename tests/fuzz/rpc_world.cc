@@ -2,6 +2,7 @@
 
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -90,6 +91,7 @@ class World {
     spec.log_level = daemon::Log::Level::kError;
     auto started = daemon::Daemon::Start(spec);
     KEEPSTEP_CHECK(started.ok(), std::string(started.status().message()).c_str());
+    signal(SIGTERM, SIG_IGN);  // what Drain sends to end the process; libFuzzer would take it for itself
     daemon_ = *std::move(started);
   }
   ~World() {
@@ -247,8 +249,11 @@ class Client {
   static milliseconds LimitOf(const Message& request) {
     const auto* type = request.GetDescriptor();
     if (type == v1::OpenRequest::descriptor()) return kOpenLimit;
-    const bool waits = type == v1::WaitRequest::descriptor() || type == v1::WatchRequest::descriptor();
-    return waits ? kWaitLimit : kCallLimit;
+    for (const auto* waits : {v1::WaitRequest::descriptor(), v1::WatchRequest::descriptor(),
+                              v1::RequestSaveRequest::descriptor(), v1::DrainRequest::descriptor()}) {
+      if (type == waits) return kWaitLimit;
+    }
+    return kCallLimit;
   }
 
   void Ask(const Message& asked, bool without_token) {

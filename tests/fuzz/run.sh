@@ -6,7 +6,7 @@
 #   run.sh --minimise [--only NAME]...                 the smallest set of inputs with the same coverage → corpus/
 #
 # What is found and the ledger of runs stay in $KEEPSTEP_FUZZ_DIR (~/.cache/keepstep-fuzz), so that short runs add up.
-# A finding's input is kept there too, named on the last line. Exit status: 0 when nothing was found.
+# A finding's input and log are kept there too, named on the last line. Exit status: 0 when nothing was found.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -68,7 +68,7 @@ fuzz_one() {
   ran=$(sed -n 's/^Done [0-9]* runs in \([0-9]*\) second.*/\1/p' "$log" | tail -1)
   printf '%s\t%s\t%s\t%s\t%s\t%s\n' "$target" "$commit" "${ran:-0}" "${executions:-0}" "${coverage:-0}" \
     "$((status != 0))" >"$work/$target.last"
-  [ "$status" -eq 0 ] || tail -40 "$log" >&2
+  [ "$status" -eq 0 ] || { cp "$log" "$work/findings/$target-$(date -u +%H%M%S).log" && tail -40 "$log" >&2; }
 }
 
 # The smallest inputs that together cover what all of them do; at most so many and so large, for a small repository.
