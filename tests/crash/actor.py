@@ -10,6 +10,7 @@ It answers each with one line. The ledger is what checker.py reads: `give` is on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ ROWS, COLUMNS = 24, 512
 SHAPES = {"weight": (ROWS, COLUMNS), "moment": (ROWS, COLUMNS), "bias": (COLUMNS,), "split": (16, 32)}
 WORLD = 2
 LIMIT_SECONDS = 60.0
+OPEN_SECONDS = 30.0  # less than the driver waits for an answer
 
 
 class Actor:
@@ -78,28 +80,36 @@ class Actor:
         os.fsync(self.ledger)
 
     def open(self, job: str, ledger: str) -> dict[str, Any]:
-        self.close()
+        self.let_go()
         if self.ledger >= 0:
             os.close(self.ledger)
         self.ledger = os.open(f"{ledger}/rank{self.rank}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        self.checkpointer = self.connect(job)
-        self.checkpointer.register(**self.state())
-        step = self.checkpointer.load()
+        step = self.restore(job)
+        assert self.checkpointer is not None
         epoch = self.checkpointer._client.info()[0]
         self.write_down("loaded", epoch=epoch, step=step, pieces=self.pieces() if step is not None else [])
         return {"step": step, "epoch": epoch}
 
-    def connect(self, job: str) -> keepstep.Checkpointer:
-        """A first opening does not wait for a daemon that is down; whoever starts the ranks would start them again."""
-        deadline = time.monotonic() + LIMIT_SECONDS
+    def restore(self, job: str) -> int | None:
+        """A session and what it loads. A refusal ends it; whoever starts the ranks would start them again."""
+        deadline = time.monotonic() + OPEN_SECONDS
         while True:
             try:
-                return keepstep.Checkpointer(job, daemon=self.address, rank=self.rank, world_size=WORLD, rng=False,
-                                             gated=True, max_failures=1 << 30)
-            except keepstep.KeepstepError as error:
-                if error.code != "UNAVAILABLE" or time.monotonic() > deadline:
+                self.checkpointer = keepstep.Checkpointer(job, daemon=self.address, rank=self.rank, world_size=WORLD,
+                                                          rng=False, gated=True, max_failures=1 << 30)
+                self.checkpointer.register(**self.state())
+                return self.checkpointer.load()
+            except keepstep.KeepstepError:
+                if time.monotonic() > deadline:
                     raise
+                self.let_go()
                 time.sleep(0.01)
+
+    def let_go(self) -> None:
+        """Of a session, whether or not it ended by itself."""
+        with contextlib.suppress(keepstep.KeepstepError):
+            self.close()
+        self.checkpointer = None
 
     def save(self, step: int, serial: int, until: str) -> dict[str, Any]:
         assert self.checkpointer is not None
@@ -113,7 +123,7 @@ class Actor:
             self.handle = self.checkpointer.save(step)
         except keepstep.KeepstepError as error:
             self.handle = None
-            return self.told(step, "FAILED", error.reason)
+            return self.told(step, "FAILED", error.reason, error.code)
         if until == "staged":
             self.handle.staged(LIMIT_SECONDS)
             return {"state": "STAGED"}
@@ -124,12 +134,12 @@ class Actor:
         failure = self.handle.exception(LIMIT_SECONDS)
         handle, self.handle = self.handle, None
         if failure is None:
-            return self.told(handle.step, "COMMITTED", "")
-        return self.told(handle.step, failure.state, failure.reason)
+            return self.told(handle.step, "COMMITTED", "", "OK")
+        return self.told(handle.step, failure.state, failure.reason, failure.code)
 
-    def told(self, step: int, state: str, reason: str) -> dict[str, Any]:
+    def told(self, step: int, state: str, reason: str, code: str) -> dict[str, Any]:
         self.write_down("told", serial=self.serial, step=step, state=state, reason=reason)
-        return {"state": state, "reason": reason}
+        return {"state": state, "reason": reason, "code": code}
 
     def close(self) -> dict[str, Any]:
         if self.checkpointer is not None:
@@ -152,7 +162,7 @@ def main() -> int:
         try:
             answer = actor.do(json.loads(line))
         except keepstep.KeepstepError as error:
-            answer = {"error": f"{error.code} {error.reason}: {error}", "reason": error.reason}
+            answer = {"error": str(error), "reason": error.reason, "code": error.code}
         print(json.dumps(answer), flush=True)
     os._exit(0)  # a save may be in flight; that is the driver's affair
 

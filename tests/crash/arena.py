@@ -8,6 +8,7 @@ import selectors
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,10 @@ class Arena:
                              program=KEEPSTEPD_FAILPOINTS)
         self.kills = 0
         self.fired: list[str] = []
-        self.nested: list[tuple[int, int]] = []  # point and pass at which the next starts are killed, soonest first
-        self.kill_at: float | None = None
+        self.nested: list[Callable[[Control], None]] = []  # arm what is to happen at the next starts, soonest first
+        self.alarm: tuple[float, Callable[[], None]] | None = None  # what to do when, while ranks are waited for
+        self.told: list[Answer] = []  # of this round
+        self.refused = 0  # starts that ended by themselves, with an error, because a call was made to fail
         self._jobs = self._rounds = self._serial = self._step = 0
         self.committed: list[int] = []
         self.totals = {"checkpoints": 0, "bytes": 0, "told_committed": 0, "told_failed": 0, "loads": 0}
@@ -112,11 +115,15 @@ class Arena:
         """Starts it, as often as it takes: armed points may kill it while it starts."""
         while True:
             if self.nested:
-                self.control.arm(*self.nested.pop(0))
+                self.nested.pop(0)(self.control)
             try:
                 self.daemon.start()
             except DaemonFailed:
-                if not self._note_death():
+                if self.control.fails():
+                    self.refused += 1
+                    self.control.disarm()
+                    self.control.take_fired()
+                elif not self._note_death():
                     raise
                 continue
             if self._pidfd >= 0:
@@ -138,16 +145,23 @@ class Arena:
         self.daemon.kill()  # it is ending; this waits for it
         self._start()
 
-    def kill_if_due(self) -> None:
-        """SIGKILL, and the next start, if `kill_at` was set and has not come to pass."""
-        if self.kill_at is None:
-            return
-        self.kill_at = None
+    def kill(self) -> None:
+        """SIGKILL, and the next start."""
         self.kills += 1
         self.fired.append("SIGKILL")
         self.control.disarm()
         self.daemon.kill()
         self._start()
+
+    def set_alarm(self, seconds: float, what: Callable[[], None]) -> None:
+        self.alarm = (time.monotonic() + seconds, what)
+
+    def ring(self) -> None:
+        """Does what the alarm is for, if it has not been done."""
+        if self.alarm is not None:
+            _, what = self.alarm
+            self.alarm = None
+            what()
 
     # ---- the ranks
 
@@ -164,9 +178,9 @@ class Arena:
                 now = time.monotonic()
                 if now > deadline:
                     raise Stuck(f"{requests} got {answers}\n{self.daemon.tail()}\n{self.log_tail()}")
-                if self.kill_at is not None and now >= self.kill_at:
-                    self.kill_if_due()
-                limit = deadline if self.kill_at is None else min(deadline, self.kill_at)
+                if self.alarm is not None and now >= self.alarm[0]:
+                    self.ring()
+                limit = deadline if self.alarm is None else min(deadline, self.alarm[0])
                 pidfd = selector.register(self._pidfd, selectors.EVENT_READ, -1).fd
                 ready = selector.select(max(0.0, limit - now))
                 selector.unregister(pidfd)
@@ -175,18 +189,21 @@ class Arena:
                         self._revive()
                     elif (line := self.actors[key.data].receive()) is not None:
                         answers[key.data] = json.loads(line)
+        self.told += answers.values()
         return [answers[rank] for rank, _ in requests]
 
     def log_tail(self) -> str:
         return (self.home / "actors.log").read_text(errors="replace")[-2000:]
 
     def open(self) -> None:
-        """A new session of both ranks, with whatever it inherits."""
-        for _ in range(5):
+        """A new session of both ranks, with whatever it inherits; again while a call that fails refuses them."""
+        deadline = time.monotonic() + LIMIT_SECONDS
+        while time.monotonic() < deadline:
             request = {"do": "open", "job": str(self.job), "ledger": str(self.ledger)}
             answers = self.tell(*((rank, dict(request)) for rank in range(WORLD)))
             if not any("error" in answer for answer in answers):
                 return
+            time.sleep(0.01)
         raise Stuck(f"the ranks cannot open: {answers}")
 
     def new_job(self) -> None:
@@ -248,7 +265,7 @@ class Arena:
 
     def tend(self) -> None:
         """Notices a death of which no rank told."""
-        if self.control.has_fired() or not self.daemon.alive():
+        if not self.daemon.alive() or (self.control.has_fired() and not self.control.fails()):
             self._revive()
 
     def quiet_passes(self) -> dict[str, int]:

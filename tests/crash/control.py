@@ -7,10 +7,12 @@ import struct
 import subprocess
 from pathlib import Path
 
-from tests.harness.daemon import REPOSITORY
+from tests.harness.daemon import BUILT
 
-KEEPSTEPD_FAILPOINTS = REPOSITORY / "bazel-bin/tests/crash/keepstepd_failpoints"
-_HEAD = struct.Struct("<IIII")  # armed, left, stop, fired: as failpoints.cc has it
+KEEPSTEPD_FAILPOINTS = BUILT / "tests/crash/keepstepd_failpoints"
+# armed, left, action, fired, error, most bytes, forever, drop: as failpoints.cc has it
+_HEAD = struct.Struct("<IIIIIIII")
+_END, _STOP, _FAIL = range(3)
 ANY = -1  # every point that changes something
 CHANGING = ("mkdir", "create", "reserve", "write", "truncate", "sync", "close", "link", "rename", "unlink", "send")
 
@@ -34,11 +36,24 @@ class Control:
 
     def arm(self, point: int, nth: int, *, stop: bool = False) -> None:
         """At the nth pass of the point from now on; ANY counts the passes of all."""
-        self._block[:12] = _HEAD.pack(0, nth, int(stop), 0)[:12]
+        self._arm(point, nth, _STOP if stop else _END)
+
+    def fail(
+        self, point: int, nth: int, error: int, *, most_bytes: int = 0, forever: bool = False, drop: bool = False
+    ) -> None:
+        """The nth pass fails with `error`, or (error 0) moves at most so many bytes; if `forever`, later ones too."""
+        self._arm(point, nth, _FAIL, error, most_bytes, int(forever), int(drop))
+
+    def _arm(self, point: int, nth: int, action: int, *how: int) -> None:
+        self._block[: _HEAD.size] = _HEAD.pack(0, nth, action, 0, *(how or (0, 0, 0, 0)))
         self._block[0:4] = struct.pack("<I", 1 if point == ANY else 2 + point)
 
     def disarm(self) -> None:
         self._block[0:4] = bytes(4)
+
+    def fails(self) -> bool:
+        """Whether calls are, or were last, made to fail."""
+        return int(struct.unpack_from("<I", self._block, 8)[0]) == _FAIL
 
     def has_fired(self) -> bool:
         return self._block[12:16] != bytes(4)

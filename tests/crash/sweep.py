@@ -3,7 +3,7 @@
     sweep.py [--rounds N] [--hours H] [--points all|SCENARIO|NAME] [--ledger FILE] [--seed S] [--home DIR]
 
 A round: a job that works; one point armed; one scenario; the daemon dies there, and in some rounds again while it
-recovers, up to three deep; it is restarted; the ranks hear what became of their save and go on; when it has settled,
+recovers, up to three times; it is restarted; the ranks hear what became of their save and go on; when it has settled,
 checker.py judges the job, and the next save must be committed. Every third round ends the daemon by SIGKILL at a random
 moment instead.
 
@@ -29,7 +29,7 @@ from tests.crash.arena import Arena, Stuck
 from tests.crash.control import ANY, CHANGING, points
 
 SCENARIOS = ("save", "abort", "delete", "epoch", "recovery")
-NESTED_MOST = 2  # kills of the starts after a kill
+NESTED_MOST = 3  # kills of the starts after a kill
 RANDOM_EVERY = 3
 NESTED_EVERY = 4
 SAVE_SECONDS = 0.03  # about what a save takes: within it random kills fall
@@ -58,8 +58,8 @@ def act(arena: Arena, scenario: str) -> None:
     {"save": arena.save, "abort": arena.abort, "delete": arena.delete, "epoch": arena.epoch}[scenario]()
 
 
-def discover(arena: Arena) -> Counts:
-    """Which points each scenario passes, how often: every step there is."""
+def discover(arena: Arena, *, everything: bool = False) -> Counts:
+    """Which points each scenario passes, how often: every step that changes something, or every one there is."""
     counts: Counts = {}
     arena.save()  # the first one of a job makes more than others do
     for scenario in SCENARIOS:
@@ -75,7 +75,7 @@ def discover(arena: Arena) -> Counts:
             passes = now
         if findings := arena.settle():
             raise Stuck(f"{scenario} without a kill: {findings}")
-        counts[scenario] = {name: passes[name] for name in passes if name.split()[0] in CHANGING}
+        counts[scenario] = {name: passes[name] for name in passes if everything or name.split()[0] in CHANGING}
     return counts
 
 
@@ -105,16 +105,17 @@ def play(arena: Arena, this: Round) -> list[str]:
     rng = random.Random(this.seed)
     prepare(arena, this.scenario)
     arena.kills, arena.fired = 0, []
-    arena.nested = [(ANY, rng.randrange(1, 80)) for _ in range(this.nested)]
+    passes = [rng.randrange(1, 80) for _ in range(this.nested)]
+    arena.nested = [lambda control, nth=nth: control.arm(ANY, nth) for nth in passes]  # type: ignore[misc]
     if this.scenario == "recovery":  # of a save that was cut off somewhere
-        arena.nested.insert(0, (arena.control.names.index(this.point), this.nth))
+        arena.nested.insert(0, lambda control: control.arm(control.names.index(this.point), this.nth))
         arena.control.arm(ANY, rng.randrange(20, 150))
         arena.save()
         arena.tend()
     elif this.point == "SIGKILL":
-        arena.kill_at = time.monotonic() + rng.random() * SAVE_SECONDS
+        arena.set_alarm(rng.random() * SAVE_SECONDS, arena.kill)
         act(arena, this.scenario)
-        arena.kill_if_due()
+        arena.ring()
     else:
         arena.control.arm(arena.control.names.index(this.point), this.nth)
         act(arena, this.scenario)
