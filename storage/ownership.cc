@@ -59,7 +59,7 @@ absl::Status ProbeOwnership(int directory_fd, const Ownership& ownership, const 
   if (!fd.valid()) {
     const int error = errno;
     if (error != EACCES && error != EPERM && error != EROFS)
-      return ErrnoStatus(IoSide::kWrite, error, "openat", name);
+      return ErrnoStatus(IoSide::kRead, error, "openat", name);  // nothing is lost: it can be tried again
     return Denied(absl::StrCat(
         Who(), " cannot create files in the job's directory: ", strerror(error),
         error == EROFS ? ". It is mounted read-only: mount it writable, or name another directory."
