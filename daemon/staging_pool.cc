@@ -1,12 +1,12 @@
 #include "daemon/staging_pool.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -19,6 +19,7 @@ namespace keepstep::daemon {
 namespace {
 
 constexpr int64_t kPageBytes = 4096;
+constexpr size_t kHugePageBytes = size_t{2} << 20;
 constexpr size_t kRecentWorks = 4;
 constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE: older headers lack the name
 
@@ -28,6 +29,11 @@ int64_t MachineMemoryBytes() {
   int64_t limit_bytes = 0;
   if (limit_file >> limit_bytes && limit_bytes > 0) bytes = std::min(bytes, limit_bytes);
   return bytes;
+}
+
+std::byte* AlignUp(std::byte* address) {
+  const auto at = reinterpret_cast<uintptr_t>(address);
+  return address + ((at + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes - at);
 }
 
 absl::Status OutOfMemory(absl::string_view call, int error) {
@@ -52,10 +58,9 @@ StagingBuffer::~StagingBuffer() {
 }
 
 absl::Span<std::byte> StagingBuffer::span() const {
-  return absl::MakeSpan(pool_->base_ + offset_bytes(), static_cast<size_t>(pool_->buffer_bytes_));
+  return absl::MakeSpan(pool_->base_ + index_ * pool_->buffer_bytes_,
+                        static_cast<size_t>(pool_->buffer_bytes_));
 }
-
-int64_t StagingBuffer::offset_bytes() const { return index_ * pool_->buffer_bytes_; }
 
 absl::StatusOr<std::unique_ptr<StagingPool>> StagingPool::Start(const Options& options) {
   if (options.buffer_bytes <= 0 || options.buffer_bytes % kPageBytes != 0)
@@ -66,35 +71,30 @@ absl::StatusOr<std::unique_ptr<StagingPool>> StagingPool::Start(const Options& o
     return absl::InvalidArgumentError(
         absl::StrCat("a staging pool of ", limit_bytes, " bytes; it needs at least ", options.buffer_bytes));
   }
-  const int fd = memfd_create("keepstep-staging", MFD_CLOEXEC);
-  if (fd < 0) return OutOfMemory("memfd_create", errno);
-  const size_t size_bytes = slots * options.buffer_bytes;
-  void* base = MAP_FAILED;
-  if (ftruncate(fd, size_bytes) == 0)
-    base = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-  if (base == MAP_FAILED) {
-    const int error = errno;
-    close(fd);
-    return OutOfMemory("mmap", error);
-  }
-  madvise(base, size_bytes, MADV_HUGEPAGE);  // refused: small pages serve as well
+  const size_t size_bytes = slots * options.buffer_bytes + kHugePageBytes;
+  void* memory = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return OutOfMemory("mmap", errno);
+  madvise(memory, size_bytes, MADV_HUGEPAGE);  // refused: small pages serve as well
+  madvise(memory, size_bytes, MADV_DONTFORK);  // a child would make each page be copied that is written next
+  madvise(memory, size_bytes, MADV_DONTDUMP);  // gigabytes of weights explain no crash
   std::unique_ptr<StagingPool> pool(
-      new StagingPool(options, fd, static_cast<std::byte*>(base), static_cast<int>(slots)));
+      new StagingPool(options, absl::MakeSpan(static_cast<std::byte*>(memory), size_bytes),
+                      static_cast<int>(slots)));
   if (absl::Status status = pool->Reserve(options.initial_bytes); !status.ok()) return status;
   return pool;
 }
 
-StagingPool::StagingPool(const Options& options, int fd, std::byte* base, int slots)
+StagingPool::StagingPool(const Options& options, absl::Span<std::byte> mapping, int slots)
     : buffer_bytes_(options.buffer_bytes),
       prefault_threads_(std::clamp(options.prefault_threads, 1, 64)),
-      fd_(fd),
-      base_(base),
+      mapping_(mapping),
+      base_(AlignUp(mapping.data())),
       slots_(slots, SlotState::kAbsent) {}
 
 StagingPool::~StagingPool() {
   KEEPSTEP_CHECK(held_ == 0 && waiters_.empty(), "a staging buffer outlives its pool");
-  munmap(base_, slots_.size() * buffer_bytes_);
-  close(fd_);
+  munmap(mapping_.data(), mapping_.size());
 }
 
 void StagingPool::Release(int index) {
@@ -146,9 +146,9 @@ absl::Status StagingPool::Populate(int index) {
   std::byte* begin = base_ + index * buffer_bytes_;
   int error = 0;
   if (madvise(begin, buffer_bytes_, kPopulateWrite) != 0) error = errno;
-  if (error == EINVAL) {  // before Linux 5.14: reserve, so that the touch cannot fault on missing memory
-    error = posix_fallocate(fd_, index * buffer_bytes_, buffer_bytes_);
-    for (int64_t at = 0; error == 0 && at < buffer_bytes_; at += kPageBytes)
+  if (error == EINVAL) {  // before Linux 5.14
+    error = 0;
+    for (int64_t at = 0; at < buffer_bytes_; at += kPageBytes)
       reinterpret_cast<volatile std::byte*>(begin)[at] = std::byte{0};
   }
   std::lock_guard<std::mutex> lock(mutex_);
@@ -280,9 +280,7 @@ int64_t StagingPool::Shrink(int64_t keep_bytes, int64_t most_bytes) {
         return freed_bytes;
       if (!free_.empty()) {
         const int index = free_.back();
-        if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, index * buffer_bytes_,
-                      buffer_bytes_) != 0)
-          return freed_bytes;
+        if (madvise(base_ + index * buffer_bytes_, buffer_bytes_, MADV_DONTNEED) != 0) return freed_bytes;
         free_.pop_back();
         slots_[index] = SlotState::kAbsent;
         --present_;

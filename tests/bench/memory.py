@@ -27,12 +27,15 @@ class Peak:
 
 
 def _pss(pid: int) -> tuple[int, int]:
-    """All of it, and the part in shared memory: of the daemon that is the pool (and pages and windows)."""
-    fields = {}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
-        name, size, *_ = line.replace(":", " ").split()
-        fields[name] = int(size) * 1024
-    return fields["Pss"], fields.get("Pss_Shmem", 0)
+    """All of it, and the part that was asked for in huge pages: of the daemon that is its pool alone."""
+    whole = huge = pss = 0
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if line.startswith("Pss:"):
+            pss = int(line.split()[1]) * 1024
+            whole += pss
+        elif line.startswith("VmFlags:") and "hg" in line.split():
+            huge += pss
+    return whole, huge
 
 
 @contextmanager
@@ -41,9 +44,9 @@ def watched(daemon: int, trainers: list[int]) -> Iterator[Peak]:
 
     def watch() -> None:
         while not over.wait(_PERIOD_SECONDS):
-            whole, shared = _pss(daemon)
+            whole, pool = _pss(daemon)
             peak.daemon = max(peak.daemon, whole)
-            peak.daemon_beyond_pool = max(peak.daemon_beyond_pool, whole - shared)
+            peak.daemon_beyond_pool = max(peak.daemon_beyond_pool, whole - pool)
             peak.trainers = max(peak.trainers, sum(_pss(trainer)[0] for trainer in trainers))
 
     thread = threading.Thread(target=watch)
