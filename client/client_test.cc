@@ -230,6 +230,19 @@ TEST_F(ClientTest, UnknownOutcomeKeepsTheGateShutUntilTheSameNumberIsAnswered) {
   EXPECT_EQ(other, 0u);
 }
 
+TEST_F(ClientTest, APageThatSpeaksLateMakesAnUnknownOutcomeKnown) {
+  StartDaemon({.on_save = [](const v1::SaveRequest&, v1::SaveResponse*) {
+    return FakeAnswer{kUnavailable, ""};
+  }});
+  OpenAndRegister();
+  uint64_t number = 0;
+  EXPECT_EQ(BlameOf(Save(&number, /*timeout_ms=*/20)).reason, "OUTCOME_UNKNOWN");
+  daemon_->SetState(number, v1::ACCEPTED);
+  v1::SaveStatus status;
+  EXPECT_TRUE(client_->saves().Wait(number, v1::ACCEPTED, After(0), &status).ok());
+  EXPECT_EQ(status.state(), v1::ACCEPTED);
+}
+
 TEST_F(ClientTest, ResumesWithTheSameNonceEpochAndRegistration) {
   std::mutex mu;
   std::vector<v1::OpenRequest> opens;

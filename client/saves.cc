@@ -132,6 +132,7 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
     if (known->state() >= state)
       return state == v1::ACCEPTED ? absl::OkStatus() : gate_->WaitSave(number, deadline);
     const bool reached = ledger_->PageState(number) >= state;
+    if (reached && state == v1::ACCEPTED && ledger_->AcceptedOnPage(number)) continue;  // of unknown outcome so far
     if (Expired(deadline) && !reached) {
       return MakeError(absl::StatusCode::kDeadlineExceeded, "NOT_YET",
                        absl::StrCat("save ", number, " has not got that far; it goes on"));
@@ -159,7 +160,7 @@ absl::Status Saves::Ask(uint64_t number, v1::SaveState state, Deadline deadline)
   if (!channel.ok()) return channel.status();
   v1::WaitRequest request;
   request.set_number(number);
-  request.set_state(state);
+  request.set_state(std::max(state, v1::SNAPSHOTTED));  // nobody waits for less: Save answers at once
   v1::SaveStatus status;
   const absl::Status asked = (*channel)->Wait(request, std::min(deadline, After(limits_.rpc_ms)), &status);
   if (asked.ok()) {
