@@ -223,11 +223,18 @@ class Judgement:
     def _read_job(self) -> None:
         for step_name in sorted(os.listdir(self.job)):
             if STEP.fullmatch(step_name):
-                for attempt in sorted(os.listdir(f"{self.job}/{step_name}")):
-                    if ATTEMPT.fullmatch(attempt):
-                        self._read_attempt(f"{self.job}/{step_name}/{attempt}", int(step_name), attempt)
+                self._read_step(int(step_name), f"{self.job}/{step_name}")
         for folder, _, files in os.walk(f"{self.job}/epochs"):
             self._expect_only(folder, files, {"CLAIM", "LATEST", "PARENT", "RESERVE"})
+
+    def _read_step(self, step: int, path: str) -> None:
+        """What goes while it is read has not settled, and is looked at again."""
+        try:
+            for attempt in sorted(os.listdir(path)):
+                if ATTEMPT.fullmatch(attempt):
+                    self._read_attempt(f"{path}/{attempt}", step, attempt)
+        except FileNotFoundError as error:
+            self.space.append(f"it is going: {error}")
 
     def _read_attempt(self, path: str, step: int, attempt: str) -> None:
         files = os.listdir(path)
@@ -239,6 +246,7 @@ class Judgement:
         if "DECISION" not in files:
             self.space.append(f"{path} is undecided, with {sorted(files)}")
             return
+        kind = None
         try:
             decision = record(f"{path}/DECISION", 2)
             kind = one(decision, 2, 0)
@@ -251,6 +259,11 @@ class Judgement:
                 self._expect_only(path, files, {"DECISION"})
             else:
                 raise Damaged(f"{path}/DECISION decides {kind}")
+        except FileNotFoundError:
+            decided = os.path.exists(f"{path}/DECISION") and not os.path.exists(f"{path}/DELETING")
+            if kind == COMMIT and decided:
+                self.findings.append(f"damaged: {path}: it lacks a file")
+            raise
         except (Damaged, OSError, IndexError, ValueError, KeyError) as error:
             self.findings.append(f"damaged: {path}: {error!r}")
 
