@@ -345,7 +345,10 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
       return Because(status, "STORE_FAILED", "delete");
     }
     status = state_.catalog->RecordGone((*job)->identity().path, step, name);
-    if (!status.ok()) return status;
+    if (!status.ok()) {
+      state_.log->Warn("A deletion is not in the catalog; storage shows it, and the next start mends it.",
+                       {{"job", (*job)->label()}, {"error", std::string(status.message())}});
+    }
     state_.log->Info(absl::StrCat((*job)->label(), "/", step, " deleted"),
                      {{"job", (*job)->label()}, {"attempt", name}});
   }

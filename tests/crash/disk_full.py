@@ -7,8 +7,9 @@ refused with RESOURCE_EXHAUSTED in a sentence that speaks of space, within ANSWE
 there, bit-exact; a job elsewhere commits meanwhile; what the refused save took comes back; and once there is room
 again the same daemon commits.
 
-Then, with no room at all: a daemon that was killed starts, a new run of the job opens and loads, a checkpoint is
-deleted by hand, and a run that keeps one checkpoint goes on in the room of it.
+Then, with no room for the catalog: the daemon starts, deletes, and commits once there is some. And with no room at
+all: a daemon that was killed starts, a new run of the job opens and loads, checkpoints are deleted by hand, and a run
+that keeps one goes on in the room of it.
 """
 
 from __future__ import annotations
@@ -50,8 +51,12 @@ class Disk:
 
     def leave(self, free: int | None) -> None:
         """Bytes free from now on; None: plenty."""
-        size = ROOM if free is None else self.used() + free
-        subprocess.run(["mount", "-o", f"remount,size={max(size, PAGE)}", str(self.path)], check=True)
+        for tries in range(10, 0, -1):  # the daemon may take some between the look and the limit
+            size = ROOM if free is None else max(self.used() + free, PAGE)
+            done = subprocess.run(["mount", "-o", f"remount,size={size}", str(self.path)], check=tries == 1,
+                                  capture_output=True)
+            if done.returncode == 0:
+                return
 
 
 class Trainer:
@@ -109,7 +114,7 @@ class Sweep:
 
     def run(self, percents: list[int]) -> None:
         with self.daemon:
-            trainer, other = Trainer(self.job, self.daemon), Trainer(self.elsewhere, self.daemon, keep_last=1)
+            trainer, other = Trainer(self.job, self.daemon), Trainer(self.elsewhere, self.daemon, keep_last=2)
             assert other.save(0) is None
             before = self.disk.used()
             assert trainer.save(0) is None
@@ -118,6 +123,7 @@ class Sweep:
             sizes |= {need + pages * PAGE: f"need {pages:+} pages" for pages in range(-PAGES_AROUND, PAGES_AROUND + 1)}
             for free, name in sorted(sizes.items()):
                 self.at(trainer, other, free, name)
+            self.catalog_with_no_room(other)
             other.close()
             self.with_no_room(trainer)
 
@@ -162,8 +168,24 @@ class Sweep:
             pass
         return grown
 
-    def with_no_room(self, trainer: Trainer) -> None:
+    def catalog_with_no_room(self, other: Trainer) -> None:
+        """Not even that of its reserve, which the first start spends; the job's own disk has room."""
         for _ in range(2):
+            self.check(self.timed_save(other, "two to have") is None, "a save that has room is refused")
+        for _ in range(3):
+            self.disk.leave(0)
+            self.daemon.kill()
+            self.disk.leave(0)
+            self.attempt("a start without room for the catalog", self.daemon.start)
+        self.disk.leave(0)
+        self.command("rm", "--yes", f"{self.elsewhere}/{self.step - 1}")
+        self.timed_save(other, "a catalog without room")
+        self.disk.leave(None)
+        self.check(self.timed_save(other, "a catalog with room again") is None, "a save is refused once there is room")
+        self.check(stored(self.elsewhere, self.step), "what was saved beside a full catalog is damaged")
+
+    def with_no_room(self, trainer: Trainer) -> None:
+        for _ in range(3):
             assert self.timed_save(trainer, "more to delete") is None
         kept = self.step
         self.disk.leave(0)
