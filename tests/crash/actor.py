@@ -91,18 +91,24 @@ class Actor:
         return {"step": step, "epoch": epoch}
 
     def restore(self, job: str) -> int | None:
-        """A session and what it loads. A refusal ends it; whoever starts the ranks would start them again."""
+        """A session and what it loads; again for a while, as whoever starts ranks would start them again.
+
+        A load that storage refuses is tried in the same session: a new one would be a new run to the other rank.
+        """
         deadline = time.monotonic() + OPEN_SECONDS
         while True:
             try:
-                self.checkpointer = keepstep.Checkpointer(job, daemon=self.address, rank=self.rank, world_size=WORLD,
-                                                          rng=False, gated=True, max_failures=1 << 30)
+                if self.checkpointer is None:
+                    self.checkpointer = keepstep.Checkpointer(job, daemon=self.address, rank=self.rank,
+                                                              world_size=WORLD, rng=False, gated=True,
+                                                              max_failures=1 << 30)
                 self.checkpointer.register(**self.state())
                 return self.checkpointer.load()
-            except keepstep.KeepstepError:
+            except keepstep.KeepstepError as error:
                 if time.monotonic() > deadline:
                     raise
-                self.let_go()
+                if error.code == "ABORTED":
+                    self.let_go()
                 time.sleep(0.01)
 
     def let_go(self) -> None:

@@ -20,6 +20,7 @@ from tests.harness.daemon import REPOSITORY, Daemon, DaemonFailed
 WORLD = 2
 POOL_BYTES = 64 << 20
 LIMIT_SECONDS = 60.0
+ROSTER_SECONDS = 10  # that a rank waits for one that has gone another way; the driver then opens both anew
 SETTLE_SECONDS = 30.0
 ROUNDS_OF_A_JOB = 12
 Answer = dict[str, Any]
@@ -79,6 +80,7 @@ class Arena:
         self.home = home
         self.control = Control(home / "failpoints", names)
         self.daemon = Daemon(home, "--io-engine", "threads", "--pool-bytes", str(POOL_BYTES),
+                             "--limits-roster", f"{ROSTER_SECONDS}s",
                              environment={"KEEPSTEP_FAILPOINT_CONTROL": str(self.control.path)},
                              program=KEEPSTEPD_FAILPOINTS)
         self.kills = 0

@@ -12,7 +12,7 @@ import pytest
 
 from tests.crash import faults
 
-ROUNDS = 45
+ROUNDS = 36
 
 
 def test_every_failed_call_is_a_clean_error(
