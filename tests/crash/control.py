@@ -30,6 +30,7 @@ class Control:
     def __init__(self, path: Path, names: list[str]) -> None:
         self.path = path
         self.names = names
+        self.armings = 0
         path.write_bytes(bytes(_HEAD.size + 4 * len(names)))
         with path.open("r+b") as file:
             self._block = mmap.mmap(file.fileno(), 0)
@@ -44,7 +45,13 @@ class Control:
         """The nth pass fails with `error`, or (error 0) moves at most so many bytes; if `forever`, later ones too."""
         self._arm(point, nth, _FAIL, error, most_bytes, int(forever), int(drop))
 
+    def disarm_from(self, arming: int) -> None:
+        """From another thread, unless it has been armed anew since."""
+        if self.armings == arming:
+            self.disarm()
+
     def _arm(self, point: int, nth: int, action: int, *how: int) -> None:
+        self.armings += 1
         self._block[: _HEAD.size] = _HEAD.pack(0, nth, action, 0, *(how or (0, 0, 0, 0)))
         self._block[0:4] = struct.pack("<I", 1 if point == ANY else 2 + point)
 
