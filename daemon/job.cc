@@ -339,6 +339,16 @@ void Job::CountDirectSave(const absl::Status& outcome, int64_t bytes) {
   if (outcome.ok()) services_.metrics->saved_bytes->Increment(static_cast<double>(bytes));
 }
 
+// Their calls are over; what would answer them holds sessions, which hold this job.
+void Job::ForgetCallers() {
+  tracker_ = {};
+  loads_.clear();
+  cancels_.clear();
+  collects_.clear();
+  wishes_.clear();
+  drains_.clear();
+}
+
 void Job::Stop() {
   auto promise = std::make_shared<std::promise<std::map<std::string, std::shared_ptr<AttemptIo>>>>();
   auto future = promise->get_future();
@@ -346,6 +356,7 @@ void Job::Stop() {
     self->stopped_ = true;  // nothing more is decided here
     self->members_.clear();
     self->ranks_.clear();
+    self->ForgetCallers();
     promise->set_value(std::exchange(self->attempts_, {}));
   });
   for (auto& [attempt, io] : future.get()) {

@@ -195,6 +195,7 @@ class Job : public std::enable_shared_from_this<Job> {
   void LookAtVerdicts(SessionId id, Member& member);
   void LookAtAllVerdicts();
   void EverySecond();
+  void ForgetCallers();
 
   const JobServices services_;
   const JobIdentity identity_;

@@ -81,14 +81,18 @@ void SaveTracker::Tell(SessionId session, const v1::SaveStatus& status) {
 }
 
 uint64_t SaveTracker::Wait(SessionId session, uint64_t number, SaveState state, WaitDone done) {
-  auto& of_session = saves_[session];
-  auto entry = of_session.find(number);
-  if (entry == of_session.end()) {
+  const auto of_session = saves_.find(session);
+  const Entry* entry = nullptr;
+  if (of_session != saves_.end()) {
+    const auto found = of_session->second.find(number);
+    if (found != of_session->second.end()) entry = &found->second;
+  }
+  if (entry == nullptr) {
     done(UnknownSave(absl::StrCat("save ", number)));
     return 0;
   }
-  if (Reached(entry->second.status, state)) {
-    done(entry->second.status);
+  if (Reached(entry->status, state)) {
+    done(entry->status);
     return 0;
   }
   waiters_[next_ticket_] = {session, number, state, std::move(done)};
@@ -96,9 +100,10 @@ uint64_t SaveTracker::Wait(SessionId session, uint64_t number, SaveState state, 
 }
 
 uint64_t SaveTracker::WaitForStep(SessionId session, int64_t step, SaveState state, WaitDone done) {
-  auto& of_session = saves_[session];
-  for (auto entry = of_session.rbegin(); entry != of_session.rend(); ++entry) {
-    if (entry->second.status.step() == step) return Wait(session, entry->first, state, std::move(done));
+  if (const auto of_session = saves_.find(session); of_session != saves_.end()) {
+    for (auto entry = of_session->second.rbegin(); entry != of_session->second.rend(); ++entry) {
+      if (entry->second.status.step() == step) return Wait(session, entry->first, state, std::move(done));
+    }
   }
   done(UnknownSave(absl::StrCat("save of step ", step)));
   return 0;
