@@ -190,7 +190,8 @@ class Client {
   explicit Client(const World& world) {
     auto connected = daemon::TestClient::Connect(world.directory(), world.directory() + "/root/job",
                                                  proto::Transfer::kPull);
-    KEEPSTEP_CHECK(connected.ok(), "the daemon takes no session");
+    KEEPSTEP_CHECK(connected.ok(),
+                   absl::StrCat("the daemon takes no session: ", connected.status().ToString()).c_str());
     client_ = *std::move(connected);
     stub_ = std::make_unique<grpc::GenericStub>(client_->channel());
   }
