@@ -20,7 +20,7 @@ found='ERROR: AddressSanitizer|ERROR: LeakSanitizer|WARNING: ThreadSanitizer|: r
 
 finish() { # targets, failed tests, folder with logs
   local count
-  count=$(grep -rEh "$found" "$3" 2>/dev/null | sort -u | tee /dev/stderr | wc -l)
+  count=$({ grep -rEh "$found" "$3" 2>/dev/null || true; } | sort -u | tee /dev/stderr | wc -l)
   printf '%s: %d targets or tests run, %d failed, %d reports\n' "$mode" "$1" "$2" "$count"
   [ "$2" -eq 0 ] && [ "$count" -eq 0 ] && [ "$1" -gt 0 ]
 }
