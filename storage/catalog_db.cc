@@ -28,6 +28,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMaxMovedAside = 1000;
+// Damage stays damage; one call that failed can look like it, and would cost the journal.
+constexpr int kTriesBeforeDamage = 2;
 constexpr char kReserveName[] = "RESERVE";
 constexpr int64_t kCatalogReserveBytes = int64_t{1} << 20;
 constexpr const char* kFamilyNames[kNumCatalogFamilies] = {"jobs",       "checkpoints", "layouts",
@@ -94,16 +96,21 @@ absl::Status ReadAll(const Catalog::Db& db) {
 
 absl::StatusOr<Catalog::Opened> Catalog::Open(const std::string& directory) {
   Opened opened;
-  bool damaged = false;
-  auto db = OpenDirectory(directory);
-  if (!db.ok()) return db.status();
-  absl::Status status = (*db)->Open(&damaged);
-  if (status.ok()) {
+  absl::StatusOr<std::unique_ptr<Db>> db = nullptr;
+  absl::Status status;
+  bool damaged = true;
+  for (int tries = 0; damaged && tries < kTriesBeforeDamage; ++tries) {
+    *db = nullptr;  // and its lock
+    db = OpenDirectory(directory);
+    if (!db.ok()) return db.status();
+    damaged = false;
+    status = (*db)->Open(&damaged);
+    if (!status.ok()) continue;
     status = ReadAll(**db);
     damaged = absl::IsDataLoss(status);
   }
   if (damaged) {
-    db->reset();
+    *db = nullptr;
     absl::StatusOr<std::string> moved_to = MoveAside(directory);
     if (!moved_to.ok()) return moved_to.status();
     opened.rebuilt = true;
