@@ -5,12 +5,33 @@
 #include <set>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "daemon/error.h"
 #include "daemon/part_builder.h"
 #include "storage/attempt.h"
 #include "storage/commit.h"
 
 namespace keepstep::daemon {
+namespace {
+
+void CountTensors(absl::Span<const std::shared_ptr<const SavedShare>> shares, v1::Decision& intent) {
+  absl::flat_hash_set<absl::string_view> names;
+  int64_t bytes = 0;
+  for (const auto& share : shares) {
+    for (const SavedBlob& blob : share->blobs) {
+      for (const SavedExtent& extent : blob.extents) {
+        names.insert(extent.meta.fqn);
+        bytes += extent.size_bytes;
+      }
+    }
+  }
+  intent.set_tensor_bytes(bytes);
+  intent.set_tensor_count(static_cast<int64_t>(names.size()));
+}
+
+}  // namespace
 
 AttemptIo::AttemptIo(Context context, JournalEntry entry)
     : context_(std::move(context)), entry_(std::move(entry)) {}
@@ -107,37 +128,33 @@ void AttemptIo::WritePart(v1::Decision intent) {
   if (plan_ != nullptr) intent.set_layout(plan_->fingerprint);
   std::vector<std::shared_ptr<const SavedShare>> shares;
   std::set<std::string> tags;
-  std::set<absl::string_view> tensors;
-  int64_t tensor_bytes = 0;
   for (auto& [rank, share] : shares_) {
     for (const auto& [name, value] : share.metrics) (*intent.mutable_metrics())[name] = value;
     tags.insert(share.tags.begin(), share.tags.end());
-    if (share.saved == nullptr) continue;
-    for (const SavedBlob& blob : share.saved->blobs) {
-      for (const SavedExtent& extent : blob.extents) {
-        tensors.insert(extent.meta.fqn);
-        tensor_bytes += extent.size_bytes;
-      }
-    }
-    shares.push_back(std::move(share.saved));
+    if (share.saved != nullptr) shares.push_back(std::move(share.saved));
   }
   for (const std::string& tag : tags) intent.add_tags(tag);
-  intent.set_tensor_bytes(tensor_bytes);
-  intent.set_tensor_count(static_cast<int64_t>(tensors.size()));
   writing_part_ = true;
   context_.io->Submit([weak = weak_from_this(), on_strand = context_.on_strand, store = context_.store,
                        step = entry_.step, attempt = entry_.attempt, shares = std::move(shares),
                        intent = std::move(intent)]() mutable {
+    CountTensors(shares, intent);
     std::vector<const SavedShare*> of_ranks;
     for (const auto& share : shares) of_ranks.push_back(share.get());
-    v1::Part part = BuildPart(attempt, 0, 1, of_ranks, intent);
+    auto part = std::make_shared<const v1::Part>(BuildPart(attempt, 0, 1, of_ranks, intent));
     shares.clear();  // before the part is encoded: each has a record for each tensor
-    absl::Status status = storage::PublishPart(*store, step, std::move(part));
-    on_strand([weak, status = std::move(status)] {
+    auto published = storage::PublishPart(*store, step, *part);
+    on_strand([weak, part = std::move(part), published = std::move(published)] {
       auto self = weak.lock();
       if (self == nullptr) return;
       self->writing_part_ = false;
-      self->context_.feed(PartWritten{self->entry_.attempt, status});
+      PartWritten written{.attempt = self->entry_.attempt, .status = published.status()};
+      if (published.ok()) {
+        written.part = *published;
+        self->part_ = part;
+        self->part_digest_ = published->digest;
+      }
+      self->context_.feed(std::move(written));
       self->ReportStoppedIfDone();
     });
   });

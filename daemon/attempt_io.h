@@ -65,6 +65,9 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
   // From the shares of all ranks → PartWritten. `intent` gets kind, step, attempt, layout, metrics and sizes
   // here.
   void WritePart(v1::Decision intent);
+  // The part that is published, and the digest of its record; null before. For whoever indexes it.
+  const std::shared_ptr<const v1::Part>& part() const { return part_; }
+  const std::string& part_digest() const { return part_digest_; }
   // Cancels what runs → IoStopped when nothing is in use any more.
   void Stop();
 
@@ -100,6 +103,8 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
   const std::shared_ptr<Cancellation> cancellation_ = std::make_shared<Cancellation>();
   std::shared_ptr<const reshard::SavePlan> plan_;
   std::map<int32_t, Share> shares_;
+  std::shared_ptr<const v1::Part> part_;
+  std::string part_digest_;
   bool stopping_ = false, stopped_ = false, writing_part_ = false;
   int64_t seen_bytes_ = 0;
   std::chrono::steady_clock::time_point moved_ = started_, copied_ = started_;

@@ -319,11 +319,12 @@ absl::StatusOr<v1::Decision> AttemptWriter::Publish(Attempt& attempt) {
   for (const reshard::BlobPlan& blob : attempt.plan->blobs) bytes += blob.size_bytes;
   intent.set_tensor_bytes(bytes);
   const SavedShare* const only = &*share;
-  v1::Part part = BuildPart(attempt.name, 0, 1, {&only, 1}, intent);
-  if (absl::Status status = storage::PublishPart(store, attempt.step, std::move(part)); !status.ok())
-    return status;
-  const storage::CommitOutcome outcome = storage::Decide(
-      store, storage::CommitMachine(storage::CommitMachine::Want::kCommit, intent, {storage::PartName(0)}));
+  const v1::Part part = BuildPart(attempt.name, 0, 1, {&only, 1}, intent);
+  auto published = storage::PublishPart(store, attempt.step, part);
+  if (!published.ok()) return published.status();
+  const storage::CommitOutcome outcome =
+      storage::Decide(store, storage::CommitMachine(storage::CommitMachine::Want::kCommit, intent,
+                                                    {storage::PartName(0)}, {*std::move(published)}));
   if (outcome.kind != storage::CommitOutcome::Kind::kCommitted) {
     const absl::StatusCode code = outcome.status.ok() ? absl::StatusCode::kAborted : outcome.status.code();
     return MakeError(code, outcome.reason.empty() ? "ABORTED" : outcome.reason,

@@ -25,10 +25,19 @@ int64_t UnixMs() {
       .count();
 }
 
+// `part` and its digest: what this process has published of it, if it has.
 absl::Status IndexCommit(storage::BlobStore& store, storage::Catalog& catalog, const std::string& job,
-                         int64_t step, const std::string& attempt) {
+                         int64_t step, const std::string& attempt, const v1::Part* part,
+                         const std::string& part_digest) {
   const auto id = storage::ParseAttempt(attempt);
   if (!id.has_value()) return absl::InternalError(absl::StrCat(attempt, " is no attempt"));
+  if (part != nullptr) {
+    auto decision = storage::ReadDecision(store, step, *id);
+    if (decision.ok() && decision->kind() == v1::Decision::COMMIT && decision->parts_size() == 1 &&
+        decision->parts(0).digest() == part_digest) {
+      return catalog.RecordCommit(job, *decision, absl::MakeConstSpan(part, 1));
+    }
+  }
   auto manifest = storage::LoadManifest(store, step, *id);
   if (!manifest.ok()) return manifest.status();
   return catalog.RecordCommit(job, manifest->decision, manifest->parts);
@@ -317,9 +326,11 @@ void Job::Do(const RecordCommit& action) {
   AttemptIo* attempt = FindAttempt(action.attempt);
   meter_.Committed(action.attempt, attempt == nullptr ? 0 : attempt->TotalProgress().bytes_total, Clock::now());
   last_commit_unix_ms_ = UnixMs();
-  OnCatalog(action.op, [this, self = shared_from_this(), action] {
-    absl::Status status =
-        IndexCommit(*store_, *services_.catalog, identity_.path, action.step, action.attempt);
+  auto part = attempt == nullptr ? nullptr : attempt->part();
+  std::string digest = attempt == nullptr ? "" : attempt->part_digest();
+  OnCatalog(action.op, [this, self = shared_from_this(), action, part = std::move(part), digest] {
+    absl::Status status = IndexCommit(*store_, *services_.catalog, identity_.path, action.step,
+                                      action.attempt, part.get(), digest);
     if (!status.ok()) {
       services_.log->Warn(
           "A commit is not in the catalog; storage has it, and reindex mends it.",

@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "reshard/dtype.h"
+#include "storage/record.h"
 
 namespace keepstep::daemon {
 namespace {
@@ -88,7 +89,7 @@ class Builder {
   }
 
   v1::Part* const part_;
-  absl::flat_hash_map<std::string, uint32_t> tensors_;
+  absl::flat_hash_map<absl::string_view, uint32_t> tensors_;  // names that the shares hold
 };
 
 }  // namespace
@@ -96,6 +97,7 @@ class Builder {
 v1::Part BuildPart(absl::string_view attempt, uint32_t index, uint32_t count,
                    absl::Span<const SavedShare* const> shares, const v1::Decision& intent) {
   v1::Part part;
+  part.set_format_version(storage::kRecordVersion);  // so that it is encoded without a copy
   part.set_attempt(std::string(attempt));
   part.set_index(index);
   part.set_count(count);

@@ -104,7 +104,7 @@ void Commit(BlobStore& store, int64_t step, int64_t tensors) {
     ref->set_name(PartName(index));
     ref->set_size_bytes(static_cast<int64_t>(bytes.size()));
     ref->set_digest(DigestOf(absl::string_view(bytes)).ToBytes());
-    Require("part", PublishPart(store, step, part));
+    Require("part", PublishPart(store, step, part).status());
   }
   const auto slot = BlobPath::Parse(DecisionPath(step, AttemptName(attempt)));
   Require("path", slot.status());

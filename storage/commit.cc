@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "storage/attempt.h"
+#include "storage/digest.h"
+#include "storage/part.h"
 #include "storage/record.h"
 
 namespace keepstep::storage {
@@ -19,23 +21,38 @@ CommitOutcome Decide(BlobStore& store, CommitMachine machine) {
   return std::get<CommitOutcome>(std::move(next));
 }
 
-StoreOp PublishPartOp(int64_t step, v1::Part part) {
+PartSummary SummaryOf(const v1::Part& part, absl::string_view bytes) {
+  PartSummary summary{.digest = DigestOf(bytes).ToBytes(),
+                      .size_bytes = static_cast<int64_t>(bytes.size()),
+                      .attempt = part.attempt(),
+                      .index = part.index(),
+                      .count = part.count(),
+                      .intent = part.intent()};
+  for (const v1::Blob& blob : part.blobs()) summary.blobs.emplace_back(blob.name(), blob.size_bytes());
+  return summary;
+}
+
+StoreOp PublishPartOp(int64_t step, const v1::Part& part) {
   StoreOp op;
   op.kind = StoreOp::Kind::kPublish;
   op.path = AttemptDir(step, part.attempt()) + "/" + PartName(part.index());
-  op.bytes = EncodePart(std::move(part));
+  op.bytes = EncodePart(part);
   return op;
 }
 
-absl::Status PublishPart(BlobStore& store, int64_t step, v1::Part part) {
-  const StoreOp op = PublishPartOp(step, std::move(part));
+absl::StatusOr<PartSummary> PublishPart(BlobStore& store, int64_t step, const v1::Part& part) {
+  if (absl::Status status = ValidatePart(part); !status.ok()) return status;
+  const StoreOp op = PublishPartOp(step, part);
   const absl::Status published = RunStoreOp(store, op).status;
-  if (published.ok() || absl::IsAborted(published)) return published;
-  StoreOp reread;
-  reread.kind = StoreOp::Kind::kReadPublished;
-  reread.path = op.path;
-  const StoreResult there = RunStoreOp(store, reread);
-  return there.status.ok() && there.bytes == op.bytes ? absl::OkStatus() : published;
+  if (absl::IsAborted(published)) return published;
+  if (!published.ok()) {
+    StoreOp reread;
+    reread.kind = StoreOp::Kind::kReadPublished;
+    reread.path = op.path;
+    const StoreResult there = RunStoreOp(store, reread);
+    if (!there.status.ok() || there.bytes != op.bytes) return published;
+  }
+  return SummaryOf(part, op.bytes);
 }
 
 }  // namespace keepstep::storage

@@ -5,7 +5,8 @@
 //
 // kCommit  1. SyncTree of the attempt's directory.
 //          2. List it. Read back every expected part as published; each must be whole, of this attempt and of
-//             this count, and every blob it names must be there in full.
+//             this count, and every blob it names must be there in full. Bytes with the digest of a part that
+//             this process published were judged then.
 //          3. COMMIT = the intent that part 0 holds, with the size and digest of every part as read. Publish.
 //          4. Anything but OK: read the slot as published. COMMIT of this attempt → committed, ABORT →
 //          aborted.
@@ -25,14 +26,30 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "proto/storage.pb.h"
 #include "storage/store_op.h"
 
 namespace keepstep::storage {
+
+// What a commit needs of a part.
+struct PartSummary {
+  std::string digest;  // 16 bytes, of its record; empty: no part
+  int64_t size_bytes = 0;
+  std::string attempt;
+  uint32_t index = 0, count = 0;
+  v1::Decision intent;
+  std::vector<std::pair<std::string, int64_t>> blobs;  // name, size
+};
+
+// `bytes` is the part's record.
+PartSummary SummaryOf(const v1::Part& part, absl::string_view bytes);
 
 struct CommitOutcome {
   enum class Kind : uint8_t {
@@ -58,8 +75,11 @@ class CommitMachine {
 
   // `intent` names step and attempt, and is the ABORT that is published if it comes to that (epoch, time,
   // reason, message, writer; the kind is set here). A COMMIT takes all else from part 0. `part_names` are
-  // leaves, in the order of part indices; used by kCommit alone. REQUIRES: a valid step and attempt name.
-  CommitMachine(Want want, v1::Decision intent, std::vector<std::string> part_names);
+  // leaves, in the order of part indices; used by kCommit alone. `written` are parts that this process has
+  // published itself: they are read back all the same, but bytes with that digest need not be judged again.
+  // REQUIRES: a valid step and attempt name.
+  CommitMachine(Want want, v1::Decision intent, std::vector<std::string> part_names,
+                std::vector<PartSummary> written = {});
 
   // `previous` is null at the first call, then the result of the operation returned last. Not to be called
   // again after an outcome.
@@ -90,6 +110,7 @@ class CommitMachine {
 
   Step ReadSlot(State next);
   Step ReadNextPart();
+  absl::StatusOr<PartSummary> Judge(absl::string_view bytes) const;
   Step PublishCommit();
   Step PublishAbort(absl::Status why);
   Step Publish();
@@ -106,6 +127,7 @@ class CommitMachine {
   v1::Decision abort_;
   std::string dir_;
   std::vector<std::string> part_names_;
+  std::vector<PartSummary> written_;
   State state_ = State::kStart;
   StoreOp last_;
   int tries_ = 1;  // of last_
@@ -126,11 +148,11 @@ CommitOutcome Decide(BlobStore& store, CommitMachine machine);
 
 // The operation that publishes one node's part. ALREADY_EXISTS is success only for the same bytes;
 // PublishPart checks.
-StoreOp PublishPartOp(int64_t step, v1::Part part);
+StoreOp PublishPartOp(int64_t step, const v1::Part& part);
 
 // REQUIRES: the part's blobs are finished, every rank of it sealed. ALREADY_EXISTS: another part is there.
-// Blocks.
-absl::Status PublishPart(BlobStore& store, int64_t step, v1::Part part);
+// DATA_LOSS, with nothing published, for a part that readers would refuse (ValidatePart). Blocks.
+absl::StatusOr<PartSummary> PublishPart(BlobStore& store, int64_t step, const v1::Part& part);
 
 }  // namespace keepstep::storage
 

@@ -336,7 +336,32 @@ TEST(PublishPart, TheSamePartTwiceIsOne) {
   EXPECT_TRUE(PublishPart(store, 7, sample.parts[0]).ok());
   v1::Part other = sample.parts[0];
   other.mutable_intent()->set_time_unix_ms(1);
-  EXPECT_EQ(PublishPart(store, 7, other).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(PublishPart(store, 7, other).status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST(PublishPart, NothingIsPublishedThatReadersWouldRefuse) {
+  MemoryStore store;
+  v1::Part part = Sample().parts[0];
+  part.mutable_extents(0)->set_offset_bytes(int64_t{1} << 40);
+  EXPECT_EQ(PublishPart(store, 7, part).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(store.List(Path(kDecisionName).Parent())->empty());
+}
+
+// What was published here is known by its digest; anything else that is read back is judged.
+TEST(Commit, KnownPartsMakeTheSameDecisionAndHideNoDamage) {
+  const TestCheckpoint sample = Sample();
+  MemoryStore store, judged, damaged;
+  for (MemoryStore* one : {&store, &judged, &damaged}) WriteTestCheckpoint(*one, sample);
+  std::vector<PartSummary> written;
+  for (const v1::Part& part : sample.parts) written.push_back(*PublishPart(store, sample.step, part));
+  const auto commit = [&](MemoryStore& in, std::vector<PartSummary> known) {
+    return Decide(in, CommitMachine(Want::kCommit, sample.intent(), sample.part_names, std::move(known)));
+  };
+  const CommitOutcome known = commit(store, written), unknown = commit(judged, {});
+  ASSERT_EQ(known.kind, Kind::kCommitted) << known.status;
+  EXPECT_EQ(EncodeDecision(known.decision), EncodeDecision(unknown.decision));
+  Replace(damaged, Path("part-0.pb"), "junk");
+  EXPECT_EQ(commit(damaged, written).reason, "PART_INVALID");
 }
 
 }  // namespace

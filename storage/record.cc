@@ -48,8 +48,12 @@ absl::Status TooNew(RecordKind kind, uint64_t version) {
 }
 
 template <typename Message>
-std::string Encode(RecordKind kind, Message message) {
-  message.set_format_version(kRecordVersion);
+std::string Encode(RecordKind kind, const Message& message) {
+  if (message.format_version() != kRecordVersion) {
+    Message current = message;
+    current.set_format_version(kRecordVersion);
+    return Encode(kind, current);
+  }
   std::string payload;
   {
     google::protobuf::io::StringOutputStream stream(&payload);
@@ -106,13 +110,11 @@ absl::StatusOr<absl::string_view> DecodeRecord(RecordKind kind, absl::string_vie
   return framed.substr(kRecordHeaderBytes);
 }
 
-std::string EncodePart(v1::Part part) { return Encode(RecordKind::kPart, std::move(part)); }
-std::string EncodeDecision(v1::Decision decision) {
-  return Encode(RecordKind::kDecision, std::move(decision));
-}
-std::string EncodeClaim(v1::Claim claim) { return Encode(RecordKind::kClaim, std::move(claim)); }
-std::string EncodeEpochStep(v1::EpochStep step) { return Encode(RecordKind::kEpochStep, std::move(step)); }
-std::string EncodeMarker(v1::Marker marker) { return Encode(RecordKind::kMarker, std::move(marker)); }
+std::string EncodePart(const v1::Part& part) { return Encode(RecordKind::kPart, part); }
+std::string EncodeDecision(const v1::Decision& decision) { return Encode(RecordKind::kDecision, decision); }
+std::string EncodeClaim(const v1::Claim& claim) { return Encode(RecordKind::kClaim, claim); }
+std::string EncodeEpochStep(const v1::EpochStep& step) { return Encode(RecordKind::kEpochStep, step); }
+std::string EncodeMarker(const v1::Marker& marker) { return Encode(RecordKind::kMarker, marker); }
 
 absl::StatusOr<v1::Part> DecodePart(absl::string_view bytes) {
   absl::StatusOr<v1::Part> part = Decode<v1::Part>(RecordKind::kPart, bytes);

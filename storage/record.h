@@ -38,11 +38,11 @@ absl::StatusOr<absl::string_view> DecodeRecord(RecordKind kind, absl::string_vie
 
 // Typed records. Encoding sets `format_version`, is deterministic for one version of the software, and keeps
 // the unknown fields of a message that was decoded. A decoded part has also passed ValidatePart (part.h).
-std::string EncodePart(v1::Part part);
-std::string EncodeDecision(v1::Decision decision);
-std::string EncodeClaim(v1::Claim claim);
-std::string EncodeEpochStep(v1::EpochStep step);
-std::string EncodeMarker(v1::Marker marker);
+std::string EncodePart(const v1::Part& part);
+std::string EncodeDecision(const v1::Decision& decision);
+std::string EncodeClaim(const v1::Claim& claim);
+std::string EncodeEpochStep(const v1::EpochStep& step);
+std::string EncodeMarker(const v1::Marker& marker);
 
 absl::StatusOr<v1::Part> DecodePart(absl::string_view bytes);
 absl::StatusOr<v1::Decision> DecodeDecision(absl::string_view bytes);

@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "daemon/logic/retention.h"
+#include "storage/commit.h"
 #include "storage/disk_full.h"
 #include "storage/store_op.h"
 
@@ -131,6 +132,7 @@ struct VerdictSeen {
 struct PartWritten {
   std::string attempt;
   absl::Status status;
+  storage::PartSummary part;  // when OK
 };
 struct IoStopped {
   std::string attempt;

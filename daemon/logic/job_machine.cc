@@ -73,7 +73,7 @@ struct JobMachine::Parts {
   }
   void On(const VerdictSeen& e) { coordinator.OnVerdict(e); }
   void On(const PartWritten& e) {
-    WithSave(e, [&e](SaveMachine& save) { save.OnPartWritten(e.status); });
+    WithSave(e, [&e](SaveMachine& save) { save.OnPartWritten(e.status, e.part); });
   }
   void On(const IoStopped& e) {
     WithSave(e, [](SaveMachine& save) { save.OnIoStopped(); });

@@ -123,7 +123,8 @@ void MachineHarness::WritePart(const std::string& attempt) {
     blob.set_size_bytes(7);
     blob.set_header_digest(storage::DigestOf(absl::string_view()).ToBytes());
   }
-  Feed(PartWritten{attempt, storage::PublishPart(store_, attempts_[attempt].step, part)});
+  const auto published = storage::PublishPart(store_, attempts_[attempt].step, part);
+  Feed(PartWritten{attempt, published.status(), published.ok() ? *published : storage::PartSummary()});
 }
 
 SessionId MachineHarness::Open(int32_t rank, int32_t world_size, uint8_t nonce, int64_t epoch,

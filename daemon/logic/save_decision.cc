@@ -16,9 +16,10 @@ using storage::CommitMachine;
 using storage::CommitOutcome;
 
 // One node: one part.
-void SaveMachine::RunCommit() {
+void SaveMachine::RunCommit(const storage::PartSummary& part) {
   auto machine = std::make_shared<CommitMachine>(CommitMachine::Want::kCommit, AbortRecord(),
-                                                 std::vector<std::string>{storage::PartName(0)});
+                                                 std::vector<std::string>{storage::PartName(0)},
+                                                 std::vector<storage::PartSummary>{part});
   RunScript(outbox_, life_, machine, [this](const CommitOutcome& outcome) { OnCommitOutcome(outcome); });
 }
 

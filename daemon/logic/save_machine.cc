@@ -227,7 +227,7 @@ void SaveMachine::WritePartIfReady() {
   outbox_.Emit(WritePart{spec_.attempt});
 }
 
-void SaveMachine::OnPartWritten(const absl::Status& status) {
+void SaveMachine::OnPartWritten(const absl::Status& status, const storage::PartSummary& part) {
   if (stage_ != SaveStage::kPart) return;
   if (!status.ok()) {
     cause_ = IoFailure(status, "part");
@@ -238,7 +238,7 @@ void SaveMachine::OnPartWritten(const absl::Status& status) {
     return;
   }
   Enter(SaveStage::kCommit);
-  RunCommit();
+  RunCommit(part);
 }
 
 bool SaveMachine::Fail(Failure cause, SaveState as) {

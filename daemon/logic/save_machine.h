@@ -82,7 +82,7 @@ class SaveMachine {
   void OnVerdict(int32_t rank, bool sealed);
   void OnRankDead(int32_t rank);
   void OnParentKnown(const absl::Status& status);  // of the epoch's PARENT record
-  void OnPartWritten(const absl::Status& status);
+  void OnPartWritten(const absl::Status& status, const storage::PartSummary& part);
   void OnIoStopped();
   void OnProgress() { progress_at_ = outbox_.now(); }
   void OnTick();
@@ -119,7 +119,7 @@ class SaveMachine {
   void StartRanks();
   void CheckRank(int32_t rank);
   void WritePartIfReady();
-  void RunCommit();
+  void RunCommit(const storage::PartSummary& part);
   void RunAbort();
   void OnCommitOutcome(const storage::CommitOutcome& outcome);
   void OnAbortOutcome(const storage::CommitOutcome& outcome);

@@ -16,7 +16,7 @@ namespace {
 
 template <typename Message>
 void CheckKind(absl::string_view bytes, absl::StatusOr<Message> (*decode)(absl::string_view),
-               std::string (*encode)(Message)) {
+               std::string (*encode)(const Message&)) {
   const absl::StatusOr<Message> message = decode(bytes);
   if (!message.ok()) return;
   const std::string written = encode(*message);

@@ -411,10 +411,12 @@ void SimDaemon::WritePart(Attempt& a) {
     }
   }
   ++a.running;
-  RunStore(storage::PublishPartOp(a.step, part), 0, [this, &a](StoreResult result) {
+  storage::StoreOp op = storage::PublishPartOp(a.step, part);
+  storage::PartSummary summary = storage::SummaryOf(part, op.bytes);
+  RunStore(std::move(op), 0, [this, &a, summary = std::move(summary)](StoreResult result) {
     const bool stopped = a.stopped;
     Finished(a);
-    if (!stopped) Feed(daemon::PartWritten{a.name, std::move(result.status)});
+    if (!stopped) Feed(daemon::PartWritten{a.name, std::move(result.status), summary});
   });
 }
 
