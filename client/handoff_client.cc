@@ -42,7 +42,11 @@ absl::StatusOr<UniqueFd> ConnectSocket(const std::string& path) {
   }
   sockaddr_un address{.sun_family = AF_UNIX};
   std::strncpy(address.sun_path, path.c_str(), sizeof(address.sun_path) - 1);
-  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) return fd;
+  int failed = 0;
+  do {  // a signal may end the wait for a place in the queue
+    failed = connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  } while (failed != 0 && errno == EINTR);
+  if (failed == 0) return fd;
   if (errno == EACCES || errno == EPERM) {
     return MakeError(absl::StatusCode::kPermissionDenied, "NO_ACCESS",
                      absl::StrCat("may not connect to ", path, ": join the socket's group"), "open");

@@ -24,12 +24,15 @@ absl::Span<const std::byte> BytesOf(const Frame& frame) {
   return absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&frame), sizeof(frame));
 }
 
-// Blocks until a frame is there, then takes it with its descriptors.
+// Blocks until a frame is there, then takes it with its descriptors. Signals (a fuzzer's timer) and the reset
+// that is told before the last frame of a closed connection are waited out.
 absl::StatusOr<ReceivedFrame> Await(FrameSocket& socket) {
   char byte;
-  ssize_t got = recv(socket.fd(), &byte, 1, MSG_PEEK);
-  if (got < 0 && errno == ECONNRESET)
-    got = recv(socket.fd(), &byte, 1, MSG_PEEK);  // what it sent is behind that
+  ssize_t got = 0;
+  int resets = 0;
+  do {
+    got = recv(socket.fd(), &byte, 1, MSG_PEEK);
+  } while (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
   if (got <= 0) return absl::UnavailableError("closed");
   return socket.Receive();
 }
@@ -45,9 +48,11 @@ storage::UniqueFd ConnectTo(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   path.copy(address.sun_path, sizeof(address.sun_path) - 1);
-  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-    return storage::UniqueFd();
-  return fd;
+  int failed = 0;
+  do {
+    failed = connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  } while (failed != 0 && errno == EINTR);
+  return failed == 0 ? std::move(fd) : storage::UniqueFd();
 }
 
 absl::StatusOr<std::unique_ptr<TestClient>> TestClient::Connect(const std::string& socket_directory,
