@@ -37,13 +37,19 @@ def _fio(directory: Path, size_bytes: int, operation: str, *options: str) -> flo
 
 
 def disk_write(directory: Path, size_bytes: int, options: Options = WRITES[0]) -> float:
-    """O_DIRECT with a final flush. Leaves the file."""
+    """O_DIRECT with a final flush, over what a write before has left, if one has. Leaves the file."""
     return _fio(directory, size_bytes, "write", "--direct=1", "--end_fsync=1", *options)
 
 
+def new_file_write(directory: Path, size_bytes: int, options: Options) -> float:
+    """The same into a file that is not there yet, as every save writes: its space has to be found too."""
+    (directory / DATA).unlink(missing_ok=True)
+    return disk_write(directory, size_bytes, options)
+
+
 def best_write(directory: Path, size_bytes: int) -> Options:
-    """The size and depth that write fastest here. Leaves the file, so that later runs write allocated space."""
-    return max(WRITES, key=lambda options: disk_write(directory, size_bytes, options))
+    """The size and depth that write new files fastest here. Leaves the file."""
+    return max(WRITES, key=lambda options: new_file_write(directory, size_bytes, options))
 
 
 def disk_read(directory: Path, size_bytes: int) -> float:

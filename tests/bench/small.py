@@ -29,9 +29,12 @@ def small(bench: Bench) -> list[Row]:
     directory.mkdir()
     best = limits.best_write(bench.home, SMALL_BYTES)
     with Daemon(bench.home) as daemon, numpy_ranks(daemon, directory, 1, "small", size_bytes=SMALL_BYTES) as ranks:
-        writes = [SMALL_BYTES / limits.disk_write(bench.home, SMALL_BYTES, best) for _ in range(bench.repeats)]
-        out.append(row("20,000 tensors of 4-32 KiB: durable", _durable(ranks, directory, bench.repeats), "s",
-                       against=("fio write of as much", statistics.median(writes)), target=ratio_at_most(1.3)))
+        writes = [SMALL_BYTES / limits.new_file_write(bench.home, SMALL_BYTES, best) for _ in range(bench.repeats)]
+        overwrites = [SMALL_BYTES / limits.disk_write(bench.home, SMALL_BYTES, best) for _ in range(bench.repeats)]
+        seconds = _durable(ranks, directory, bench.repeats)
+        for how, took in (("a new file", writes), ("over a file", overwrites)):
+            out.append(row(f"20,000 tensors of 4-32 KiB: durable, held against {how}", seconds, "s",
+                           against=("fio write of as much", statistics.median(took)), target=ratio_at_most(1.3)))
     reads, loads = [], []
     for _ in range(bench.repeats):
         reads.append(SMALL_BYTES / limits.disk_read(bench.home, SMALL_BYTES))
