@@ -317,16 +317,14 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
             "Step ", step,
             " is what the job would resume from. To delete it all the same, say so (--allow-last)."));
   }
-  auto attempts = storage::ListAttempts(store, step);
-  if (!attempts.ok()) return attempts.status();
+  auto committed = storage::CommittedAttempts(store, step);
+  if (!committed.ok()) return committed.status();
   response.set_step(step);
-  for (const storage::AttemptInfo& info : *attempts) {
-    auto decision = storage::ReadDecision(store, step, info.id);
-    if (!decision.ok() || decision->kind() != v1::Decision::COMMIT) continue;
-    const std::string name = storage::AttemptName(info.id);
+  for (const v1::Decision& decision : *committed) {
+    const std::string& name = decision.attempt();
     response.add_plan(
-        absl::StrCat((*job)->label(), "/", step, " (", name, "), ", HumanBytes(decision->tensor_bytes())));
-    response.set_freed_bytes(response.freed_bytes() + decision->tensor_bytes());
+        absl::StrCat((*job)->label(), "/", step, " (", name, "), ", HumanBytes(decision.tensor_bytes())));
+    response.set_freed_bytes(response.freed_bytes() + decision.tensor_bytes());
     if (request.dry_run()) continue;
     found->lease = nullptr;  // our own look at it
     const std::string key = (*job)->LeaseKey(name);
@@ -335,7 +333,8 @@ absl::Status CheckpointsService::DeleteStep(const grpc::CallbackServerContext& c
           absl::StatusCode::kFailedPrecondition, "IN_USE",
           absl::StrCat("Step ", step, " is being read or deleted. Try again when that is over."));
     }
-    absl::Status status = storage::DeleteCheckpoint(store, step, info.id, MarkerOf("deleted on request"));
+    absl::Status status =
+        storage::DeleteCheckpoint(store, step, *storage::ParseAttempt(name), MarkerOf("deleted on request"));
     state_.checkpoints->Forget(**job, name);
     state_.plane->cache().Invalidate(absl::StrCat((*job)->cache_prefix(), storage::AttemptDir(step, name)));
     state_.leases->Release(key);

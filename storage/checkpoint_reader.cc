@@ -123,6 +123,19 @@ absl::StatusOr<v1::Decision> CommittedAttempt(BlobStore& store, int64_t step) {
   return absl::NotFoundError(absl::StrCat("step ", step, " has no committed checkpoint"));
 }
 
+absl::StatusOr<std::vector<v1::Decision>> CommittedAttempts(BlobStore& store, int64_t step) {
+  absl::StatusOr<std::vector<AttemptInfo>> attempts = ListAttempts(store, step);
+  if (!attempts.ok()) return attempts.status();
+  std::vector<v1::Decision> committed;
+  for (const AttemptInfo& attempt : *attempts) {
+    absl::StatusOr<v1::Decision> decision = ReadDecision(store, step, attempt.id);
+    if (absl::IsNotFound(decision.status()) || absl::IsDataLoss(decision.status())) continue;
+    if (!decision.ok()) return decision.status();
+    if (decision->kind() == v1::Decision::COMMIT) committed.push_back(*std::move(decision));
+  }
+  return committed;
+}
+
 absl::StatusOr<Manifest> LoadManifest(BlobStore& store, int64_t step, const AttemptId& attempt) {
   absl::StatusOr<v1::Decision> decision = ReadDecision(store, step, attempt);
   if (!decision.ok()) return decision.status();

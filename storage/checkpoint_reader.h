@@ -40,6 +40,10 @@ absl::StatusOr<v1::Decision> ReadDecision(BlobStore& store, int64_t step, const 
 // attempt is DATA_LOSS: it may have been a COMMIT.
 absl::StatusOr<v1::Decision> CommittedAttempt(BlobStore& store, int64_t step);
 
+// Every COMMIT of a step, by attempt, those that are being deleted too; damaged decisions are left out. An
+// error when one cannot be read: whoever is to delete them all would leave it.
+absl::StatusOr<std::vector<v1::Decision>> CommittedAttempts(BlobStore& store, int64_t step);
+
 // Every checkpoint, in the order of epochs, then steps; of one step and epoch only the highest attempt.
 // Damaged decisions are left out and counted.
 struct CheckpointList {

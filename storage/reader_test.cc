@@ -6,6 +6,7 @@
 #include "storage/checkpoint_reader.h"
 #include "storage/commit.h"
 #include "storage/delete.h"
+#include "storage/faulty_store.h"
 #include "storage/memory_store.h"
 #include "storage/record.h"
 #include "storage/test_parts.h"
@@ -75,6 +76,27 @@ TEST(Reader, TheHighestCommittedAttemptOfAStep) {
   Abort(store, 5, {1, 11, 1});
   EXPECT_EQ(CommittedAttempt(store, 5)->attempt(), AttemptName({1, 10, 1}));
   EXPECT_EQ(ListCheckpoints(store)->committed.size(), 1u);
+}
+
+// A deletion of all that a step has would be told as done, and leave what could not be read.
+TEST(Reader, AllAttemptsOfAStepOrAnError) {
+  MemoryStore disk;
+  Commit(disk, 5, {1, 9, 9});
+  Commit(disk, 5, {2, 1, 1});
+  Abort(disk, 5, {2, 2, 1});
+  Commit(disk, 5, {3, 1, 1});
+  Spoil(disk, Path(DecisionPath(5, AttemptName({3, 1, 1}))));
+  FaultyStore store(&disk);
+  bool clean = false;
+  int failures = 0;
+  for (int64_t n = 1; !clean; ++n, ++failures) {
+    store.plan().Clear();
+    store.plan().FailNth(FaultOp::kAny, n, absl::UnavailableError("EINTR"));
+    const absl::StatusOr<std::vector<v1::Decision>> found = CommittedAttempts(store, 5);
+    clean = found.ok();
+    EXPECT_TRUE(!clean || found->size() == 2u) << n;
+  }
+  EXPECT_GT(failures, 6);
 }
 
 // Two orders of the same checkpoints, by name and by field, would be two answers to "latest".
