@@ -42,9 +42,9 @@ if [ "$mode" != e2e ]; then
   exit
 fi
 
-[ $# -gt 0 ] || set -- tests/e2e tests/command tests/attack/test_bad_input.py tests/crash/test_crash.py
-bazel build --config=sanitize //daemon:keepstepd //client/command:keepstep //client:libkeepstep.so \
-  //tests/crash:keepstepd_failpoints
+# Not tests/crash: its seam takes the place of libc's functions before the sanitizer's runtime is up.
+[ $# -gt 0 ] || set -- tests/e2e tests/command tests/attack/test_bad_input.py
+bazel build --config=sanitize //daemon:keepstepd //client/command:keepstep //client:libkeepstep.so
 KEEPSTEP_TEST_BIN=$(bazel info --config=sanitize bazel-bin 2>/dev/null)
 export KEEPSTEP_TEST_BIN KEEPSTEP_LIBRARY="$KEEPSTEP_TEST_BIN/client/libkeepstep.so"
 export ASAN_OPTIONS="detect_leaks=0:log_path=$reports/report" UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/report"
