@@ -61,7 +61,8 @@ absl::StatusOr<std::string> NewToken() {
 
 absl::Status CheckDirectory(int fd) {
   struct stat info;
-  if (fstat(fd, &info) != 0 || !S_ISDIR(info.st_mode)) return Invalid("The descriptor is not a directory.");
+  if (fstat(fd, &info) != 0) return Errno("The job's directory does not answer");  // it may, when asked again
+  if (!S_ISDIR(info.st_mode)) return Invalid("The descriptor is not a directory.");
   if (fcntl(fd, F_GETFL) & O_PATH)
     return Invalid("The directory's descriptor must be open for reading, not O_PATH.");
   return absl::OkStatus();

@@ -16,6 +16,7 @@
 #include "daemon/metered_store.h"
 #include "reshard/tensor.h"
 #include "storage/attempt.h"
+#include "storage/errno_status.h"
 #include "storage/file_store.h"
 #include "storage/read_only_store.h"
 
@@ -107,10 +108,12 @@ void JobRegistry::OpenKnown() {
 
 absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd directory) {
   struct stat info;
-  if (!directory.valid() || fstat(directory.get(), &info) != 0) {
+  if (!directory.valid()) {
     return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_JOB",
                      absl::StrCat("The directory cannot be opened: ", strerror(errno)));
   }
+  if (fstat(directory.get(), &info) != 0)  // it may answer when asked again
+    return storage::ErrnoStatus(storage::IoSide::kRead, errno, "fstat", "the job's directory");
   std::lock_guard lock(mutex_);
   const auto key = std::make_pair(info.st_dev, info.st_ino);
   if (auto found = jobs_.find(key); found != jobs_.end()) return found->second;

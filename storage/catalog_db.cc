@@ -209,7 +209,9 @@ absl::Status Catalog::Db::Write(const CatalogBatch& batch) {
     if (absl::Status status = OpenAgain(); !status.ok()) return status;
   }
   absl::Status status = TryWrite(batch);
-  if (IsDiskFull(status) && reserve.GiveUp()) {
+  if (!status.ok()) {
+    // What failed may have been work behind earlier writes, and on a full disk the reserve gives room.
+    if (IsDiskFull(status) && !reserve.GiveUp()) return status;
     if (!OpenAgain().ok()) return status;
     status = TryWrite(batch);
   }

@@ -1,10 +1,10 @@
 // The RocksDB beneath the catalog: column families, keys, opening and moving a damaged database aside.
 //
-// RocksDB refuses every write after one that failed, until it is opened again. So the write after a failed
-// one opens it again first: what a full or failing disk cost is that write, not the daemon's every save from
-// then on. On a full disk it gets the room of a reserve (reserve.h): the catalog can be opened, and the saves
-// that its journal names be ended, which is what gives room back. Without a reserve it is opened to be read,
-// and each write tries again.
+// RocksDB refuses every write after one that failed, or after its own work behind them has, until it is
+// opened again. So a write that failed opens it again and is tried once more: what a full or failing disk
+// costs is that write at most, not the daemon's every save from then on. On a full disk it gets the room of a
+// reserve (reserve.h): the catalog can be opened, and the saves that its journal names be ended, which is
+// what gives room back. Without a reserve it is opened to be read, and each write tries again.
 //
 // Keys. Texts that end a key or are scanned whole are length-prefixed (u32, big-endian); numbers are 8 bytes
 // big-endian, so that byte order is numeric order.
@@ -77,7 +77,7 @@ struct Catalog::Db {
   // `*damaged`: it is there, and cannot be read.
   absl::Status Open(bool* damaged);
 
-  // Writes and syncs; after a write that failed, opens the database again first.
+  // Writes and syncs; what fails is tried once more with the database opened again.
   absl::Status Write(const CatalogBatch& batch);
   // NOT_FOUND when there is no such row.
   absl::StatusOr<std::string> Get(CatalogFamily which, absl::string_view key) const;
