@@ -13,14 +13,17 @@ cd "$(dirname "$0")/.."
 mode=${1:-}
 shift || true
 reports=$(mktemp -d)
-trap 'rm -rf "$reports"' EXIT
+trap 'rm -rf "$reports" "$reports.found"' EXIT
 
 # What a sanitizer writes where it finds something.
 found='ERROR: AddressSanitizer|ERROR: LeakSanitizer|WARNING: ThreadSanitizer|: runtime error: '
 
 finish() { # targets, failed tests, folder with logs
   local count
-  count=$({ grep -rEh "$found" "$3" 2>/dev/null || true; } | sort -u | tee /dev/stderr | wc -l)
+  # Not by tee /dev/stderr: where that is a file, opening it would empty it.
+  { grep -rEh "$found" "$3" 2>/dev/null || true; } | sort -u >"$reports.found"
+  cat "$reports.found" >&2
+  count=$(wc -l <"$reports.found")
   printf '%s: %d targets or tests run, %d failed, %d reports\n' "$mode" "$1" "$2" "$count"
   [ "$2" -eq 0 ] && [ "$count" -eq 0 ] && [ "$1" -gt 0 ]
 }
