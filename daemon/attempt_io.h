@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/cancellation.h"
@@ -65,8 +66,9 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
   // From the shares of all ranks → PartWritten. `intent` gets kind, step, attempt, layout, metrics and sizes
   // here.
   void WritePart(v1::Decision intent);
-  // The part that is published, and the digest of its record; null before. For whoever indexes it.
-  const std::shared_ptr<const v1::Part>& part() const { return part_; }
+  // The part that is published, once, for whoever indexes it; null before and after. To be let go off the
+  // strand: to free the records of a hundred thousand tensors would keep the next save waiting.
+  std::shared_ptr<const v1::Part> TakePart() { return std::exchange(part_, nullptr); }
   const std::string& part_digest() const { return part_digest_; }
   // Cancels what runs → IoStopped when nothing is in use any more.
   void Stop();

@@ -326,7 +326,7 @@ void Job::Do(const RecordCommit& action) {
   AttemptIo* attempt = FindAttempt(action.attempt);
   meter_.Committed(action.attempt, attempt == nullptr ? 0 : attempt->TotalProgress().bytes_total, Clock::now());
   last_commit_unix_ms_ = UnixMs();
-  auto part = attempt == nullptr ? nullptr : attempt->part();
+  std::shared_ptr<const v1::Part> part = attempt == nullptr ? nullptr : attempt->TakePart();
   std::string digest = attempt == nullptr ? "" : attempt->part_digest();
   OnCatalog(action.op, [this, self = shared_from_this(), action, part = std::move(part), digest] {
     absl::Status status = IndexCommit(*store_, *services_.catalog, identity_.path, action.step,
