@@ -22,7 +22,9 @@ if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
 printf 'run: Python and end-to-end tests\n'
 .venv/bin/python -m pytest -q -p no:cacheprovider client/python tests 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
-count() { grep -oE "[0-9]+ $1" "$log" | tail -1 | grep -oE '^[0-9]+' || printf 0; }
+# Of pytest's own last line: tests print counts of their own.
+summary=$(grep -E '[0-9]+ (passed|failed|errors?).* in [0-9.]+s' "$log" | tail -1)
+count() { grep -oE "[0-9]+ $1" <<<"$summary" | grep -oE '^[0-9]+' || printf 0; }
 passed=$((passed + $(count passed)))
 failed=$((failed + $(count failed) + $(count errors?)))
 if [ "$status" -ne 0 ] && [ "$(count failed)" = 0 ] && [ "$(count 'errors?')" = 0 ]; then failed=$((failed + 1)); fi
