@@ -21,9 +21,7 @@ import dataclasses
 import errno
 import itertools
 import random
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ from pathlib import Path
 from tests.crash.arena import Answer, Arena, Stuck
 from tests.crash.control import ANY, CHANGING, points
 from tests.crash.sweep import SCENARIOS, Counts, Ledger, act, discover, prepare
+from tests.crash.sweep_command import parser, run_at_home
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EINTR", "ESTALE")
 FOREVER_SECONDS = 1.0  # for which a call fails that fails from then on
@@ -196,23 +195,9 @@ def total(rows: list[Answer], counts: Counts, planned: int) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=0, help="stop after so many")
-    parser.add_argument("--hours", type=float, default=0.0, help="stop after so long")
-    parser.add_argument("--all", action="store_true", help="every pass, every way, once and for good")
-    parser.add_argument("--points", default="all", help="all, a scenario, or one point's name")
-    parser.add_argument("--ledger", type=Path, help="goes on where it ends")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--home", type=Path, help="where daemon and jobs live; kept (default: made and removed)")
-    arguments = parser.parse_args()
-    if arguments.home is not None:
-        arguments.home.mkdir(exist_ok=True)
-        return run(arguments, arguments.home)
-    home = Path(tempfile.mkdtemp(prefix="ksc-"))
-    try:
-        return run(arguments, home)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    options = parser(__doc__)
+    options.add_argument("--all", action="store_true", help="every pass, every way, once and for good")
+    return run_at_home(run, options.parse_args())
 
 
 if __name__ == "__main__":

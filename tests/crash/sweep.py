@@ -17,9 +17,7 @@ import argparse
 import dataclasses
 import json
 import random
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import Any
 
 from tests.crash.arena import Arena, Stuck
 from tests.crash.control import ANY, CHANGING, points
+from tests.crash.sweep_command import parser, run_at_home
 
 SCENARIOS = ("save", "abort", "delete", "epoch", "recovery")
 NESTED_MOST = 3  # kills of the starts after a kill
@@ -190,24 +189,11 @@ def run(arguments: argparse.Namespace, home: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=0, help="stop after so many")
-    parser.add_argument("--hours", type=float, default=0.0, help="stop after so long")
-    parser.add_argument("--points", default="all", help="all, a scenario, or one point's name")
-    parser.add_argument("--ledger", type=Path, help="goes on where it ends")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--home", type=Path, help="where daemon and jobs live; kept (default: made and removed)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    arguments = options.parse_args()
     if not arguments.rounds and not arguments.hours:
-        parser.error("say --rounds or --hours")
-    if arguments.home is not None:
-        arguments.home.mkdir(exist_ok=True)
-        return run(arguments, arguments.home)
-    home = Path(tempfile.mkdtemp(prefix="ksc-"))
-    try:
-        return run(arguments, home)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+        options.error("say --rounds or --hours")
+    return run_at_home(run, arguments)
 
 
 if __name__ == "__main__":
