@@ -1,5 +1,7 @@
 #include "daemon/pool_keeper.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -13,8 +15,10 @@ int64_t PoolKeeper::Look(Clock::time_point now) {
   if (stats.buffers_taken != std::exchange(seen_, stats.buffers_taken) ||
       idle_since_ == Clock::time_point::min()) {
     idle_since_ = now;
+    trimmed_ = false;
   }
   if (now - idle_since_ < idle_.load()) return 0;
+  if (!std::exchange(trimmed_, true)) malloc_trim(0);
   const int64_t keep_bytes = std::max(options_.keep_bytes, registered_bytes_());
   if (stats.capacity_bytes <= keep_bytes) return 0;
   return pool_->Shrink(keep_bytes, options_.most_bytes);

@@ -3,6 +3,8 @@
 //   1. A buffer that is taken starts the wait anew (`idle`).
 //   2. Then each look frees at most `most_bytes`, free buffers first, then cached chunks, the longest unused
 //      before the others, down to what the ranks that are there have registered, or to `keep_bytes`.
+//   3. The first look after the wait also returns what the allocator keeps of freed records. It may hold the
+//      allocator's locks for a while, so it is not for a time when saves are under way.
 //
 // So a job that trains keeps the memory of its next save, however rarely it saves; a job that has ended
 // leaves its checkpoint warm for a restart within `idle`, and nothing after it.
@@ -45,6 +47,7 @@ class PoolKeeper {
   std::atomic<Clock::duration> idle_;
   uint64_t seen_ = 0;  // buffers taken, when it was last looked
   Clock::time_point idle_since_ = Clock::time_point::min();
+  bool trimmed_ = false;  // since then
 };
 
 }  // namespace keepstep::daemon

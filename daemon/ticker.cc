@@ -1,6 +1,5 @@
 #include "daemon/ticker.h"
 
-#include <malloc.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -13,7 +12,6 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr uint64_t kTicksPerMinute = 60'000 / kTickMs;
 constexpr int kTicksPerBeat = proto::kHeartbeatPeriodMs / kTickMs;
 
 uint64_t MonotonicNs() {
@@ -53,8 +51,6 @@ void Ticker::Run() {
       for (const auto& session : sessions_->All()) session->pages().Beat(MonotonicNs());
     }
     if (tick % kTicksPerBeat == 0) LookAfter();
-    // What records of many tensors took goes back to the machine.
-    if (tick % kTicksPerMinute == kTicksPerMinute - 1) calls_->TrySubmit([] { malloc_trim(0); });
     lock.lock();
     wake_.wait_for(lock, std::chrono::milliseconds(kTickMs), [this] { return stopping_; });
   }
