@@ -15,9 +15,10 @@ from tests.crash.control import KEEPSTEPD_FAILPOINTS
 
 
 def play(
-    main: Callable[[], int], rounds: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    main: Callable[[], int], rounds: int, totals: int, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Fails when `main`, told to play so many rounds, finds something."""
+    """Fails when `main`, told to play so many rounds, finds something; shows its last `totals` lines."""
     if not KEEPSTEPD_FAILPOINTS.exists():
         pytest.fail(f"{KEEPSTEPD_FAILPOINTS} is not built: bazel build //tests/crash:keepstepd_failpoints")
     # What has no power cut loses nothing that a system call has taken, whatever the file system; memory is faster.
@@ -29,5 +30,5 @@ def play(
         shutil.rmtree(home, ignore_errors=True)
     printed = capsys.readouterr().out
     with capsys.disabled():
-        print("\n" + printed, end="")
+        print("", *printed.splitlines()[-totals:], sep="\n")
     assert status == 0, printed

@@ -13,4 +13,4 @@ ROUNDS = 70  # about 110 kills
 def test_nothing_is_lost_wherever_the_daemon_is_killed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play(sweep.main, ROUNDS, capsys, monkeypatch)
+    play(sweep.main, ROUNDS, 3, capsys, monkeypatch)

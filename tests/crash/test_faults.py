@@ -13,4 +13,4 @@ ROUNDS = 36
 def test_every_failed_call_is_a_clean_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    play(faults.main, ROUNDS, capsys, monkeypatch)
+    play(faults.main, ROUNDS, 1, capsys, monkeypatch)
