@@ -1,0 +1,10 @@
+"""What Keepstep knows of PyTorch. Importing this package imports torch; `import keepstep` alone does not.
+
+`tensors` describes one tensor's memory, `placement` the pure geometry of placements on a mesh.
+"""
+
+from __future__ import annotations
+
+from keepstep.torch.tensors import dtype_name, flat_shard, memory, shard
+
+__all__ = ["dtype_name", "flat_shard", "memory", "shard"]
