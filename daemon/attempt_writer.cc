@@ -390,6 +390,11 @@ void AttemptWriter::AbortIdle() {
   }
 }
 
+size_t AttemptWriter::open() const {
+  std::lock_guard lock(mutex_);
+  return attempts_.size();
+}
+
 void AttemptWriter::Forget(absl::string_view name) {
   std::lock_guard lock(mutex_);
   attempts_.erase(std::string(name));

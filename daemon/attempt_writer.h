@@ -60,6 +60,8 @@ class AttemptWriter {
   absl::StatusOr<std::shared_ptr<Job>> JobOf(absl::string_view attempt);
   // Gives up what nobody has called for longer than the limit: its caller has gone.
   void AbortIdle();
+  // Attempts that are neither committed nor given up.
+  size_t open() const;
   // For open attempts too, but one that Begin found room for keeps it.
   void SetLimits(std::chrono::milliseconds idle_limit, int64_t quota_bytes);
 
@@ -91,7 +93,7 @@ class AttemptWriter {
   const std::string spool_directory_;
   std::atomic<std::chrono::milliseconds> idle_limit_;
   std::atomic<int64_t> quota_bytes_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Attempt>, std::less<>> attempts_;
 };
 

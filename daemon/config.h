@@ -28,6 +28,7 @@ namespace keepstep::daemon {
 struct Config {
   DaemonSpec daemon;
   int64_t drain_ms = 120'000;  // what saves in flight get after SIGTERM
+  int64_t exit_idle_ms = 0;    // unused for so long, the daemon ends; 0: never
 };
 
 struct ConfigKey {

@@ -226,6 +226,12 @@ std::vector<ConfigKey> MakeKeys() {
                    "A file whose first line lets its bearer see every user's jobs over HTTP", "none")),
       Reloads(Number(kDuration, "drain.limit", AT(drain_ms), 0, 24 * kHour,
                      "What saves in flight get after SIGTERM")),
+      Reloads(Number(kDuration, "exit.idle", AT(exit_idle_ms), 0, 30 * 24 * kHour,
+                     "With no client and nothing under way for so long, the daemon ends", "never")),
+      Path("log.file", AT(daemon.log_file),
+           "The log's file instead of standard error; FILE.1 is the one before", "stderr"),
+      Number(kSize, "log.file_bytes", AT(daemon.log_file_bytes), int64_t{64} << 10, kMost,
+             "At this size a new file begins"),
       Reloads(Choice("log.format", AT(daemon.log_format),
                      {{"text", Log::Format::kText}, {"json", Log::Format::kJson}}, "Form of a log line")),
       Reloads(Choice(

@@ -31,6 +31,7 @@
 #include "daemon/health.h"
 #include "daemon/http_pages.h"
 #include "daemon/http_server.h"
+#include "daemon/log_file.h"
 #include "daemon/node_service.h"
 #include "daemon/sessions_service.h"
 #include "daemon/ticker.h"
@@ -394,6 +395,11 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonSpec& spec) {
   }
   auto parts = std::make_unique<Parts>(spec);
   if (absl::Status status = MakeDirectory(spec.state_directory, 0700); !status.ok()) return status;
+  if (!spec.log_file.empty()) {
+    auto file = LogFile::Open(spec.log_file, spec.log_file_bytes);
+    if (!file.ok()) return file.status();
+    parts->log.Bound(*std::move(file));
+  }
   if (absl::Status status = MakeDirectory(spec.socket_directory, 0750); !status.ok()) return status;
   auto lock = TakeLock(spec.state_directory);
   if (!lock.ok()) return lock.status();
@@ -422,7 +428,15 @@ const std::string& Daemon::address() const { return parts_->address; }
 std::string Daemon::http_address() const { return parts_->http == nullptr ? "" : parts_->http->address(); }
 
 Log& Daemon::log() { return parts_->log; }
-size_t Daemon::sessions() const { return parts_->sessions.size(); }
+
+bool Daemon::in_use() const {
+  if (parts_->sessions.size() > 0 || parts_->attempts->open() > 0 || parts_->leases.in_use()) return true;
+  for (const auto& job : parts_->jobs->All()) {
+    const JobSnapshot logic = job->View().logic;
+    if (logic.recovering || logic.claiming || !logic.saves.empty()) return true;
+  }
+  return false;
+}
 
 absl::Status Daemon::alive() const { return CheckAlive(parts_->state); }
 

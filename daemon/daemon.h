@@ -36,7 +36,9 @@ class Daemon {
   Log& log();
   // OK while its ticker beats and every job's logic moves (health.h). Any thread; does not block.
   absl::Status alive() const;
-  size_t sessions() const;  // clients connected
+  // A client is connected, or something is under way that should not be broken off: a save, a load, a
+  // deletion, what an earlier daemon left. Any thread; waits for the jobs' logic.
+  bool in_use() const;
 
   // Applies what can change while it runs (ConfigKey::reloads); the rest of `spec` is that of the start. Any
   // thread, one at a time.

@@ -41,6 +41,8 @@ struct DaemonSpec {
   std::string http_listen;      // http_server.h says its forms; empty: no HTTP
   std::string http_token_file;  // empty: nobody sees other users' jobs over TCP
   std::string config_text;      // all of this and more, as people read it: for bundles
+  std::string log_file;         // takes the place of standard error; empty: that stays
+  int64_t log_file_bytes = int64_t{16} << 20;
   Log::Format log_format = Log::Format::kText;
   Log::Level log_level = Log::Level::kInfo;
 };

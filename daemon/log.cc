@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "daemon/log_file.h"
 #include "daemon/log_ring.h"
 
 namespace keepstep::daemon {
@@ -34,6 +35,11 @@ std::string OneLine(absl::string_view value) {
 }
 
 }  // namespace
+
+Log::Log(Format format, Level level, int fd) : format_(format), level_(level), fd_(fd) {}
+Log::~Log() = default;
+
+void Log::Bound(std::unique_ptr<LogFile> file) { file_ = std::move(file); }
 
 void Log::Write(Level level, absl::string_view message, Fields fields) {
   if (level < level_) return;
@@ -64,6 +70,7 @@ void Log::Write(Level level, absl::string_view message, Fields fields) {
     if (wrote <= 0) return;  // nobody reads the log: not a reason to stop saving
     rest.remove_prefix(wrote);
   }
+  if (file_ != nullptr) file_->Look();
 }
 
 const char* LevelName(Log::Level level) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -17,6 +18,7 @@
 
 namespace keepstep::daemon {
 
+class LogFile;
 class LogRing;
 
 class Log {
@@ -25,11 +27,13 @@ class Log {
   enum class Format { kText, kJson };
   using Fields = std::initializer_list<std::pair<absl::string_view, std::string>>;
 
-  explicit Log(Format format, Level level = Level::kInfo, int fd = 2)
-      : format_(format), level_(level), fd_(fd) {}
+  explicit Log(Format format, Level level = Level::kInfo, int fd = 2);
+  ~Log();
 
   // What is written is kept there too. Before any thread writes; `ring` outlives the log.
   void KeepIn(LogRing* ring) { ring_ = ring; }
+  // Bounds the file that descriptor 2 is. Before any thread writes.
+  void Bound(std::unique_ptr<LogFile> file);
   void SetFormat(Format format) { format_ = format; }
   void SetLevel(Level level) { level_ = level; }  // what is below is dropped
 
@@ -42,6 +46,7 @@ class Log {
   std::atomic<Level> level_;
   const int fd_;
   LogRing* ring_ = nullptr;
+  std::unique_ptr<LogFile> file_;
   std::mutex mutex_;
 };
 

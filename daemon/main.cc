@@ -12,6 +12,7 @@
 
 #include "daemon/config_source.h"
 #include "daemon/daemon.h"
+#include "daemon/idle_exit.h"
 #include "daemon/notify.h"
 #include "daemon/read_only.h"
 #include "daemon/reload.h"
@@ -57,11 +58,16 @@ int Serve(const ConfigSource& source, Config config) {
   notifier.Ready(serving);
   const WatchdogFeeder feeder(&notifier, [&] { return (*daemon)->alive(); });
   int received = 0;
-  while (sigwait(&signals, &received) == 0 && received == SIGHUP) {
+  const auto await = [&] {
+    return keepstep::daemon::AwaitSignal(signals, std::chrono::milliseconds(config.exit_idle_ms),
+                                         [&] { return (*daemon)->in_use(); });
+  };
+  while ((received = await()) == SIGHUP) {
     notifier.Reloading();
     config = keepstep::daemon::Reload(source, config, **daemon);
     notifier.Ready(serving);
   }
+  if (received == 0) (*daemon)->log().Info("nobody has needed this daemon for long: it ends (exit.idle)");
   notifier.Stopping("draining: saves in flight are finished");
   pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);  // a second one ends it at once
   const int32_t undecided = (*daemon)->Drain(std::chrono::milliseconds(config.drain_ms));

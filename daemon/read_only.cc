@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/daemon.h"
+#include "daemon/idle_exit.h"
 #include "daemon/version.h"
 
 namespace keepstep::daemon {
@@ -32,17 +33,6 @@ DaemonSpec SpecOf(const std::string& home, const std::vector<std::string>& roots
   spec.threads = {.io = 4, .logic = 1, .calls = 8, .copy = 0};
   spec.log_level = Log::Level::kWarning;
   return spec;
-}
-
-// Until a signal, or nobody has been there for long.
-void Await(const Daemon& daemon, const sigset_t& signals) {
-  using Clock = std::chrono::steady_clock;
-  auto busy = Clock::now();
-  const timespec second{.tv_sec = 1, .tv_nsec = 0};
-  while (sigtimedwait(&signals, nullptr, &second) < 0) {
-    if (daemon.sessions() > 0) busy = Clock::now();
-    if (Clock::now() - busy > kIdle) return;
-  }
 }
 
 }  // namespace
@@ -68,7 +58,7 @@ int ServeReadOnly(const std::vector<std::string>& roots) {
   if (daemon.ok()) {
     printf("keepstepd %s ready on %s\n", kVersion, (*daemon)->address().c_str());
     fflush(stdout);
-    Await(**daemon, signals);
+    AwaitSignal(signals, kIdle, [&] { return (*daemon)->in_use(); });
     *daemon = nullptr;
   } else {
     fprintf(stderr, "keepstepd: %s\n", std::string(daemon.status().message()).c_str());

@@ -4,7 +4,7 @@
 //   the end.
 //   2. Jobs get stores that refuse to write (storage/read_only_store.h): no claim, no settling, no probe.
 //   3. Calls that would change something are refused: FAILED_PRECONDITION, READ_ONLY.
-//   4. It ends on SIGTERM, or after kIdle without a session. Who starts it also makes it end with himself
+//   4. It ends on SIGTERM, or after kIdle without a client. Who starts it also makes it end with himself
 //      (client/command/launch.h).
 // Configuration and environment have no say. It runs as the caller and sees what the caller can read.
 

@@ -23,4 +23,9 @@ void ReaderLeases::Release(const std::string& key) {
   table_->reserved.erase(key);
 }
 
+bool ReaderLeases::in_use() const {
+  std::lock_guard lock(table_->mutex);
+  return !table_->readers.empty() || !table_->reserved.empty();
+}
+
 }  // namespace keepstep::daemon

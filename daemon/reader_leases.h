@@ -31,6 +31,9 @@ class ReaderLeases {
   bool Reserve(const std::string& key);
   void Release(const std::string& key);
 
+  // Somebody reads or deletes now.
+  bool in_use() const;
+
  private:
   struct Table {
     std::mutex mutex;
