@@ -36,9 +36,10 @@ ks_code Invalid(absl::string_view message, ks_error* error) {
 ks_code Check(const ks_client* client, ks_error* error) {
   if (client == nullptr) return Invalid("client is NULL", error);
   if (!client->client->Forked()) return KS_OK;
-  return ToError(MakeError(absl::StatusCode::kFailedPrecondition, "FORKED",
-                           "this process is a fork of the one that opened the client: open another one here"),
-                 error);
+  return ToError(
+      MakeError(absl::StatusCode::kFailedPrecondition, "FORKED",
+                "this process is a fork of the one that opened the client, which alone may use it"),
+      error);
 }
 
 int64_t OrDefault(int64_t timeout_ms, int64_t default_ms) {
@@ -66,8 +67,9 @@ uint32_t ks_abi_version(void) { return KS_ABI_VERSION; }
 const char* ks_version(void) { return keepstep::client::kVersion; }
 
 const char* ks_default_address(void) {
-  static const std::string* const address = new std::string(keepstep::client::DefaultAddress());
-  return address->c_str();
+  thread_local std::string address;
+  address = keepstep::client::DefaultAddress();
+  return address.c_str();
 }
 
 ks_code ks_open(const ks_open_options* options, ks_client** client, ks_error* error) {

@@ -202,8 +202,8 @@ typedef struct ks_info {
 
 KS_API uint32_t ks_abi_version(void);
 KS_API const char* ks_version(void);
-/* $KEEPSTEP_ADDR, $XDG_RUNTIME_DIR/keepstep/keepstep.sock or /run/keepstep/keepstep.sock: the first that
- * exists. Static. */
+/* $KEEPSTEP_ADDR, else keepstep.sock in $XDG_RUNTIME_DIR/keepstep, /tmp/keepstep-UID or /run/keepstep: the
+ * first where somebody listens now. Valid until the thread's next call. */
 KS_API const char* ks_default_address(void);
 
 /* Connects, hands the directory over and joins the job. UNAVAILABLE (reason NO_DAEMON): nobody listens there.

@@ -81,11 +81,78 @@ absl::StatusOr<std::string> ReadReady(int fd, int log_fd, off_t log_begin, int64
   }
 }
 
+// A service serves every rank of the machine: what binds the caller to some processors and their memory does
+// not bind it.
+void Unbind() {
+  uint64_t all[128];
+  std::memset(all, 0xff, sizeof(all));
+  syscall(SYS_sched_setaffinity, 0, sizeof(all), all);  // as far as the control group allows
+  syscall(SYS_set_mempolicy, 0 /* MPOL_DEFAULT */, nullptr, 0);
+  if (chdir("/") != 0) _exit(127);
+}
+
 std::vector<char*> Pointers(const std::string& program, const std::vector<std::string>& arguments) {
   std::vector<char*> out{const_cast<char*>(program.c_str())};
   for (const std::string& argument : arguments) out.push_back(const_cast<char*>(argument.c_str()));
   out.push_back(nullptr);
   return out;
+}
+
+// A child that ends with this process, and its standard streams.
+struct Child {
+  pid_t pid = 0;
+  UniqueFd out, log;
+};
+
+absl::StatusOr<Child> StartChild(const std::string& program, const std::vector<std::string>& arguments) {
+  Child started{.log = UniqueFd(memfd_create("keepstepd-log", MFD_CLOEXEC))};
+  if (!started.log.valid()) return Errno("memfd_create");
+  int pipe_fds[2];
+  if (pipe2(pipe_fds, O_CLOEXEC) != 0) return Errno("pipe");
+  started.out = UniqueFd(pipe_fds[0]);
+  const UniqueFd write_end(pipe_fds[1]);
+  const std::vector<char*> argv = Pointers(program, arguments);
+  const pid_t parent = getpid();
+  started.pid = fork();
+  if (started.pid < 0) return Errno("fork");
+  if (started.pid == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) _exit(127);  // it was too late
+    setpgid(0, 0);                        // Ctrl-C is for the command, which ends this one
+    Become(program.c_str(), argv.data(), write_end.get(), started.log.get());
+  }
+  return started;
+}
+
+// Waits for its end; one that has not ended in time is killed. The status is waitpid's.
+int AwaitEnd(pid_t pid, int64_t timeout_ms) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+  int status = 0;
+  while (waitpid(pid, &status, WNOHANG) == 0) {
+    if (std::chrono::steady_clock::now() >= until) {
+      kill(pid, SIGKILL);
+      waitpid(pid, &status, 0);
+      break;
+    }
+    usleep(5000);
+  }
+  return status;
+}
+
+// Until the other end is closed.
+std::string ReadAll(int fd, int64_t timeout_ms) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+  std::string text;
+  char buffer[4096];
+  for (;;) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    pollfd readable{fd, POLLIN, 0};
+    if (left.count() <= 0 || poll(&readable, 1, static_cast<int>(left.count())) <= 0) return text;
+    const ssize_t got = read(fd, buffer, sizeof(buffer));
+    if (got <= 0) return text;
+    text.append(buffer, static_cast<size_t>(got));
+  }
 }
 
 }  // namespace
@@ -110,6 +177,16 @@ absl::StatusOr<std::string> FindKeepstepd() {
       "keepstepd is neither beside keepstep nor on $PATH; set KEEPSTEPD to where it is");
 }
 
+absl::StatusOr<std::string> OutputOf(const std::string& program, const std::vector<std::string>& arguments,
+                                     int64_t timeout_ms) {
+  auto started = StartChild(program, arguments);
+  if (!started.ok()) return started.status();
+  const std::string text = ReadAll(started->out.get(), timeout_ms);
+  const int status = AwaitEnd(started->pid, kEndMs);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return text;
+  return absl::FailedPreconditionError(absl::StrCat(program, ": ", LogTail(started->log.get(), 0)));
+}
+
 absl::StatusOr<std::string> LaunchService(const std::string& program,
                                           const std::vector<std::string>& arguments,
                                           const std::string& log_path, int64_t timeout_ms) {
@@ -126,6 +203,7 @@ absl::StatusOr<std::string> LaunchService(const std::string& program,
     setsid();
     if (fork() != 0)
       _exit(0);  // the service is nobody's child, and leads no session that could get a terminal
+    Unbind();
     Become(program.c_str(), argv.data(), write_end.get(), log.get());
   }
   int status = 0;
@@ -137,24 +215,10 @@ absl::StatusOr<std::string> LaunchService(const std::string& program,
 absl::StatusOr<std::unique_ptr<ChildDaemon>> ChildDaemon::Start(const std::string& program,
                                                                 const std::vector<std::string>& arguments,
                                                                 int64_t timeout_ms) {
-  UniqueFd log(memfd_create("keepstepd-log", MFD_CLOEXEC));
-  if (!log.valid()) return Errno("memfd_create");
-  int pipe_fds[2];
-  if (pipe2(pipe_fds, O_CLOEXEC) != 0) return Errno("pipe");
-  UniqueFd read_end(pipe_fds[0]), write_end(pipe_fds[1]);
-  const std::vector<char*> argv = Pointers(program, arguments);
-  const pid_t parent = getpid();
-  const pid_t child = fork();
-  if (child < 0) return Errno("fork");
-  if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    if (getppid() != parent) _exit(127);  // it was too late
-    setpgid(0, 0);                        // Ctrl-C is for the command, which ends this one
-    Become(program.c_str(), argv.data(), write_end.get(), log.get());
-  }
-  write_end = UniqueFd();
-  auto ready = ReadReady(read_end.get(), log.get(), 0, timeout_ms);
-  std::unique_ptr<ChildDaemon> daemon(new ChildDaemon(child, ready.ok() ? *ready : ""));
+  auto started = StartChild(program, arguments);
+  if (!started.ok()) return started.status();
+  auto ready = ReadReady(started->out.get(), started->log.get(), 0, timeout_ms);
+  std::unique_ptr<ChildDaemon> daemon(new ChildDaemon(started->pid, ready.ok() ? *ready : ""));
   if (!ready.ok()) return ready.status();
   return daemon;
 }
@@ -166,16 +230,7 @@ std::string ChildDaemon::address() const {
 
 ChildDaemon::~ChildDaemon() {
   kill(pid_, SIGTERM);
-  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(kEndMs);
-  int status = 0;
-  while (waitpid(pid_, &status, WNOHANG) == 0) {
-    if (std::chrono::steady_clock::now() >= until) {
-      kill(pid_, SIGKILL);
-      waitpid(pid_, &status, 0);
-      return;
-    }
-    usleep(5000);
-  }
+  AwaitEnd(pid_, kEndMs);
 }
 
 }  // namespace keepstep::client

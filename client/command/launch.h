@@ -18,8 +18,13 @@ namespace keepstep::client {
 // $KEEPSTEPD, else beside this command, else on $PATH. NOT_FOUND says where it looked.
 absl::StatusOr<std::string> FindKeepstepd();
 
-// Runs `program` in its own session, with its errors appended to `log_path` (made 0600), and returns what it
-// says when it is ready: "keepstepd 0.1.0 ready on unix:///…". Otherwise the end of its log is the message.
+// What `program` prints until it ends with 0. Otherwise what it says on standard error is the message.
+absl::StatusOr<std::string> OutputOf(const std::string& program, const std::vector<std::string>& arguments,
+                                     int64_t timeout_ms);
+
+// Runs `program` in its own session, in /, on every processor that the caller's control group allows, with
+// its errors appended to `log_path` (made 0600), and returns what it says when it is ready: "keepstepd 0.1.0
+// ready on unix:///…". Otherwise the end of its log is the message.
 absl::StatusOr<std::string> LaunchService(const std::string& program,
                                           const std::vector<std::string>& arguments,
                                           const std::string& log_path, int64_t timeout_ms);

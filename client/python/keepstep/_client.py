@@ -288,6 +288,12 @@ class Client:
         finally:
             self._library.ks_free(c.cast(steps, c.c_void_p))
 
+    def connected(self) -> bool:
+        """Whether a daemon answers this session now."""
+        info = _ffi.Info()
+        self._call("ks_get_info", c.byref(info))
+        return bool(info.connected)
+
     def info(self) -> tuple[int, str, str]:
         """Epoch, transfer in use, and the job's label."""
         info = _ffi.Info()

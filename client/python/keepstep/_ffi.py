@@ -6,13 +6,12 @@ Importing this module loads nothing; `library()` does, once. ctypes lets go of t
 from __future__ import annotations
 
 import ctypes as c
-import os
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keepstep import _files
 from keepstep.errors import DaemonUnavailable, KeepstepError, from_status
 
 ABI_VERSION = 1
@@ -147,15 +146,6 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-def _candidates() -> list[Path]:
-    named = os.environ.get("KEEPSTEP_LIBRARY")
-    if named:
-        return [Path(named)]
-    package = Path(__file__).resolve().parent
-    built = [above / "bazel-bin" / "client" / LIBRARY_NAME for above in package.parents]
-    return [package / LIBRARY_NAME, *built]
-
-
 _lock = threading.Lock()
 _loaded: c.CDLL | None = None
 
@@ -170,7 +160,7 @@ def library() -> c.CDLL:
 
 
 def _load() -> c.CDLL:
-    tried = _candidates()
+    tried = _files.candidates(LIBRARY_NAME, f"client/{LIBRARY_NAME}", "KEEPSTEP_LIBRARY")
     path = next((candidate for candidate in tried if candidate.exists()), None)
     if path is None:
         raise DaemonUnavailable(
@@ -191,6 +181,11 @@ def _load() -> c.CDLL:
             reason="ABI_MISMATCH",
         )
     return found
+
+
+def default_address() -> str:
+    """Where a daemon listens that nobody has named, or could."""
+    return text(library().ks_default_address() or b"")
 
 
 def text(value: bytes) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
-from keepstep import _ffi, _state, extras, reader
+from keepstep import _daemon, _ffi, _state, extras, reader
 from keepstep._client import Client, LoadReport, SaveStatus
 from keepstep._containers import Containers
 from keepstep._registration import Spec
@@ -46,7 +46,8 @@ class Checkpointer:
             "raise" raises at a later `save`, the same one on every rank.
         gated: the program calls `before_update` before changing tensors, so `save` need not wait for the copy.
         rng: save and restore the random generators of Python and NumPy.
-        daemon: "auto", or the address of a daemon: "unix:///run/keepstep/keepstep.sock".
+        daemon: "auto" starts one for this user where none listens; "system" never does; or the address of a daemon:
+            "unix:///run/keepstep/keepstep.sock".
         read_only: claims nothing; for evaluation beside a running job. `run` names the launch, so that several
             reading ranks get one answer to "latest".
         keep_last, keep_every: after each commit the daemon deletes what is neither one of the `keep_last` newest,
@@ -55,7 +56,7 @@ class Checkpointer:
         transfer: "pull" (the daemon reads this process's memory), "window" (through shared memory), or "auto".
 
     Raises:
-        DaemonUnavailable: nobody listens; start keepstepd, or point $KEEPSTEP_ADDR to it.
+        DaemonUnavailable: nobody listens, and none could be started; the message says why.
 
     Thread-safe, except that one thread at a time registers, saves or loads.
     """
@@ -89,7 +90,7 @@ class Checkpointer:
         self.directory = os.path.abspath(directory)
         self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         self.world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
-        self._address = None if daemon == "auto" else daemon
+        self._daemon = daemon
         self._on_busy = on_busy
         self._on_error = on_error
         self._max_failures = max_failures
@@ -120,19 +121,25 @@ class Checkpointer:
         _alive.add(self)
 
     def _open(self, directory: str, *, read_only: bool, label: str | None) -> Client:
-        return Client(
-            directory,
-            address=self._address,
-            label=label,
-            run=self._run,
-            read_only=read_only,
-            rank=self.rank,
-            world_size=self.world_size,
-            mesh=self._mesh,
-            transfer=self._transfer,
-            keep_last=0 if read_only else self._keep[0],
-            keep_every=0 if read_only else self._keep[1],
-        )
+        def open_at(address: str) -> Client:
+            return Client(
+                directory,
+                address=address,
+                label=label,
+                run=self._run,
+                read_only=read_only,
+                rank=self.rank,
+                world_size=self.world_size,
+                mesh=self._mesh,
+                transfer=self._transfer,
+                keep_last=0 if read_only else self._keep[0],
+                keep_every=0 if read_only else self._keep[1],
+            )
+
+        client, own = _daemon.connect(self._daemon, open_at)
+        if own is not None:
+            _daemon.keep(client, own)
+        return client
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -396,6 +403,8 @@ class Checkpointer:
 def _after_fork() -> None:
     for checkpointer in list(_alive):
         checkpointer._forget_gates()
+        if not checkpointer._client.closed:
+            _daemon.forked_beside_an_open_client()
 
 
 os.register_at_fork(after_in_child=_after_fork)

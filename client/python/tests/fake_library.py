@@ -32,6 +32,9 @@ class FakeLibrary:
             self.reasons[number] = reason
             self.lock.notify_all()
 
+    def ks_default_address(self) -> bytes:
+        return b"unix:///nobody/keepstep.sock"
+
     def ks_open(self, options: object, client: object, error: object) -> int:
         client._obj.value = 1  # type: ignore[attr-defined]
         told = options._obj  # type: ignore[attr-defined]
