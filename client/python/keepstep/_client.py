@@ -270,12 +270,12 @@ class Client:
             unexpected=tuple(unexpected.split("\n")) if unexpected else (),
         )
 
-    def extras(self, step: int) -> list[StoredExtra]:
-        """Of every rank that saved the step."""
+    def extras(self, step: int | None) -> tuple[int, list[StoredExtra]]:
+        """The step, and what every rank that saved it left; `step` None is the newest committed now."""
         data, size = c.c_void_p(), c.c_size_t()
-        self._call("ks_get_extras", 0, step, -1, c.byref(data), c.byref(size))
+        self._call("ks_get_extras", int(step is None), step or 0, -1, c.byref(data), c.byref(size))
         try:
-            return parse_record(c.string_at(data.value or 0, size.value) if size.value else b"")[1]
+            return parse_record(c.string_at(data.value or 0, size.value))
         finally:
             self._library.ks_free(data)
 

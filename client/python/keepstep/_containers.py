@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes as c
 import operator
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ class Containers:
 
     def add(self, container: Mapping[Any, Any] | Sequence[Any]) -> None:
         held = _values(container)
-        if _VERSIONED and type(container) is dict:
+        if _VERSIONED and isinstance(container, dict) and type(container) in (dict, defaultdict):
             version = _version(container)
             self._versions.append((container, version, version.value, held))
         else:

@@ -2,64 +2,127 @@
 
 Names: tensors of `model=` keep their own names; all others carry their keyword's name and a dot in front, so that
 `optimizer={"exp_avg": {...}}` cannot collide with a parameter. Nested dicts join with dots.
+
+Objects of PyTorch are left to `keepstep.torch.adapter`, once everything else is known: an optimizer's state is named
+after the parameters of all modules.
 """
 
 from __future__ import annotations
 
 import array
 import mmap
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from keepstep._containers import Containers
 from keepstep._registration import Bounds, Spec, resolve
-from keepstep.extras import Extra
-from keepstep.shards import Component, Sharded
+from keepstep.extras import Extra, Stored
+from keepstep.shards import Component, Sharded, is_torch
 
 _TENSORS = (np.ndarray, Sharded, bytearray, memoryview, mmap.mmap, array.array)
+_LAST_GROUP = 255  # groups of keywords are numbered from here down, those that a program numbers itself from 0 up
 
 
-def split(state: Mapping[str, Any]) -> tuple[list[Spec], dict[str, Extra], Containers]:
+class Gate(Protocol):
+    """Something that calls `Checkpointer.before_update(group)` by itself before it changes the tensors of its group."""
+
+    group: int
+
+    def attach(self, before_update: Callable[[], Callable[[int], object] | None]) -> None:
+        """What to call; a weak reference, so that a gate keeps no Checkpointer alive."""
+
+    def detach(self) -> None:
+        """Calls nothing from now on."""
+
+    def ready(self) -> bool:
+        """Whether the next change is sure to ask; called once a save, on the thread that saves."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object left to an adapter: its keyword, what a person calls it, its stored name (empty: the model itself)."""
+
+    keyword: str
+    shown: str
+    name: str
+    value: Any
+
+
+@dataclass
+class Registered:
+    """Everything that one `register` declared, and how to notice that it is out of date."""
+
+    specs: dict[str, Spec] = field(default_factory=dict)
+    extras: dict[str, Extra] = field(default_factory=dict)
+    containers: Containers = field(default_factory=Containers)
+    groups: dict[str, int] = field(default_factory=dict)  # of keywords
+    gates: list[Gate] = field(default_factory=list)
+    watches: list[Callable[[], str]] = field(default_factory=list)  # each says what has changed; "" nothing
+    before_load: list[Callable[[Stored], None]] = field(default_factory=list)
+    aliases: dict[str, str] = field(default_factory=dict)  # further names of registered tensors
+
+    def changed(self) -> str:
+        """What is another object, or lies elsewhere, than when it was registered; "" while nothing does."""
+        if self.containers.changed():
+            return "a registered container holds other tensors"
+        return next((told for watch in self.watches if (told := watch())), "")
+
+
+def split(
+    state: Mapping[str, Any], *, replicated: Any = None, overlap: bool | Collection[str] | None = None
+) -> Registered:
     """Tensors in the order given, extra state by name, and the containers that hold either.
 
     TypeError or ValueError names the entry and what to do.
     """
-    collector = _Collector()
+    collector = Collector()
     for key, value in state.items():
         component: Component = "optimizer" if key.endswith("optimizer") else "model"
-        collector.add(key, "" if key == "model" else key, value, component)
-    return list(collector.specs.values()), collector.extras, collector.containers
+        collector.add(key, Found(key, key, "" if key == "model" else key, value), component)
+    if collector.found:
+        from keepstep.torch import adapter
+
+        adapter.collect(collector, replicated, overlap)
+    elif replicated is not None:
+        raise ValueError("replicated= is for tensors of PyTorch; use keepstep.replica(array, ranks)")
+    return collector.registered
 
 
-class _Collector:
+class Collector:
+    """Fills a `Registered`; adapters add to the same one."""
+
     def __init__(self) -> None:
-        self.specs: dict[str, Spec] = {}
+        self.registered = Registered()
+        self.found: list[Found] = []  # for adapters
         self._bounds: Bounds = {}
-        self.extras: dict[str, Extra] = {}
-        self.containers = Containers()
 
-    def add(self, shown: str, name: str, value: Any, component: Component) -> None:
-        """`shown` is what a person calls the entry; `name` its stored name, empty for `model` itself."""
+    def add(self, keyword: str, entry: Found, component: Component) -> None:
+        shown, name, value = entry.shown, entry.name, entry.value
         if isinstance(value, _TENSORS):
-            self._tensor(name or shown, value, component)
+            self.tensor(name or shown, value, component)
+        elif is_torch(value):
+            self.found.append(entry)
         elif isinstance(value, Mapping):
-            self.containers.add(value)
+            self.registered.containers.add(value)
             for key, item in value.items():
                 if not isinstance(key, str):
                     raise TypeError(f"{shown}: the key {key!r} is not a string; name every entry")
-                self.add(f"{shown}.{key}", f"{name}.{key}" if name else key, item, component)
+                inner = f"{name}.{key}" if name else key
+                self.add(keyword, Found(keyword, f"{shown}.{key}", inner, item), component)
         elif _is_pair(value):
-            self._extra(name or shown, Extra(*value))
+            self.extra(name or shown, Extra(*value))
         elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
-            self._extra(name or shown, Extra(value.state_dict, value.load_state_dict))
+            self.extra(name or shown, Extra(value.state_dict, value.load_state_dict))
         elif isinstance(value, list | tuple):
-            self.containers.add(value)
+            self.registered.containers.add(value)
             for index, item in enumerate(value):
-                self.add(f"{shown}[{index}]", f"{name}.{index}" if name else "", item, component)
+                inner = f"{name}.{index}" if name else ""
+                self.add(keyword, Found(keyword, f"{shown}[{index}]", inner, item), component)
         elif callable(value):
-            self._extra(name or shown, Extra(value, None))
+            self.extra(name or shown, Extra(value, None))
         else:
             raise TypeError(
                 f"{shown} is a plain {type(value).__name__}, which would be saved as it is now, not as it is at the "
@@ -67,15 +130,20 @@ class _Collector:
                 "or a pair of callables (read, restore)."
             )
 
-    def _tensor(self, name: str, value: Any, component: Component) -> None:
-        if name in self.specs:
+    def tensor(self, name: str, value: Any, component: Component) -> None:
+        if name in self.registered.specs:
             raise ValueError(f"{name} is registered twice; give one of them another keyword or key")
-        self.specs[name] = resolve(name, value, component, self._bounds)
+        self.registered.specs[name] = resolve(name, value, component, self._bounds)
 
-    def _extra(self, name: str, extra: Extra) -> None:
-        if name in self.extras:
+    def extra(self, name: str, extra: Extra) -> None:
+        if name in self.registered.extras:
             raise ValueError(f"{name} is registered twice; give one of them another keyword or key")
-        self.extras[name] = extra
+        self.registered.extras[name] = extra
+
+    def group_of(self, keyword: str) -> int:
+        """The group of what one keyword's optimizer changes."""
+        groups = self.registered.groups
+        return groups.setdefault(keyword, _LAST_GROUP - len(groups))
 
 
 def _is_pair(value: Any) -> bool:

@@ -1,28 +1,29 @@
 """`Checkpointer`: register once, then save with one small message and load into any layout.
 
 The rule that keeps a save whole: a registered tensor changes only when no save still has to copy it. By default `save`
-returns after the copy, so nothing can go wrong. With `gated=True` it returns at once, and the program calls
-`before_update()` before every change of a registered tensor.
+returns after the copy, so nothing can go wrong, except for groups of tensors that something else guards: what an
+optimizer of PyTorch changes is copied while training goes on, and its next step waits (docs/pytorch.md). With
+`gated=True` all groups are the program's to guard: it calls `before_update()` before each change of what it registered.
 """
 
 from __future__ import annotations
 
 import atexit
+import fnmatch
 import logging
 import os
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 from keepstep import _daemon, _ffi, _state, extras, reader
 from keepstep._client import Client, LoadReport, SaveStatus
-from keepstep._containers import Containers
-from keepstep._registration import Spec
-from keepstep.errors import KeepstepError, SaveTimeout
+from keepstep._world import rank_and_size
+from keepstep.errors import CheckpointNotFound, KeepstepError, SaveTimeout
 from keepstep.handle import SaveHandle
 
 _log = logging.getLogger("keepstep")
@@ -39,13 +40,13 @@ class Checkpointer:
     Args:
         directory: made (one level) when absent, unless `read_only`.
         job: shown instead of the directory's last part.
-        rank, world_size: default to $RANK and $WORLD_SIZE, else a world of one.
+        rank, world_size: default to those of torch.distributed, else $RANK and $WORLD_SIZE, else a world of one.
         mesh: named parallel dimensions and their sizes, for `placed` tensors; their product is the world size.
         on_busy: when two saves are in flight already: "wait", "skip" this one, or "supersede" the oldest unwritten.
         on_error: what a failed save does. "warn" logs it on rank 0, and raises after `max_failures` in a row;
             "raise" raises at a later `save`, the same one on every rank.
         gated: the program calls `before_update` before changing tensors, so `save` need not wait for the copy.
-        rng: save and restore the random generators of Python and NumPy.
+        rng: save and restore the random generators of Python, NumPy and PyTorch (CPU, and the current CUDA device).
         daemon: "auto" starts one for this user where none listens; "system" never does; or the address of a daemon:
             "unix:///run/keepstep/keepstep.sock".
         read_only: claims nothing; for evaluation beside a running job. `run` names the launch, so that several
@@ -88,8 +89,7 @@ class Checkpointer:
         _check_retention(keep_last, keep_every, read_only)
         self._keep = (keep_last or 0, keep_every or 0)
         self.directory = os.path.abspath(directory)
-        self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
+        self.rank, self.world_size = rank_and_size(rank, world_size)
         self._daemon = daemon
         self._on_busy = on_busy
         self._on_error = on_error
@@ -99,11 +99,9 @@ class Checkpointer:
         self._run = run
         self._mesh = dict(mesh) if mesh else None
         self._transfer = transfer
-        self._specs: list[Spec] = []
-        self._extras: dict[str, extras.Extra] = {}
+        self._registered = _state.Registered()
         self._groups: tuple[int, ...] = ()
-        self._state: Mapping[str, Any] | None = None  # as registered; None: nothing is
-        self._containers = Containers()
+        self._state: Mapping[str, Any] | None = None  # the arguments of `register`; None: nothing is registered
         # `before_update` compares these two and calls the library only where they differ: the gate of a group that was
         # open for the newest save stays open until the next one.
         self._issued = 0
@@ -149,25 +147,39 @@ class Checkpointer:
     ) -> None:
         self.close()
 
-    def register(self, **state: Any) -> None:
+    def register(
+        self, *, replicated: Any = None, overlap: bool | Collection[str] | None = None, **state: Any
+    ) -> None:
         """Declares what this rank holds; replaces everything registered before.
 
-        Each keyword takes a dict (nested as you like) of arrays, buffers and `Sharded`, an object with `state_dict()`
-        and `load_state_dict()`, a callable, or a pair of callables (read, restore). Arrays are saved and filled in
-        place: their memory must stay theirs until the next registration. A dict or list in which another array has
-        taken a place is registered again, by itself, at the next save or load.
+        Each keyword takes a module, an optimizer, a tensor, an array, a buffer, a `Sharded`, an object with
+        `state_dict()` and `load_state_dict()`, a callable, a pair of callables (read, restore), or dicts and lists of
+        those, nested as you like. Tensors and arrays are saved and filled in place: their memory must stay theirs until
+        the next registration. What has been replaced (an array in a dict, the memory of a parameter, optimizer state)
+        is registered again, by itself, at the next save or load.
+
+        Args:
+            replicated: ranks, process group or device mesh that hold the same plain tensors, where neither DTensor nor
+                DistributedDataParallel says so. Declared replicas are written once.
+            overlap: for which keywords `save` may return before the copy, because their optimizer's step alone changes
+                their tensors. None: those of the tested kinds.
 
         Raises:
             TypeError: a plain value, which would be stale at the save; the message says what to pass instead.
+            ValueError: a parameter of an optimizer that no registered module holds, or a name that two entries share.
             KeepstepError: the daemon refuses it; the old registration stands.
         """
-        specs, found, containers = _state.split(state)
+        registered = _state.split(state, replicated=replicated, overlap=overlap)
         if self._rng:
-            found[extras.RNG] = extras.Extra(extras.rng_state, extras.set_rng_state)
-        self._client.register(specs)
-        self._specs, self._extras = specs, found
-        self._state, self._containers = state, containers
-        self._groups = tuple(sorted({spec.group for spec in specs}))
+            registered.extras[extras.RNG] = extras.Extra(extras.rng_state, extras.set_rng_state)
+        self._client.register(list(registered.specs.values()))
+        for gate in self._registered.gates:
+            gate.detach()
+        for gate in registered.gates:
+            gate.attach(weakref.WeakMethod(self.before_update))
+        self._registered = registered
+        self._state = {**state, "replicated": replicated, "overlap": overlap}
+        self._groups = tuple(sorted({spec.group for spec in registered.specs.values()}))
         self._passed.clear()
 
     def should_save(self, step: int, *, every: int | None = None) -> bool:
@@ -179,7 +191,8 @@ class Checkpointer:
     ) -> SaveHandle:
         """Starts a save of everything registered, after `step` completed updates.
 
-        Returns when the tensors may change again, or at once with `gated=True`; writing goes on in the background.
+        Returns when every tensor that no gate guards may change again; copying the others and writing go on in the
+        background.
         With on_busy="skip" the handle may be over already, as SKIPPED.
 
         Raises:
@@ -188,7 +201,8 @@ class Checkpointer:
                 new run of the job has taken over). A daemon that cannot be reached is a failed save instead.
         """
         self._look_at_registration()
-        packed = {name: extras.encode(extra.read()) for name, extra in self._extras.items()}
+        guarded = {gate.group for gate in self._registered.gates if gate.ready()}
+        packed = {name: extras.encode(extra.read()) for name, extra in self._registered.extras.items()}
         begin = time.monotonic()
         self._issued += 1
         status = self._issue(step, packed, metrics or {}, tags)
@@ -199,7 +213,9 @@ class Checkpointer:
         finally:
             self._watch(handle)
         if not self._gated:
-            self.before_update()
+            for group in self._groups:
+                if group not in guarded:
+                    self.before_update(group)
         return handle
 
     def _issue(
@@ -213,14 +229,29 @@ class Checkpointer:
             return SaveStatus(number=0, step=step, state="FAILED", error=error)
         return self._client.accepted(number)
 
-    def before_update(self, group: int | None = None) -> None:
-        """Returns when tensors of `group` (default: of every group) may change; at once when nothing is in flight."""
+    def before_update(self, group: int | str | None = None) -> None:
+        """Returns when tensors of `group` may change; at once when nothing is in flight.
+
+        `group` is a number, a keyword of `register` whose optimizers' or averaged tensors are meant, or None: all.
+        """
+        if isinstance(group, str):
+            for member in self._groups_of(group):
+                self.before_update(member)
+            return
         issued = self._issued
         if self._passed.get(group) == issued:
             return
         for member in self._groups if group is None else (group,):
             self._client.before_update(member)
         self._passed[group] = issued
+
+    def _groups_of(self, keyword: str) -> list[int]:
+        groups = self._registered.groups
+        inside = (f"{keyword}.", f"{keyword}[")
+        found = [group for name, group in groups.items() if name == keyword or name.startswith(inside)]
+        if not found:
+            raise ValueError(f"no group is called {keyword!r}; there are {', '.join(groups) or 'none'}")
+        return found
 
     def load(
         self,
@@ -235,8 +266,8 @@ class Checkpointer:
     ) -> int | None:
         """Fills every registered tensor in place from a committed checkpoint, whatever layout wrote it.
 
-        Every rank gets the same answer to "latest". `only` and `exclude` are patterns (`*`, `?`) of registered names;
-        `rename` maps registered names to stored ones; `source` loads from another job's directory.
+        Every rank gets the same answer to "latest". `only` and `exclude` are patterns (`*`, `?`) of registered names,
+        of extra state too; `rename` maps registered names to stored ones; `source` loads from another job's directory.
 
         Returns:
             The number of completed updates that the checkpoint holds, or None when the job has none yet.
@@ -247,24 +278,20 @@ class Checkpointer:
             ShapeMismatch: same name, other global shape or dtype.
             DataLoss: a block failed its digest. The registered tensors are then undefined.
         """
-        self._look_at_registration()
-        frozen = next((spec.name for spec in self._specs if not spec.writeable), None)
-        if frozen is not None:
-            raise ValueError(f"{frozen} is read-only memory; register a writeable array to load into")
+        registered = self._must_be_registered()
         client = self._client if source is None else self._reading(os.path.abspath(source))
         try:
-            report = client.load(
-                None if step == "latest" else step,
-                strict=strict,
-                convert_dtype=convert_dtype,
-                only=list(only or ()),
-                exclude=list(exclude),
-                rename=dict(rename or {}),
-            )
+            wanted = None if step == "latest" else step
+            prepared = self._prepare(client, wanted)
+            report = self._fill(client, wanted, strict, convert_dtype, only, exclude, rename)
+            if report is not None and registered.before_load and report.step != prepared:
+                # Another launch has committed in between, and every rank of this one was told of it, or of it no more.
+                self._prepare(client, report.step)
+                report = self._fill(client, report.step, strict, convert_dtype, only, exclude, rename)
             self.last_load = report
             if report is None:
                 return None
-            self._restore_extras(client, report.step)
+            self._restore_extras(self._stored(client, report.step)[1], only, exclude)
             return report.step
         finally:
             if client is not self._client:
@@ -307,16 +334,21 @@ class Checkpointer:
                 self._watcher.join()
             self._client.close()
 
-    def _look_at_registration(self) -> None:
-        """Registers again where a registered container holds other objects by now."""
+    def _must_be_registered(self) -> _state.Registered:
         if self._state is None:
             raise KeepstepError(
                 "nothing is registered; call register(model=…, optimizer=…) first.",
                 code="FAILED_PRECONDITION",
                 reason="NOT_REGISTERED",
             )
-        if self._containers.changed():
-            _log.info("keepstep: %s: registered again, a registered container holds other tensors now", self.job)
+        return self._registered
+
+    def _look_at_registration(self) -> None:
+        """Registers again where a registered tensor is another one by now, or lies elsewhere."""
+        told = self._must_be_registered().changed()
+        if told:
+            _log.info("keepstep: %s: registered again, %s now", self.job, told)
+            assert self._state is not None
             self.register(**self._state)
 
     def _forget_gates(self) -> None:
@@ -325,27 +357,67 @@ class Checkpointer:
         self._passed.clear()
 
     def _reading(self, directory: str) -> Client:
-        client = self._open(directory, read_only=True, label=None)
-        try:
-            client.register(self._specs)
-        except BaseException:
-            client.close()
-            raise
-        return client
+        return self._open(directory, read_only=True, label=None)
 
-    def _restore_extras(self, client: Client, step: int) -> None:
-        by_name: dict[str, dict[int, bytes]] = {}
-        for stored in client.extras(step):
-            by_name.setdefault(stored.name, {})[stored.rank] = b"".join(stored.items)
+    def _prepare(self, client: Client, step: int | None) -> int | None:
+        """Makes room for what the checkpoint holds and this process has not yet; returns the step it looked at."""
+        found: int | None = None
+        if self._registered.before_load:
+            self.before_update()
+            found, stored = self._stored(client, step)
+            if found is not None:
+                for prepare in self._registered.before_load:
+                    prepare(stored)
+        self._look_at_registration()
+        frozen = next((name for name, spec in self._registered.specs.items() if not spec.writeable), None)
+        if frozen is not None:
+            raise ValueError(f"{frozen} is read-only memory; register a writeable array to load into")
+        if client is not self._client:
+            client.register(list(self._registered.specs.values()))
+        return found
+
+    def _fill(
+        self,
+        client: Client,
+        step: int | None,
+        strict: bool,
+        convert_dtype: bool,
+        only: Sequence[str] | None,
+        exclude: Sequence[str],
+        rename: Mapping[str, str] | None,
+    ) -> LoadReport | None:
+        return client.load(
+            step,
+            strict=strict,
+            convert_dtype=convert_dtype,
+            only=list(only or ()),
+            exclude=list(exclude),
+            rename=dict(rename or {}),
+        )
+
+    def _stored(self, client: Client, step: int | None) -> tuple[int | None, extras.Stored]:
+        """The step, and its extra state by name and rank; None and nothing when there is no such checkpoint."""
+        try:
+            found, records = client.extras(step)
+        except CheckpointNotFound:
+            return None, {}
+        stored: dict[str, dict[int, Any]] = {}
+        for record in records:
+            stored.setdefault(record.name, {})[record.rank] = extras.decode(b"".join(record.items))
+        return found, stored
+
+    def _restore_extras(self, stored: extras.Stored, only: Sequence[str] | None, exclude: Sequence[str]) -> None:
         self.extras = {}
-        for name, by_rank in by_name.items():
+        for name, by_rank in stored.items():
             if name == extras.RNG and self.rank not in by_rank:
                 continue  # two ranks must not go on with one generator's numbers
-            value = extras.decode(by_rank[self.rank if self.rank in by_rank else min(by_rank)])
+            value = by_rank[self.rank if self.rank in by_rank else min(by_rank)]
             self.extras[name] = value
-            registered = self._extras.get(name)
-            if registered is not None and registered.restore is not None:
-                registered.restore(value)
+            registered = self._registered.extras.get(name)
+            if registered is None or registered.restore is None:
+                continue
+            if (only is None or _matches(name, only)) and not _matches(name, exclude):
+                registered.restore(by_rank if registered.merge else value)
 
     def _settle_before(self, handle: SaveHandle) -> None:
         """Counts the verdicts that every rank knows by now.
@@ -418,6 +490,10 @@ def committed_line(job: str, stats: Mapping[str, Any]) -> str:
         f"keepstep: {job}/{stats['step']} committed, {size} in {stats['commit_seconds']:.1f} s, "
         f"trainer blocked {blocked:.1f} ms"
     )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check_retention(keep_last: int | None, keep_every: int | None, read_only: bool) -> None:

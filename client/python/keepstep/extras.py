@@ -1,7 +1,8 @@
 """State that is not a tensor (schedulers, data loaders, random generators): values ⇄ bytes, without pickle.
 
-JSON, with one-key objects for what JSON lacks: {"$bytes": base64}, {"$tuple": […]}, {"$array": {dtype, shape, data}},
-{"$scalar": …} for NumPy scalars, and {"$dict": [[key, value], …]} for a mapping whose keys are not all plain strings.
+JSON, with one-key objects for what JSON lacks: {"$bytes": base64}, {"$tuple": […]}, {"$set": […]}, {"$array": {dtype,
+shape, data}}, {"$scalar": …} for NumPy scalars, {"$dict": [[key, value], …]} for a mapping whose keys are not all plain
+strings, {"$counter": …} the same for a Counter, and what keepstep/torch/values.py adds for PyTorch.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import json
 import random
 import struct
 import sys
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,10 +24,17 @@ RNG = "keepstep.rng"
 
 @dataclass(frozen=True)
 class Extra:
-    """How to read a piece of state at a save, and to give it back; `restore` None: see `Checkpointer.extras`."""
+    """How to read a piece of state at a save, and to give it back; `restore` None: see `Checkpointer.extras`.
+
+    `merge`: `restore` gets what every rank saved, by rank, instead of this rank's or else the lowest rank's.
+    """
 
     read: Callable[[], Any]
     restore: Callable[[Any], Any] | None
+    merge: bool = False
+
+
+Stored: TypeAlias = "Mapping[str, Mapping[int, Any]]"  # decoded extras of a checkpoint: name → rank → value
 
 
 def encode(value: Any) -> bytes:
@@ -49,16 +58,41 @@ def _pack(value: Any) -> Any:
         return {"$scalar": _pack_array(np.asarray(value))}
     if isinstance(value, tuple):
         return {"$tuple": [_pack(item) for item in value]}
-    if isinstance(value, list):
+    if isinstance(value, list | deque):
         return [_pack(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return {"$set": sorted((_pack(item) for item in value), key=str)}
+    if isinstance(value, Counter):
+        return {"$counter": [[_pack(key), count] for key, count in value.items()]}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {key: _pack(item) for key, item in value.items()}
         return {"$dict": [[_pack(key), _pack(item)] for key, item in value.items()]}
+    packed = _pack_foreign(value)
+    if packed is not None:
+        return packed
     raise TypeError(
         f"{type(value).__name__} cannot be saved as extra state; let state_dict() return numbers, strings, bytes, "
         "arrays, and lists, tuples and dicts of them"
     )
+
+
+# Kinds of keepstep/torch/values.py, which is imported only where one of them is met.
+_FOREIGN = frozenset({"$tensor", "$dtype", "$device"})
+
+
+def _pack_foreign(value: Any) -> Any:
+    if not type(value).__module__.startswith("torch"):
+        return None
+    from keepstep.torch import values
+
+    return values.pack(value)
+
+
+def _unpack_foreign(kind: str, inner: Any) -> Any:
+    from keepstep.torch import values
+
+    return values.unpack(kind, inner)
 
 
 def _pack_array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -81,6 +115,12 @@ def _unpack(value: Any) -> Any:
             return tuple(_unpack(item) for item in inner)
         if kind == "$dict":
             return {_unpack(key): _unpack(item) for key, item in inner}
+        if kind == "$set":
+            return {_unpack(item) for item in inner}
+        if kind == "$counter":
+            return Counter({_unpack(key): count for key, count in inner})
+        if kind in _FOREIGN:
+            return _unpack_foreign(kind, inner)
         if kind == "$array":
             return _unpack_array(inner)
         if kind == "$scalar":
@@ -94,11 +134,15 @@ def _unpack_array(packed: Mapping[str, Any]) -> np.ndarray[Any, Any]:
 
 
 def rng_state() -> dict[str, Any]:
-    """Of Python's generator and, where NumPy's global one was imported, of that."""
+    """Of Python's generator, and of those of NumPy and PyTorch where they were imported."""
     version, words, gauss = random.getstate()
     state: dict[str, Any] = {"python": (version, np.array(words, np.uint64), gauss)}  # an array packs in no time
     if "numpy.random" in sys.modules:
         state["numpy"] = np.random.get_state(legacy=True)
+    if "torch" in sys.modules:
+        from keepstep.torch import values
+
+        state["torch"] = values.rng_state()
     return state
 
 
@@ -108,6 +152,10 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(int(word) for word in words), gauss))
     if "numpy" in state:
         np.random.set_state(state["numpy"])
+    if "torch" in state and "torch" in sys.modules:
+        from keepstep.torch import values
+
+        values.set_rng_state(state["torch"])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Indices are half-open; every length is in elements unless its name ends in `_byt
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -166,10 +167,20 @@ def placed(array: Any, global_shape: Sequence[int], placements: Iterable[Placeme
     return Sharded(array, tuple(global_shape), placements=tuple(placements), **options)
 
 
+def is_torch(value: Any) -> bool:
+    """Whether PyTorch made it: a tensor, a module or an optimizer. Never imports torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor | torch.nn.Module | torch.optim.Optimizer)
+
+
 def as_array(value: Any) -> Array:
     """An array over the same memory: arrays as they are, buffers by their format, raw ones (mmap) as bytes."""
     if isinstance(value, np.ndarray):
         return value
+    if is_torch(value):
+        from keepstep.torch import tensors
+
+        return tensors.memory(tensors.local_of(value))
     view = memoryview(value)
     return np.asarray(view) if view.format != "B" else np.frombuffer(view, dtype=np.uint8)
 

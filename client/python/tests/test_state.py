@@ -15,7 +15,7 @@ from keepstep._registration import marshal, resolve
 
 
 def shards(**state: object) -> dict[str, object]:
-    specs, _, _ = _state.split(state)
+    specs = list(_state.split(state).specs.values())
     filled, keep = marshal(specs)
     result = {filled[index].fqn.decode(): filled[index] for index in range(len(specs))}
     result["keep"] = (filled, keep, specs)
@@ -105,8 +105,8 @@ def test_what_cannot_be_stored_names_the_tensor(value: object, message: str) -> 
 def test_names_cannot_collide() -> None:
     with pytest.raises(ValueError, match=r"a\.b is registered twice"):
         _state.split({"model": {"a.b": np.zeros(1), "a": {"b": np.zeros(1)}}})
-    specs, found, _ = _state.split({"actor": {"w": np.zeros(1)}, "model": {"w": np.zeros(1)}, "sched": (dict, print)})
-    assert [spec.name for spec in specs] == ["actor.w", "w"] and list(found) == ["sched"]
+    told = _state.split({"actor": {"w": np.zeros(1)}, "model": {"w": np.zeros(1)}, "sched": (dict, print)})
+    assert list(told.specs) == ["actor.w", "w"] and list(told.extras) == ["sched"]
 
 
 def test_extras_keep_every_kind_of_value() -> None:

@@ -97,9 +97,14 @@ def memory(tensor: torch.Tensor) -> Array:
     return np.asarray(_Memory(tensor, kind, tensor.element_size()))
 
 
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
+
+
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor whose memory this rank holds: a DTensor's local one, any other itself. Costs no autograd."""
     local: torch.Tensor = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    if type(local) in _PLAIN:
+        return local
     wait = getattr(local, "wait", None)  # the result of a collective that still runs
     return local if wait is None else wait()
 
@@ -107,6 +112,7 @@ def local_of(tensor: torch.Tensor) -> torch.Tensor:
 def shard(
     tensor: torch.Tensor,
     *,
+    memory_of: torch.Tensor | None = None,
     replicated_over: Iterable[int] = (),
     module_buffer: bool = False,
     component: Component | None = None,
@@ -115,13 +121,16 @@ def shard(
     """The part of `tensor` that this rank holds, over the same memory.
 
     `replicated_over` names the global ranks that hold the same content, this one included; a DTensor's replicas are
-    those of its mesh unless the caller knows more. None: this rank is outside the DTensor's mesh and holds nothing.
+    those of its mesh unless the caller knows more. `memory_of` is a tensor of the local shape and another content that
+    is laid out in the same way, as an optimizer may keep one beside a DTensor.
+
+    None: this rank is outside the DTensor's mesh and holds nothing.
 
     Raises:
         TypeError: memory that cannot be saved, or a pending reduction (`Partial`).
     """
     ranks = tuple(sorted(set(replicated_over)))
-    local = local_of(tensor)
+    local = local_of(tensor) if memory_of is None else memory_of
     array = memory(local)
     boxes: tuple[Box, ...] | None = None
     if isinstance(tensor, DTensor):
@@ -138,7 +147,7 @@ def shard(
         component=component,
         group=group,
         module_buffer=module_buffer,
-        dtype=dtype_name(tensor.dtype),
+        dtype=dtype_name(local.dtype),
     )
 
 
