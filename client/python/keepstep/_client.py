@@ -149,9 +149,19 @@ class Client:
         del keep
 
     def save(
-        self, step: int, *, on_busy: str, extras: Mapping[str, bytes], metrics: Mapping[str, float], tags: Sequence[str]
+        self,
+        step: int,
+        *,
+        on_busy: str,
+        extras: Mapping[str, bytes],
+        metrics: Mapping[str, float],
+        tags: Sequence[str],
+        timeout_ms: int = 0,
     ) -> int:
-        """The save's number, once the daemon has answered; also when it has not, and may have taken the save."""
+        """The save's number, once the daemon has answered; also when it has not, and may have taken the save.
+
+        `timeout_ms` 0: the library's own 10 s.
+        """
         packed = (_ffi.Extra * max(1, len(extras)))()
         keep: list[Any] = []
         for target, (name, data) in zip(packed, extras.items(), strict=False):
@@ -168,6 +178,7 @@ class Client:
             metric_count=len(metrics),
             tags=_ffi.strings(list(tags)),
             tag_count=len(tags),
+            timeout_ms=timeout_ms,
         )
         number = c.c_uint64()
         try:

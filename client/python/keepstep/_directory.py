@@ -40,6 +40,11 @@ def committed(directory: str) -> list[tuple[str, _records.Decision]]:
     return [(entry.path, entry.decision) for entry in _attempts(directory) if entry.decision is not None]
 
 
+def newest_epoch(directory: str) -> int:
+    """The highest epoch that was claimed; 0 when there is none."""
+    return max((int(name) for name in _names(os.path.join(directory, "epochs"), _EPOCH)), default=0)
+
+
 def choose(directory: str, step: int | None) -> tuple[str, _records.Decision]:
     """The highest committed attempt of `step`, or the latest checkpoint.
 

@@ -7,6 +7,8 @@ chosen from the reason where one has a class of its own, else from the code.
 
 from __future__ import annotations
 
+from typing import Any
+
 CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
@@ -25,6 +27,16 @@ class KeepstepError(Exception):
         self.reason = reason
         self.rank = rank
         self.stage = stage
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As torch.distributed sends it from rank to rank: the subclasses' keywords come back with the attributes.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[KeepstepError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> KeepstepError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(attributes)
+    return error
 
 
 class DaemonUnavailable(KeepstepError, ConnectionError):

@@ -142,6 +142,10 @@ class StoredTensor:
     def ndim(self) -> int:
         return len(self.shape)
 
+    def boxes(self) -> list[tuple[Shape, Shape]]:
+        """Origin and shape of each stored box, in elements, as they lie in the parts."""
+        return [(extent.origin, extent.shape) for extent in self._extents]
+
     def __getitem__(self, index: Any) -> Array:
         """The array of a basic index: integers, slices, Ellipsis. DataLoss: bytes are damaged or missing."""
         begins, extents, after = _plan(index, self.shape)

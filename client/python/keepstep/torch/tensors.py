@@ -46,6 +46,14 @@ def dtype_name(dtype: torch.dtype) -> str:
     return _dtype(dtype)[0]
 
 
+def torch_dtype(name: str) -> torch.dtype:
+    """The type of tensors that are stored as `name`. ValueError: torch lacks it."""
+    for dtype, (stored, _) in _DTYPES.items():
+        if stored == name:
+            return dtype
+    raise ValueError(f"torch has no type for {name}")
+
+
 def _dtype(dtype: torch.dtype) -> tuple[str, str]:
     try:
         return _DTYPES[dtype]
