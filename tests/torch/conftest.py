@@ -6,10 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.harness.daemon import Daemon
+from tests.harness.daemon import REPOSITORY, Daemon
 from tests.torch.world import World
 
 
@@ -27,3 +28,18 @@ def world(shared_daemon: Daemon) -> Iterator[World]:
     world = World(shared_daemon, shared_daemon.home)
     yield world
     world.close()
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The client tests' library of one process: remembers what it is asked, and copies nothing."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "client/python/tests"))
+    from fake_library import FakeLibrary
+    from keepstep import _ffi
+
+    fake = FakeLibrary()
+    monkeypatch.setattr(_ffi, "library", lambda: fake)
+    yield fake
+    for number, state in fake.states.items():
+        if state < _ffi.COMMITTED:
+            fake.settle(number, "COMMITTED")

@@ -62,7 +62,6 @@ class Registered:
     gates: list[Gate] = field(default_factory=list)
     watches: list[Callable[[], str]] = field(default_factory=list)  # each says what has changed; "" nothing
     before_load: list[Callable[[Stored], None]] = field(default_factory=list)
-    aliases: dict[str, str] = field(default_factory=dict)  # further names of registered tensors
 
     def changed(self) -> str:
         """What is another object, or lies elsewhere, than when it was registered; "" while nothing does."""

@@ -7,6 +7,7 @@ chosen from the reason where one has a class of its own, else from the code.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 CODES = (
@@ -118,6 +119,13 @@ _MISSING = frozenset({"MISSING_TENSORS", "MISSING_TENSOR", "TENSOR_NOT_FOUND"})
 _MISMATCH = frozenset({"SHAPE_MISMATCH", "DTYPE_MISMATCH"})
 
 
+def _listed(message: str) -> tuple[str, ...]:
+    """The names in "… are not in the checkpoint: a, b (stored: c?), … Use rename=…" """
+    found = re.search(r"not in the checkpoint: (.*?)(?: Use rename=|$)", message, re.DOTALL)
+    entries = [] if found is None else found[1].rstrip(".").split(", ")
+    return tuple(entry.split(" (stored: ")[0] for entry in entries if entry and not entry.startswith(("…", "and ")))
+
+
 def from_status(
     code: int, reason: str, message: str, *, rank: int | None = None, stage: str = ""
 ) -> KeepstepError:
@@ -125,7 +133,7 @@ def from_status(
     name = CODES[code] if 0 <= code < len(CODES) else f"CODE_{code}"
     text = message or f"{name} {reason}".strip()
     if reason in _MISSING:
-        return MissingTensors(text, code=name, reason=reason, rank=rank, stage=stage)
+        return MissingTensors(text, names=_listed(text), code=name, reason=reason, rank=rank, stage=stage)
     kind: type[KeepstepError] = KeepstepError
     if reason in _MISMATCH:
         kind = ShapeMismatch

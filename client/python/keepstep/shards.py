@@ -216,6 +216,6 @@ def allocation(array: Array) -> Array:
 def check_strides(array: Array) -> Shape:
     """The strides, refused where an element would be stored twice or backwards."""
     for extent, stride in zip(array.shape, array.strides, strict=True):
-        if extent > 1 and stride <= 0:
+        if extent > 1 and stride <= 0 and array.size:
             raise ValueError(f"strides {array.strides} repeat or reverse elements; register a copy of the array")
     return tuple(array.strides)

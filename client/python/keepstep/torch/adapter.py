@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,35 +101,38 @@ class _Collection:
         found = walk(module, entry.name)
         holders = Holders(self._declared, replication.widest_mesh(found.parameters.values()))
         ema = self._collector.group_of(entry.keyword) if isinstance(module, AveragedModel) else 0
-        flat_ids = self._flat(found, ema)
+        named: dict[str, tuple[Part, torch.Tensor]] = {}
+        for name, tensor, part in self._flat(found):
+            named[name] = part, tensor
+        flat = {id(tensor) for _, tensor in named.values()} | {id(flat.tensor) for flat in fsdp1.flats(found.modules)}
         for name, parameter in found.parameters.items():
-            if id(parameter) not in flat_ids:
-                part = TensorPart(name, parameter, self._holders(found, parameter, holders))
-                self._parts.setdefault(id(parameter), []).append(part)
-                self._add(name, part, parameter, "model", self._groups.get(id(parameter), ema))
+            if id(parameter) not in flat:
+                named[name] = TensorPart(name, parameter, self._holders(found, parameter, holders)), parameter
+        for name, (part, tensor) in named.items():
+            self._parts.setdefault(id(tensor), []).append(part)
+            self._add(name, part, tensor, "model", self._groups.get(id(tensor), ema))
         for name, buffer in found.buffers.items():
             part = TensorPart(name, buffer, self._holders(found, buffer, holders))
+            named[name] = part, buffer
             self._add(name, part, buffer, "model", ema, module_buffer=True)
+        for alias, name in found.aliases.items():  # the daemon sees the same memory, and writes it once
+            part, tensor = named[name]
+            buffer_too = name in found.buffers
+            self._add(alias, part, tensor, "model", self._groups.get(id(tensor), ema), module_buffer=buffer_too)
         for name, owner in found.extra_state.items():
             self._collector.extra(name, Extra(owner.get_extra_state, owner.set_extra_state))
-        self._collector.registered.aliases.update(found.aliases)
         self._check_in_backward(entry, found)
         for _, inner in found.modules:
             for container in (inner._parameters, inner._buffers, inner._modules):
                 if container:
                     self._collector.registered.containers.add(container)
 
-    def _flat(self, found: Walk, ema: int) -> set[int]:
-        """FSDP1's flat parameters; returns what they stand for, by identity."""
-        known = set()
+    def _flat(self, found: Walk) -> Iterator[tuple[str, torch.Tensor, Part]]:
+        """What FSDP1's flat parameters stand for, and the tensor by which the optimizer knows each."""
         for flat in fsdp1.flats(found.modules):
-            known.add(id(flat.tensor))
             for shown, part in flat.parts():
-                known.add(id(shown))
-                self._parts.setdefault(id(shown), []).append(part)
-                group = self._groups.get(id(shown), ema)
-                self._add(part.name, part, shown, "model", group)
-        return known
+                yield part.name, shown, part
+            found.aliases.update(flat.aliases())
 
     def _holders(self, found: Walk, tensor: torch.Tensor, holders: Holders) -> Holders:
         wrapper = found.wrapped.get(id(tensor))
@@ -188,6 +191,8 @@ class _Collection:
     def _watch_optimizer(self, optimizer: Optimizer) -> None:
         containers = self._collector.registered.containers
         inner = optimizers.inner(optimizer)
+        self._watch.attribute(inner, "state")
+        self._watch.attribute(optimizer, "param_groups")
         containers.add(inner.state)
         for state in inner.state.values():
             containers.add(state)

@@ -66,6 +66,16 @@ class Flat:
                 holders=_over(holders, self.shard_ranks, self.replicas),
             )
 
+    def aliases(self) -> dict[str, str]:
+        """Further names of parameters in it (tied weights), where the modules do not show them."""
+        return {
+            self.prefix + _clean(f"{info.module_name}.{info.param_name}" if info.module_name else info.param_name):
+            self.prefix + _clean(
+                f"{info.prim_module_name}.{info.prim_param_name}" if info.prim_module_name else info.prim_param_name
+            )
+            for info in self.handle.flat_param._shared_param_infos
+        }  # fmt: skip
+
 
 def flats(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[Flat]:
     """The FlatParameters of these modules, each given with the prefix of its names; outermost first."""

@@ -40,7 +40,7 @@ def parameters(optimizer: Optimizer) -> Iterator[torch.Tensor]:
 def tensors(optimizer: Optimizer, prefix: str, parts: Parts) -> Iterator[tuple[str, Part, torch.Tensor]]:
     """Name, the parameter's part, and tensor of all state that there is."""
     for parameter, state in inner(optimizer).state.items():
-        for part in parts[id(parameter)]:
+        for part in parts.get(id(parameter), ()):  # none: left behind by a parameter that was replaced
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
                     yield f"{prefix}.{part.name}.{key}", part, value
@@ -83,7 +83,7 @@ class Options:
         for optimizer in self._optimizers:
             for parameter, state in inner(optimizer).state.items():
                 plain = {key: value for key, value in state.items() if not isinstance(value, torch.Tensor)}
-                if plain:
+                if plain and id(parameter) in self._parts:
                     yield self._parts[id(parameter)][0].name, plain
 
     def prepare(self, saved: Mapping[int, Any]) -> None:
@@ -126,7 +126,7 @@ class Options:
                 for key, value in found.items():
                     group[key] = assign(group.get(key), value)
             for parameter, state in inner(optimizer).state.items():
-                parts = self._parts[id(parameter)]
+                parts = self._parts.get(id(parameter))
                 state.update(values.get(parts[0].name, {}) if parts else {})
             if isinstance(optimizer, ZeroRedundancyOptimizer):
                 optimizer._sync_param_groups(  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ The tensor object itself is watched by its container (keepstep/_containers.py). 
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -24,6 +25,7 @@ class Watch:
         self._tensors: list[torch.Tensor] = []  # with memory: local ones, and plain ones
         self._pointers: list[int] = []
         self._strides: list[tuple[int, ...]] = []
+        self._attributes: list[tuple[Any, str, Any]] = []
 
     def add(self, tensor: torch.Tensor) -> None:
         if isinstance(tensor, DTensor):
@@ -34,6 +36,10 @@ class Watch:
         self._pointers.append(local.data_ptr())
         self._strides.append(local.stride())
 
+    def attribute(self, owner: Any, name: str) -> None:
+        """An attribute whose value must stay the same object: `load_state_dict` gives an optimizer another state."""
+        self._attributes.append((owner, name, getattr(owner, name)))
+
     def changed(self) -> str:
         """What has; "" when every tensor lies where it lay."""
         if not all(map(operator.is_, map(_LOCAL, self._sharded), self._locals)):
@@ -42,4 +48,6 @@ class Watch:
             return "a tensor's memory was replaced"
         if list(map(torch.Tensor.stride, self._tensors)) != self._strides:
             return "a tensor's strides have changed"
+        if any(getattr(owner, name) is not value for owner, name, value in self._attributes):
+            return "an optimizer's state was replaced"
         return ""

@@ -1,0 +1,334 @@
+"""State that moves, changes or hides between two saves, against the real daemon: what is stored is what was there."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keepstep
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from tests.harness.daemon import Daemon
+
+
+class Opener:
+    """Opens Checkpointers of one rank on a directory of the test's own."""
+
+    def __init__(self, daemon: Daemon, directory: Path) -> None:
+        self.daemon, self.directory = daemon, directory
+        self.opened: list[keepstep.Checkpointer] = []
+
+    def __call__(self, **options: Any) -> keepstep.Checkpointer:
+        merged = {"rank": 0, "world_size": 1, "daemon": self.daemon.address, **options}
+        self.opened.append(keepstep.Checkpointer(self.directory, **merged))
+        return self.opened[-1]
+
+    def stored(self, name: str, step: int | None = None) -> np.ndarray[Any, Any]:
+        return keepstep.open(self.directory, step).tensor(name).numpy()
+
+
+@pytest.fixture
+def opener(shared_daemon: Daemon, request: pytest.FixtureRequest) -> Iterator[Opener]:
+    opener = Opener(shared_daemon, shared_daemon.root / f"{request.node.originalname}-{id(request)}")
+    yield opener
+    for checkpointer in opener.opened:
+        checkpointer.close()
+
+
+class Net(nn.Module):
+    """Tied weights, batch norm, extra state."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(11, 6, dtype=dtype)
+        self.bn = nn.BatchNorm1d(6, dtype=dtype)
+        self.head = nn.Linear(6, 11, bias=False, dtype=dtype)
+        self.head.weight = self.emb.weight
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.head(self.bn(self.emb(x)))
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    net(torch.randint(0, 11, (5,))).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def made(kind: Any = torch.optim.AdamW, **options: Any) -> tuple[Net, torch.optim.Optimizer]:
+    torch.manual_seed(1)
+    net = Net()
+    return net, kind(net.parameters(), lr=0.1, **options)
+
+
+def state_of(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return copy.deepcopy({"net": net.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def test_everything_comes_back_and_random_numbers_go_on(opener: Opener) -> None:
+    net, optimizer = made()
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=20)
+    milestones = torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD(net.parameters()), [2, 2, 5])
+    scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
+    ema = AveragedModel(net)
+    state = {"model": net, "optimizer": optimizer, "scheduler": scheduler, "milestones": milestones,
+             "scaler": scaler, "ema": ema}
+    with opener() as ck:
+        ck.register(**state)
+        assert ck.load() is None
+        for _ in range(3):
+            step(net, optimizer)
+            scheduler.step()
+            ema.update_parameters(net)
+        ck.save(3).result()
+        wanted = state_of(net, optimizer) | {"ema": copy.deepcopy(ema.state_dict()), "calls": net.calls,
+                                             "scheduler": scheduler.state_dict(), "scaler": scaler.state_dict()}
+        numbers = torch.rand(4)
+    other, fresh = made()
+    restored = {"model": other, "optimizer": fresh, "ema": AveragedModel(other),
+                "scheduler": torch.optim.lr_scheduler.OneCycleLR(fresh, 0.3, total_steps=20),
+                "milestones": torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD(other.parameters()), [2, 2, 5]),
+                "scaler": torch.amp.GradScaler("cpu", init_scale=2.0)}
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    with opener() as ck:
+        ck.register(**restored)
+        assert ck.load() == 3
+        assert torch.equal(torch.rand(4), numbers)
+    found = state_of(other, fresh) | {"ema": restored["ema"].state_dict(), "calls": other.calls,
+                                      "scheduler": restored["scheduler"].state_dict(),
+                                      "scaler": restored["scaler"].state_dict()}
+    assert same(found, wanted)
+    assert restored["milestones"].milestones == milestones.milestones
+    names = keepstep.open(opener.directory).names()
+    assert {"emb.weight", "head.weight", "bn.running_mean", "ema.n_averaged", "optimizer.emb.weight.step"} <= set(names)
+    assert "optimizer.head.weight.step" not in names
+    written = sum(file.stat().st_size for file in opener.directory.rglob("*.safetensors"))
+    assert written < 64 << 10  # and the tied weight once
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2, torch.bool,
+                                   torch.complex64, torch.uint16], ids=str)
+def test_tensors_of_every_kind_in_dicts_and_lists(opener: Opener, dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    values = torch.randn(6, 5).to(dtype) if dtype is not torch.uint16 else torch.arange(30).reshape(6, 5).to(dtype)
+    state = {"a": values, "b": [values.t().contiguous().t(), values[2, 3]], "none": values[:0]}
+    wanted = copy.deepcopy(state)
+    with opener() as ck:
+        ck.register(model=state)
+        ck.save(1).result()
+        for tensor in (state["a"], *state["b"]):
+            tensor.copy_(torch.zeros_like(tensor))
+        assert ck.load() == 1
+    pairs = ((state["a"], wanted["a"]), (state["b"][0], wanted["b"][0]), (state["b"][1], wanted["b"][1]))
+    raw = [[tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8) for tensor in pair]
+           for pair in pairs]
+    assert all(torch.equal(one, other) for one, other in raw)
+
+
+def test_memory_that_was_replaced_is_found_at_the_next_save(opener: Opener) -> None:
+    """Each of these leaves the registered memory alive, holding what was."""
+    net, optimizer = made(torch.optim.SGD, momentum=0.9)
+    with opener() as ck:
+        ck.register(model=net, optimizer=optimizer)
+
+        def saved(number: int, name: str, tensor: torch.Tensor) -> None:
+            ck.save(number).result()
+            assert np.array_equal(opener.stored(name, number), tensor.detach().numpy()), name
+
+        step(net, optimizer)  # makes the momentum
+        saved(1, "optimizer.emb.weight.momentum_buffer", optimizer.state[net.emb.weight]["momentum_buffer"])
+        net.emb.weight.data = torch.randn(11, 6)
+        saved(2, "emb.weight", net.emb.weight)
+        net.bn.weight = nn.Parameter(torch.randn(6))
+        optimizer.param_groups[0]["params"] = list(net.parameters())
+        saved(3, "bn.weight", net.bn.weight)
+        net.bn.running_mean = torch.randn(6)
+        saved(4, "bn.running_mean", net.bn.running_mean)
+        other, filled = made(torch.optim.SGD, momentum=0.9)
+        step(other, filled)
+        optimizer.load_state_dict(filled.state_dict())
+        saved(5, "optimizer.emb.weight.momentum_buffer", optimizer.state[net.emb.weight]["momentum_buffer"])
+        optimizer.state[net.emb.weight]["momentum_buffer"] = torch.randn(11, 6)
+        saved(6, "optimizer.emb.weight.momentum_buffer", optimizer.state[net.emb.weight]["momentum_buffer"])
+        net.emb.weight.data = net.emb.weight.data.t().contiguous().t()
+        saved(7, "emb.weight", net.emb.weight)
+        net.add_module("new", nn.Linear(2, 2))
+        saved(8, "new.weight", net.new.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_writes_that_pass_no_gate_never_become_a_mixed_checkpoint(opener: Opener) -> None:
+    """`.data` writes are seen by no hook and no version counter: the samples fail the save, or it held still."""
+    big = nn.Linear(2048, 2048, bias=False)
+    optimizer = torch.optim.SGD(big.parameters())
+    with opener(max_failures=10**6) as ck:
+        ck.register(model=big, optimizer=optimizer)
+        torn = 0
+        for number in range(1, 13):
+            big.weight.data.fill_(number)
+            optimizer.step()  # the hook is heard, so the save overlaps
+            handle = ck.save(number)
+            big.weight.data.add_(100)
+            failure = handle.exception(60)
+            if failure is not None:
+                assert failure.reason == "UPDATED_DURING_SAVE" and "weight" in str(failure), failure
+                torn += 1
+            else:
+                assert set(np.unique(opener.stored("weight", number)).tolist()) == {float(number)}
+        assert torn > 0
+
+
+def test_optimizer_state_that_a_checkpoint_lacks_is_dropped_and_what_it_has_is_made(opener: Opener) -> None:
+    net, optimizer = made()
+    with opener() as ck:
+        ck.register(model=net, optimizer=optimizer)
+        ck.save(0).result()  # before any step: no state
+        first = state_of(net, optimizer)
+        step(net, optimizer)
+        ck.save(1).result()
+        stepped = state_of(net, optimizer)
+    other, fresh = made(weight_decay=0.5)
+    other.emb.weight.grad = torch.ones(11, 6)
+    with opener() as ck:
+        ck.register(model=other, optimizer=fresh)
+        assert ck.load(1) == 1
+        assert same(state_of(other, fresh), stepped)
+        assert torch.equal(other.emb.weight.grad, torch.ones(11, 6))  # a load leaves gradients alone
+        assert ck.load(0) == 0
+        assert same(state_of(other, fresh), first)
+
+
+def test_an_unused_parameter_needs_no_state(opener: Opener) -> None:
+    class Partly(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Linear(3, 3)
+
+    net = Partly()
+    optimizer = torch.optim.AdamW(net.parameters())
+    with opener() as ck:
+        ck.register(model=net, optimizer=optimizer)
+        step(net, optimizer)
+        ck.save(1).result()
+    other = Partly()
+    fresh = torch.optim.AdamW(other.parameters())
+    with opener() as ck:
+        ck.register(model=other, optimizer=fresh)
+        assert ck.load() == 1
+    assert same(state_of(other, fresh), state_of(net, optimizer))
+
+
+def test_roles_and_parts_are_dicts_and_lists(opener: Opener) -> None:
+    roles = {"actor": Net(), "critic": Net()}
+    parts = [torch.optim.SGD(roles["actor"].parameters(), 0.1, momentum=0.9),
+             torch.optim.AdamW(roles["critic"].parameters())]
+    for role, optimizer in zip(roles.values(), parts, strict=True):
+        step(role, optimizer)
+    with opener() as ck:
+        ck.register(model=roles, optimizer=parts)
+        ck.save(1).result()
+        names = set(keepstep.open(opener.directory).names())
+        assert {"actor.emb.weight", "critic.emb.weight", "optimizer.actor.emb.weight.momentum_buffer",
+                "optimizer.critic.emb.weight.exp_avg"} <= names
+        with pytest.raises(ValueError, match=r"emb.weight is registered twice"):
+            ck.register(model=list(roles.values()))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda net: torch.compile(nn.DataParallel(net))])
+def test_wrappers_leave_no_trace_in_names(opener: Opener, wrap: Any) -> None:
+    net = Net()
+    with opener() as ck:
+        ck.register(model=wrap(net))
+        assert set(ck._registered.specs) == set(Net().state_dict()) - {"_extra_state"}
+        assert "_extra_state" in ck._registered.extras
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"step": 3}, "step is a plain int.*0-d array"),
+        ({"config": {"lr": 0.1}}, r"config\.lr is a plain float"),
+        ({"optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(2, 3))])}, r"shape \(2, 3\) that nothing registered"),
+        ({"optimizer": torch.optim.LBFGS([nn.Parameter(torch.zeros(2))])}, "LBFGS"),
+        ({"model": nn.Linear(2, 2, device="meta")}, r"weight: .*to_empty"),
+        ({"model": {"w": torch.zeros(1).expand(5)}}, r"w: .*contiguous"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_with_what_to_do(opener: Opener, state: dict[str, Any], told: str) -> None:
+    with opener() as ck, pytest.raises((TypeError, ValueError), match=told):
+        ck.register(**state)
+
+
+def test_a_load_that_does_not_fit_says_what_would(opener: Opener) -> None:
+    with opener() as ck:
+        ck.register(model={"encoder.weight": torch.zeros(4, 4), "encoder.bias": torch.zeros(4)})
+        ck.save(1).result()
+        ck.register(model={"encodr.weight": torch.zeros(4, 4), "encoder.bias": torch.ones(4)})
+        with pytest.raises(keepstep.MissingTensors, match=r"encodr\.weight.*encoder\.weight") as missing:
+            ck.load()
+        assert missing.value.names == ("encodr.weight",)
+        assert ck.load(strict=False) == 1
+        assert ck.last_load is not None and ck.last_load.missing == ("encodr.weight",)
+        assert ck.last_load.unexpected == ("encoder.weight",)
+        ck.register(model={"encoder.weight": torch.zeros(4, 5)})
+        with pytest.raises(keepstep.ShapeMismatch, match=r"encoder\.weight.*4, 4.*4, 5|encoder\.weight.*4, 5.*4, 4"):
+            ck.load()
+        ck.register(model={"encoder.weight": torch.zeros(4, 4, dtype=torch.bfloat16)})
+        with pytest.raises(keepstep.ShapeMismatch, match=r"encoder\.weight is stored as F32, not BF16"):
+            ck.load()
+        assert ck.load(convert_dtype=True) == 1
+
+
+def test_a_partial_load_leaves_the_rest_of_the_state_alone(opener: Opener) -> None:
+    net, optimizer = made()
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with opener() as ck:
+        ck.register(model=net, optimizer=optimizer, scheduler=scheduler)
+        step(net, optimizer)
+        scheduler.step()
+        ck.save(1).result()
+        ck.register(model=net, optimizer=optimizer, scheduler=scheduler)
+        scheduler.step()
+        assert ck.load(exclude=["optimizer*", "scheduler"]) == 1
+        assert scheduler.last_epoch == 2 and optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_the_log_has_one_line_a_save(opener: Opener, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "keepstep")
+    net, optimizer = made()
+    with opener() as ck:
+        ck.register(model=net, optimizer=optimizer)
+        for number in (1, 2):
+            step(net, optimizer)
+            handle = ck.save(number)
+            handle.staged(30)
+        ck.wait()
+        assert {"step", "state", "bytes", "commit_seconds"} <= handle.stats.keys()
+    lines = [message for message in caplog.messages if "committed" in message]
+    assert len(lines) == 2 and "trainer blocked" in lines[0]
