@@ -1,7 +1,6 @@
 // keepstepd: configuration, start, one ready line on stdout; SIGHUP → reload; SIGTERM → drain → exit. A
 // service manager is told of each.
 
-#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 
@@ -25,10 +24,6 @@ using keepstep::daemon::ConfigSource;
 using keepstep::daemon::Daemon;
 using keepstep::daemon::Notifier;
 using keepstep::daemon::WatchdogFeeder;
-
-// By default there may be eight a core, each keeping what dozens of threads freed of records for every tensor.
-// Too few are worse: with two, a thread that frees such records holds up a save call for 30 ms.
-constexpr int kArenas = 8;
 
 int Fail(const absl::Status& status) {
   fprintf(stderr, "keepstepd: %s\n", std::string(status.message()).c_str());
@@ -79,7 +74,6 @@ int Serve(const ConfigSource& source, Config config) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  mallopt(M_ARENA_MAX, kArenas);
   const auto parsed = ConfigSource::FromCommandLine(argc, argv);
   if (const int* status = std::get_if<int>(&parsed)) return *status;
   const ConfigSource& source = std::get<ConfigSource>(parsed);

@@ -1,9 +1,9 @@
 #include "daemon/pool_keeper.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <utility>
+
+#include "daemon/heap.h"
 
 namespace keepstep::daemon {
 
@@ -18,7 +18,7 @@ int64_t PoolKeeper::Look(Clock::time_point now) {
     trimmed_ = false;
   }
   if (now - idle_since_ < idle_.load()) return 0;
-  if (!std::exchange(trimmed_, true)) malloc_trim(0);
+  if (!std::exchange(trimmed_, true)) ReturnFreedHeap();
   const int64_t keep_bytes = std::max(options_.keep_bytes, registered_bytes_());
   if (stats.capacity_bytes <= keep_bytes) return 0;
   return pool_->Shrink(keep_bytes, options_.most_bytes);

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import tempfile
 import threading
 import time
@@ -146,13 +145,13 @@ def test_a_daemon_that_wakes_up_after_the_watchdog_commits_nothing_torn(
         for step in (2, 3, 4):
             handle = trainer.step(step)
             time.sleep(rng.random() * 0.003)
-            os.kill(daemon.pid, signal.SIGSTOP)
+            daemon.stop_running()
             try:
                 trainer.gate(LIMIT_SECONDS)  # the watchdog's doing: the daemon cannot
                 for tensor in trainer.tensors:
                     tensor.fill(-step)
             finally:
-                os.kill(daemon.pid, signal.SIGCONT)
+                daemon.go_on()
             failure = handle.exception(LIMIT_SECONDS)
             if failure is None:  # it had been sealed before the daemon stopped
                 trainer.check(step)

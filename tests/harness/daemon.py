@@ -101,6 +101,15 @@ class Daemon:
             self._process.wait()
             self._close()
 
+    def stop_running(self) -> None:
+        """SIGSTOP; returns when every thread has stopped."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

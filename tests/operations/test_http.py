@@ -35,14 +35,14 @@ def test_health_readiness_and_the_page(home: Path) -> None:
 def test_a_stopped_daemon_answers_nothing_until_it_goes_on(home: Path) -> None:
     with Daemon(home, "--http-listen", "127.0.0.1:0") as daemon:
         save_once(daemon, home / "root/job")
-        os.kill(daemon.pid, signal.SIGSTOP)
+        daemon.stop_running()
         try:
             with pytest.raises(OSError), socket.create_connection(tuple_of(daemon.http), timeout=5) as connection:
                 connection.settimeout(1)
                 connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 connection.recv(1)
         finally:
-            os.kill(daemon.pid, signal.SIGCONT)
+            daemon.go_on()
         assert get(daemon, "/healthz")[0] == 200
 
 
