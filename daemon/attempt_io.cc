@@ -22,7 +22,8 @@ void CountTensors(absl::Span<const std::shared_ptr<const SavedShare>> shares, v1
   for (const auto& share : shares) {
     for (const SavedBlob& blob : share->blobs) {
       for (const SavedExtent& extent : blob.extents) {
-        names.insert(extent.meta.fqn);
+        if (extent.shard == nullptr) continue;
+        names.insert(extent.shard->meta.fqn);
         bytes += extent.size_bytes;
       }
     }

@@ -45,8 +45,8 @@ void AddRegion(const StoredCheckpoint& from, const reshard::ReadItem& item, resh
     mine.chunk = chunk;
     mine.needed.resize(blob.chunks[chunk].block_count);
   }
-  MarkBlocks(blob, blob.chunks[chunk], extent, item.stored, region, item_size_bytes, mine.needed);
-  mine.deliveries.push_back({item.shard, item.box, item.extent, &item.stored, std::move(region)});
+  MarkBlocks(blob, blob.chunks[chunk], extent, *item.stored, region, item_size_bytes, mine.needed);
+  mine.deliveries.push_back({item.shard, item.box, item.extent, item.stored, std::move(region)});
 }
 
 void AddItem(const StoredCheckpoint& from, const reshard::ReadItem& item, int64_t item_size_bytes,
@@ -67,7 +67,7 @@ void AddItem(const StoredCheckpoint& from, const reshard::ReadItem& item, int64_
     }
     // Blocks are cut at multiples of every element size, so these divide.
     for (const reshard::Box& part :
-         reshard::DecomposeFlatRange(item.stored, begin / item_size_bytes, end / item_size_bytes)) {
+         reshard::DecomposeFlatRange(*item.stored, begin / item_size_bytes, end / item_size_bytes)) {
       if (std::optional<reshard::Box> region = reshard::Intersect(part, item.region))
         AddRegion(from, item, *std::move(region), chunk, item_size_bytes, work);
     }

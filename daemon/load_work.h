@@ -18,7 +18,7 @@ struct Delivery {
   uint32_t shard = 0;
   uint32_t box = 0;
   uint32_t extent = 0;
-  const reshard::Box* stored = nullptr;  // in the plan
+  const reshard::Box* stored = nullptr;  // in the checkpoint
   reshard::Box region;
 };
 

@@ -21,9 +21,15 @@ constexpr int kMaxUnexpected = 1000;
 constexpr int kMaxPatterns = 1024;
 
 struct Wanted {
-  std::vector<reshard::TensorShard> shards;  // under stored names and, if converted, stored dtypes
-  std::vector<std::string> registered_names;
-  std::vector<reshard::DType> local_dtypes;
+  // Under stored names and, if converted, stored dtypes: all that is registered as it is, or `own`.
+  absl::Span<const reshard::TensorShard> shards;
+  std::vector<reshard::TensorShard> own;
+  std::vector<std::string> registered_names;  // of `own`
+  std::vector<reshard::DType> local_dtypes;   // of `own`
+
+  const std::string& RegisteredName(uint32_t shard) const {
+    return own.empty() ? shards[shard].meta.fqn : registered_names[shard];
+  }
 };
 
 template <typename Patterns>
@@ -57,6 +63,11 @@ absl::StatusOr<Wanted> Select(const v1::LoadRequest& request, const reshard::Ran
                      "load");
   }
   Wanted wanted;
+  if (request.only().empty() && request.exclude().empty() && request.rename().empty() &&
+      !request.convert_dtype()) {
+    wanted.shards = shards.shards;
+    return wanted;
+  }
   for (const reshard::TensorShard& shard : shards.shards) {
     const std::string& name = shard.meta.fqn;
     if (request.only_size() > 0 && !Matches(request.only(), name)) continue;
@@ -72,8 +83,9 @@ absl::StatusOr<Wanted> Select(const v1::LoadRequest& request, const reshard::Ran
     }
     wanted.registered_names.push_back(name);
     wanted.local_dtypes.push_back(shard.meta.dtype);
-    wanted.shards.push_back(std::move(want));
+    wanted.own.push_back(std::move(want));
   }
+  wanted.shards = wanted.own;
   return wanted;
 }
 
@@ -125,7 +137,7 @@ absl::StatusOr<v1::LoadReport> LoadRank(DataPlane& plane, const FoundCheckpoint&
   report.set_read_bytes(stats->read_bytes);
   report.set_warm_bytes(stats->warm_bytes);
   for (const reshard::Missing& missing : plan->missing)
-    report.add_missing(wanted->registered_names[missing.shard]);
+    report.add_missing(wanted->RegisteredName(missing.shard));
   ListUnexpected(*wanted, *registration.shards, stored, report);
   report.set_seconds(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
   meter.Loaded(report);

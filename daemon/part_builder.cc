@@ -6,7 +6,9 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "reshard/dtype.h"
+#include "storage/digest.h"
 #include "storage/record.h"
+#include "storage/safetensors.h"
 
 namespace keepstep::daemon {
 namespace {
@@ -15,32 +17,39 @@ class Builder {
  public:
   explicit Builder(v1::Part* part) : part_(part) {}
 
-  void AddBlob(int32_t rank, const SavedBlob& blob) {
+  void AddBlob(const SavedShare& share, const SavedBlob& blob) {
     const auto index = static_cast<uint32_t>(part_->blobs_size());
     v1::Blob& record = *part_->add_blobs();
     record.set_name(blob.name);
     record.set_size_bytes(blob.size_bytes);
     record.set_header_bytes(blob.header_bytes);
     record.set_header_digest(blob.header_digest);
-    for (const SavedExtent& extent : blob.extents) AddExtent(index, extent);
-    for (const SavedExtra& extra : blob.extras) AddExtra(index, rank, extra);
+    size_t next = 0;
+    for (; next < blob.extents.size() && blob.extents[next].shard != nullptr; ++next)
+      AddExtent(index, share, blob, blob.extents[next]);
+    for (const SavedExtra& extra : blob.extras) {
+      AddExtra(index, share.rank, extra, blob, next);
+      next += extra.items;
+    }
   }
 
  private:
   // Ranks of one node hold boxes of the same tensors: one entry for all.
-  uint32_t TensorIndex(const SavedExtent& extent) {
+  uint32_t TensorIndex(const SavedShare& share, const SavedExtent& extent) {
+    const reshard::TensorMeta& described = extent.shard->meta;
     const auto [place, is_new] =
-        tensors_.try_emplace(extent.meta.fqn, static_cast<uint32_t>(part_->tensors_size()));
+        tensors_.try_emplace(described.fqn, static_cast<uint32_t>(part_->tensors_size()));
     v1::StoredTensor& record =
         is_new ? *part_->add_tensors() : *part_->mutable_tensors(static_cast<int>(place->second));
     if (is_new) {
       v1::TensorMeta& meta = *record.mutable_meta();
-      meta.set_fqn(extent.meta.fqn);
-      meta.set_dtype(std::string(reshard::DTypeName(extent.meta.dtype)));
-      meta.mutable_shape()->Add(extent.meta.shape.begin(), extent.meta.shape.end());
-      meta.set_component(ComponentRecord(extent.meta.component));
+      meta.set_fqn(described.fqn);
+      meta.set_dtype(std::string(reshard::DTypeName(described.dtype)));
+      meta.mutable_shape()->Add(described.shape.begin(), described.shape.end());
+      meta.set_component(ComponentRecord(described.component));
     }
-    for (const std::string& alias : extent.aliases) {
+    for (const uint32_t shard : *extent.alias_shards) {
+      const std::string& alias = share.shards->shards[shard].meta.fqn;
       const auto& known = record.aliases();
       if (std::find(known.begin(), known.end(), alias) == known.end()) record.add_aliases(alias);
     }
@@ -59,33 +68,35 @@ class Builder {
     return v1::COMPONENT_UNSPECIFIED;
   }
 
-  void AddExtent(uint32_t blob, const SavedExtent& extent) {
+  void AddExtent(uint32_t index, const SavedShare& share, const SavedBlob& blob, const SavedExtent& extent) {
+    const reshard::Box& box = extent.shard->boxes[extent.box].box;
     v1::Extent& record = *part_->add_extents();
-    record.set_tensor(TensorIndex(extent));
-    record.mutable_box()->mutable_origin()->Add(extent.box.origin.begin(), extent.box.origin.end());
-    record.mutable_box()->mutable_shape()->Add(extent.box.shape.begin(), extent.box.shape.end());
-    record.set_blob(blob);
-    record.set_offset_bytes(extent.offset_bytes);
-    record.set_size_bytes(extent.size_bytes);
-    record.set_digest(extent.digest);
-    record.set_block_digests(extent.block_digests);
-    record.set_entry(extent.entry);
+    record.set_tensor(TensorIndex(share, extent));
+    record.mutable_box()->mutable_origin()->Add(box.origin.begin(), box.origin.end());
+    record.mutable_box()->mutable_shape()->Add(box.shape.begin(), box.shape.end());
+    AddBytes(index, blob, extent, record);
+    record.set_entry(storage::EntryName(extent.shard->meta.fqn, extent.number));
   }
 
-  void AddExtra(uint32_t blob, int32_t rank, const SavedExtra& extra) {
+  // `Record`: an Extent, or an item of an extra.
+  template <typename Record>
+  static void AddBytes(uint32_t index, const SavedBlob& blob, const SavedExtent& extent, Record& record) {
+    const absl::string_view digests = blob.DigestsOf(extent);
+    record.set_blob(index);
+    record.set_offset_bytes(extent.offset_bytes);
+    record.set_size_bytes(extent.size_bytes);
+    record.set_digest(storage::DigestOf(digests).ToBytes());
+    record.set_block_digests(digests.data(), digests.size());
+  }
+
+  void AddExtra(uint32_t index, int32_t rank, const SavedExtra& extra, const SavedBlob& blob, size_t first) {
     v1::ExtraRecord& record = *part_->add_extras();
     record.set_name(extra.name);
     record.set_rank(rank);
     record.mutable_coordinate()->Add(extra.coordinate.begin(), extra.coordinate.end());
     record.set_splittable(extra.splittable);
-    for (const SavedItem& item : extra.items) {
-      v1::ExtraItem& item_record = *record.add_items();
-      item_record.set_blob(blob);
-      item_record.set_offset_bytes(item.offset_bytes);
-      item_record.set_size_bytes(item.size_bytes);
-      item_record.set_digest(item.digest);
-      item_record.set_block_digests(item.block_digests);
-    }
+    for (size_t i = 0; i < extra.items; ++i)
+      AddBytes(index, blob, blob.extents[first + i], *record.add_items());
   }
 
   v1::Part* const part_;
@@ -106,7 +117,7 @@ v1::Part BuildPart(absl::string_view attempt, uint32_t index, uint32_t count,
   std::sort(by_rank.begin(), by_rank.end(), [](const auto* a, const auto* b) { return a->rank < b->rank; });
   Builder builder(&part);
   for (const SavedShare* share : by_rank) {
-    for (const SavedBlob& blob : share->blobs) builder.AddBlob(share->rank, blob);
+    for (const SavedBlob& blob : share->blobs) builder.AddBlob(*share, blob);
   }
   return part;
 }

@@ -44,7 +44,7 @@ absl::Status AddPlan(const StoredCheckpoint& from, const v1::QueryTensorsRequest
     v1::PlannedRead* read = response.add_plan();
     read->set_wanted(item.shard);
     *read->mutable_region() = proto::ToProto(item.region);
-    *read->mutable_from() = ExtentOf(from, {item.stored, item.extent});
+    *read->mutable_from() = ExtentOf(from, {*item.stored, item.extent});
   }
   return absl::OkStatus();
 }

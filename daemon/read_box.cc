@@ -76,7 +76,7 @@ absl::StatusOr<std::vector<std::string>> ReadExtra(const ReadSource& source, con
     const StoredExtent& extent = source.from->extent(index);
     total_bytes += extent.size_bytes;
     if (total_bytes > kMaxExtraBytes)
-      return absl::ResourceExhaustedError(absl::StrCat("extra ", extra.record->name(), " is beyond 64 MiB"));
+      return absl::ResourceExhaustedError(absl::StrCat("extra ", extra.name, " is beyond 64 MiB"));
     const StoredBlob& blob = source.from->blobs()[extent.blob];
     std::string& item = items.emplace_back(extent.size_bytes, '\0');
     if (item.empty()) continue;
@@ -88,7 +88,7 @@ absl::StatusOr<std::vector<std::string>> ReadExtra(const ReadSource& source, con
     absl::Status status = storage::VerifyBlocks(into, 0, extent.size_bytes, extent.block_digests);
     if (!status.ok())
       return absl::DataLossError(
-          absl::StrCat(blob.path.text(), ": extra ", extra.record->name(), ": ", status.message()));
+          absl::StrCat(blob.path.text(), ": extra ", extra.name, ": ", status.message()));
   }
   return items;
 }

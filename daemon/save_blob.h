@@ -34,13 +34,13 @@ class SaveBlob {
                                                         const reshard::BlobPlan* plan, bool with_extras,
                                                         int64_t buffer_bytes);
 
-  const std::string& name() const { return name_; }
-  int64_t size_bytes() const { return size_bytes_; }
+  const std::string& name() const { return result_.name; }
+  int64_t size_bytes() const { return result_.size_bytes; }
   const std::vector<Chunk>& chunks() const { return chunks_; }
   int64_t WriteBegin(size_t chunk) const;
-  uint32_t FirstGroup(size_t chunk) const { return items_[chunks_[chunk].first_extent].group; }
+  uint32_t FirstGroup(size_t chunk) const { return GroupOf(result_.extents[chunks_[chunk].first_extent]); }
 
-  // Calls fn(group, bytes) for every tensor item's bytes in [begin_bytes, end_bytes) of the file.
+  // Calls fn(group, bytes) for every tensor's bytes in [begin_bytes, end_bytes) of the file.
   void ForEachGroup(int64_t begin_bytes, int64_t end_bytes,
                     const std::function<void(uint32_t, int64_t)>& fn) const;
 
@@ -54,36 +54,27 @@ class SaveBlob {
   // The header's bytes, as long as the space before the data. Any thread.
   absl::StatusOr<std::string> Header() const;
 
-  // REQUIRES: every chunk digested.
+  // REQUIRES: every chunk digested. Nothing else of this may be called afterwards.
   SavedBlob TakeResult(const std::string& header);
 
  private:
-  struct Item {
-    int64_t offset_bytes = 0;  // in the file
-    int64_t size_bytes = 0;
-    uint32_t group = 0;
-    TrainerBox source;                            // of a tensor
-    absl::string_view bytes;                      // of an extra's item
-    const reshard::TensorShard* shard = nullptr;  // null: an extra's item
-    const std::vector<uint32_t>* alias_shards = nullptr;
-    std::string entry;
-    std::string block_digests;
-  };
-
   explicit SaveBlob(const SaveSpec& spec) : spec_(spec) {}
 
   void AddTensors(const reshard::BlobPlan& plan);
   void AddExtras();
-  void PlaceItems(int64_t buffer_bytes);
+  void Place(int64_t buffer_bytes);
+  uint32_t GroupOf(const SavedExtent& extent) const {
+    return extent.shard == nullptr ? last_group_ : extent.shard->group;
+  }
+  TrainerBox SourceOf(const SavedExtent& extent) const;
   std::vector<storage::HeaderEntry> Entries() const;
-  size_t FirstItemAt(int64_t offset_bytes) const;
+  size_t FirstExtentAt(int64_t offset_bytes) const;
 
   const SaveSpec& spec_;
-  bool with_extras_ = false;
-  std::string name_;
-  int64_t header_bytes_ = 0;
-  int64_t size_bytes_ = 0;
-  std::vector<Item> items_;
+  SavedBlob result_;  // all but the header's digest, before the blocks' are filled in
+  size_t tensors_ = 0;  // extents before those of extras
+  std::vector<absl::string_view> extra_items_;
+  uint32_t last_group_ = 0;  // of the tensors; extras go with it
   std::vector<Chunk> chunks_;
   std::vector<std::string> carries_;  // by chunk: the bytes before WriteBegin that its image needs
 };

@@ -115,7 +115,7 @@ void Pipeline::Run() {
   if (!status.ok()) Fail("plan", status);
   if (status.ok()) status = Stream();
   AwaitTasks();
-  SavedShare share{spec_.shards->rank, {}};
+  SavedShare share{spec_.shards->rank, {}, spec_.shards, spec_.plan};
   for (const auto& blob : blobs_) {
     if (status.ok() && !stop_.cancelled()) status = FinishBlob(*blob, share);
   }

@@ -325,15 +325,15 @@ grpc::ServerUnaryReactor* SessionsService::GetExtra(grpc::CallbackServerContext*
     if (!found.ok()) return found.status();
     response->set_step(found->decision.step());
     for (const StoredExtra& extra : found->source.from->extras()) {
-      if (!request->name().empty() && extra.record->name() != request->name()) continue;
-      if (request->rank() >= 0 && extra.record->rank() != request->rank()) continue;
+      if (!request->name().empty() && extra.name != request->name()) continue;
+      if (request->rank() >= 0 && extra.rank != request->rank()) continue;
       auto items = ReadExtra(found->source, extra);
       if (!items.ok()) return items.status();
       v1::Extra* out = response->add_extras();
-      out->set_name(extra.record->name());
-      out->set_rank(extra.record->rank());
-      out->set_splittable(extra.record->splittable());
-      *out->mutable_coordinate() = extra.record->coordinate();
+      out->set_name(extra.name);
+      out->set_rank(extra.rank);
+      out->set_splittable(extra.splittable);
+      out->mutable_coordinate()->Add(extra.coordinate.begin(), extra.coordinate.end());
       for (std::string& item : *items) out->add_items(std::move(item));
     }
     return absl::OkStatus();

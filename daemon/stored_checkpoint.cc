@@ -14,25 +14,44 @@ absl::StatusOr<std::shared_ptr<const StoredCheckpoint>> StoredCheckpoint::Make(
   absl::StatusOr<storage::StoredContents> contents = storage::StoredTensors(std::move(parts));
   if (!contents.ok()) return contents.status();
   std::shared_ptr<StoredCheckpoint> made(new StoredCheckpoint);
-  made->contents_ = *std::move(contents);
-  for (const v1::Part& part : made->contents_.parts) {
+  made->tensors_ = std::move(contents->tensors);
+  made->alias_of_ = std::move(contents->alias_of);
+  for (const v1::Part& part : contents->parts) {
     if (absl::Status status = storage::ValidatePart(part); !status.ok()) return status;
   }
+  made->Reserve(contents->parts);
   std::vector<uint32_t> first_blobs;
-  for (const v1::Part& part : made->contents_.parts) {
+  for (const v1::Part& part : contents->parts) {
     first_blobs.push_back(static_cast<uint32_t>(made->blobs_.size()));
     if (absl::Status status = made->AddBlobs(attempt_directory, part); !status.ok()) return status;
   }
-  if (absl::Status status = made->AddExtents(first_blobs); !status.ok()) return status;
-  for (size_t i = 0; i < made->contents_.parts.size(); ++i) {
-    if (absl::Status status = made->AddExtras(made->contents_.parts[i], first_blobs[i]); !status.ok())
+  if (absl::Status status = made->AddExtents(*contents, first_blobs); !status.ok()) return status;
+  for (size_t i = 0; i < contents->parts.size(); ++i) {
+    if (absl::Status status = made->AddExtras(contents->parts[i], first_blobs[i]); !status.ok())
       return status;
   }
   for (StoredBlob& blob : made->blobs_) {
     if (absl::Status status = made->CutBlob(blob, buffer_bytes); !status.ok()) return status;
   }
-  for (const auto& [name, tensor] : made->contents_.tensors) made->names_.push_back(name);
+  made->names_.reserve(made->tensors_.size());
+  for (const auto& [name, tensor] : made->tensors_) made->names_.push_back(name);
   return made;
+}
+
+void StoredCheckpoint::Reserve(const std::vector<v1::Part>& parts) {
+  size_t digest_bytes = 0, extents = 0, extras = 0;
+  for (const v1::Part& part : parts) {
+    for (const v1::Extent& extent : part.extents()) digest_bytes += extent.block_digests().size();
+    extents += part.extents_size();
+    for (const v1::ExtraRecord& record : part.extras()) {
+      for (const v1::ExtraItem& item : record.items()) digest_bytes += item.block_digests().size();
+      extents += record.items_size();
+    }
+    extras += part.extras_size();
+  }
+  digests_.reserve(digest_bytes);
+  extents_.reserve(extents);
+  extras_.reserve(extras);  // extents name them
 }
 
 absl::Status StoredCheckpoint::AddBlobs(const storage::BlobPath& directory, const v1::Part& part) {
@@ -47,13 +66,15 @@ absl::Status StoredCheckpoint::AddBlobs(const storage::BlobPath& directory, cons
   return absl::OkStatus();
 }
 
-absl::Status StoredCheckpoint::AddExtents(const std::vector<uint32_t>& first_blobs) {
-  for (const storage::ExtentRef& ref : contents_.extents) {
-    const v1::Part& part = contents_.parts[ref.part];
+absl::Status StoredCheckpoint::AddExtents(const storage::StoredContents& contents,
+                                          const std::vector<uint32_t>& first_blobs) {
+  for (const storage::ExtentRef& ref : contents.extents) {
+    const v1::Part& part = contents.parts[ref.part];
     const v1::Extent& extent = *ref.extent;
+    const auto owner = tensors_.find(part.tensors(static_cast<int>(extent.tensor())).meta().fqn());
     const absl::Status status =
         AddExtent({first_blobs[ref.part] + extent.blob(), 0, extent.offset_bytes(), extent.size_bytes(),
-                   extent.block_digests(), part.tensors(extent.tensor()).meta().fqn()});
+                   extent.block_digests(), owner->first});
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
@@ -61,17 +82,20 @@ absl::Status StoredCheckpoint::AddExtents(const std::vector<uint32_t>& first_blo
 
 absl::Status StoredCheckpoint::AddExtras(const v1::Part& part, uint32_t first_blob) {
   for (const v1::ExtraRecord& record : part.extras()) {
-    StoredExtra extra{&record, {}};
+    StoredExtra& extra = extras_.emplace_back();
+    extra.name = record.name();
+    extra.rank = record.rank();
+    extra.coordinate.assign(record.coordinate().begin(), record.coordinate().end());
+    extra.splittable = record.splittable();
     for (const v1::ExtraItem& item : record.items()) {
       if (item.blob() >= static_cast<uint32_t>(part.blobs_size()))
         return absl::DataLossError(
             absl::StrCat("extra ", record.name(), " lies in a blob that is not listed"));
       extra.extents.push_back(static_cast<uint32_t>(extents_.size()));
       const absl::Status status = AddExtent({first_blob + item.blob(), 0, item.offset_bytes(),
-                                             item.size_bytes(), item.block_digests(), record.name()});
+                                             item.size_bytes(), item.block_digests(), extra.name});
       if (!status.ok()) return status;
     }
-    extras_.push_back(std::move(extra));
   }
   return absl::OkStatus();
 }
@@ -87,7 +111,9 @@ absl::Status StoredCheckpoint::AddExtent(const StoredExtent& extent) {
         absl::StrCat("an extent of ", extent.owner, " does not fit ", blob.path.text()));
   }
   blob.extents.push_back(static_cast<uint32_t>(extents_.size()));
-  extents_.push_back(extent);
+  StoredExtent& kept = extents_.emplace_back(extent);
+  kept.block_digests = {digests_.data() + digests_.size(), extent.block_digests.size()};
+  digests_.append(extent.block_digests.data(), extent.block_digests.size());
   return absl::OkStatus();
 }
 
@@ -139,8 +165,8 @@ std::vector<BlockPlace> StoredCheckpoint::BlocksOf(const StoredBlob& blob, const
 }
 
 const reshard::StoredTensor* StoredCheckpoint::Find(absl::string_view fqn) const {
-  const auto found = contents_.tensors.find(std::string(fqn));
-  return found == contents_.tensors.end() ? nullptr : &found->second;
+  const auto found = tensors_.find(std::string(fqn));
+  return found == tensors_.end() ? nullptr : &found->second;
 }
 
 absl::StatusOr<std::unique_ptr<storage::BlobReader>> OpenBlob(storage::BlobStore& store,

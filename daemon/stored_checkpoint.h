@@ -27,7 +27,7 @@ struct StoredExtent {
   uint32_t place = 0;  // among the blob's extents
   int64_t offset_bytes = 0;
   int64_t size_bytes = 0;
-  absl::string_view block_digests;  // 16 bytes a block; lives in the parts
+  absl::string_view block_digests;  // 16 bytes a block; lives in the checkpoint
   absl::string_view owner;          // fqn, or name of the extra: for messages
 };
 
@@ -50,7 +50,10 @@ struct BlockPlace {
 };
 
 struct StoredExtra {
-  const v1::ExtraRecord* record = nullptr;
+  std::string name;
+  int32_t rank = 0;
+  std::vector<int64_t> coordinate;
+  bool splittable = false;
   std::vector<uint32_t> extents;  // one an item
 };
 
@@ -65,28 +68,31 @@ class StoredCheckpoint {
   const reshard::StoredTensor* Find(absl::string_view fqn) const;
 
   // By name, aliases included; and which names are aliases of which.
-  const std::map<std::string, reshard::StoredTensor>& tensors() const { return contents_.tensors; }
-  const std::map<std::string, std::string>& alias_of() const { return contents_.alias_of; }
+  const std::map<std::string, reshard::StoredTensor>& tensors() const { return tensors_; }
+  const std::map<std::string, std::string>& alias_of() const { return alias_of_; }
   const std::vector<std::string>& names() const { return names_; }  // of tensors(); sorted
   const std::vector<StoredBlob>& blobs() const { return blobs_; }
   const std::vector<StoredExtra>& extras() const { return extras_; }
   const StoredExtent& extent(uint32_t index) const { return extents_[index]; }
   std::vector<BlockPlace> BlocksOf(const StoredBlob& blob, const Chunk& chunk) const;
   size_t extent_count() const { return extents_.size(); }
-  const std::vector<v1::Part>& parts() const { return contents_.parts; }
 
  private:
   StoredCheckpoint() = default;
 
+  void Reserve(const std::vector<v1::Part>& parts);
   absl::Status AddBlobs(const storage::BlobPath& directory, const v1::Part& part);
-  absl::Status AddExtents(const std::vector<uint32_t>& first_blobs);
+  absl::Status AddExtents(const storage::StoredContents& contents, const std::vector<uint32_t>& first_blobs);
   absl::Status AddExtras(const v1::Part& part, uint32_t first_blob);
   absl::Status AddExtent(const StoredExtent& extent);
   absl::Status CutBlob(StoredBlob& blob, int64_t buffer_bytes);
 
-  storage::StoredContents contents_;
+  // Nothing here points into the parts, which are several times as large.
+  std::map<std::string, reshard::StoredTensor> tensors_;
+  std::map<std::string, std::string> alias_of_;
   std::vector<StoredBlob> blobs_;
-  std::vector<StoredExtent> extents_;  // those of contents_ first, under the same indices
+  std::string digests_;                // of all extents in turn; reserved whole, so that it stays where it is
+  std::vector<StoredExtent> extents_;  // tensors' first, in the order of the parts
   std::vector<StoredExtra> extras_;
   std::vector<std::string> names_;
 };

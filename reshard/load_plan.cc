@@ -22,6 +22,9 @@ namespace {
 
 constexpr size_t kMaxListedTensors = 8;
 
+// Up to so many stored boxes are looked at one after another: an index of them would be one leaf.
+constexpr size_t kFewBoxes = 8;
+
 // The boxes of a stored tensor, checked and indexed once however many shards want them.
 struct IndexedTensor {
   explicit IndexedTensor(std::vector<Box> stored) : boxes(std::move(stored)), index(boxes) {}
@@ -47,21 +50,39 @@ absl::Status CheckMeta(const TensorMeta& wanted, const TensorMeta& stored) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<IndexedTensor>> IndexStored(const StoredTensor& stored) {
-  std::vector<Box> boxes;
-  boxes.reserve(stored.boxes.size());
+absl::Status ValidateStored(const StoredTensor& stored) {
   for (const StoredBox& piece : stored.boxes) {
     if (absl::Status status = ValidateBox(piece.box, stored.meta.shape); !status.ok()) {
       return absl::FailedPreconditionError(
           absl::StrCat("stored tensor ", stored.meta.fqn, ": ", status.message()));
     }
-    boxes.push_back(piece.box);
   }
-  if (const auto overlap = FindOverlap(boxes); overlap.has_value()) {
-    return absl::FailedPreconditionError(absl::StrCat("stored tensor ", stored.meta.fqn, ": boxes ",
-                                                      ToString(boxes[overlap->first]), " and ",
-                                                      ToString(boxes[overlap->second]), " overlap"));
+  return absl::OkStatus();
+}
+
+absl::Status Overlap(const StoredTensor& stored, size_t a, size_t b) {
+  return absl::FailedPreconditionError(
+      absl::StrCat("stored tensor ", stored.meta.fqn, ": boxes ", ToString(stored.boxes[a].box), " and ",
+                   ToString(stored.boxes[b].box), " overlap"));
+}
+
+absl::Status CheckFew(const StoredTensor& stored) {
+  if (absl::Status status = ValidateStored(stored); !status.ok()) return status;
+  for (size_t b = 1; b < stored.boxes.size(); ++b) {
+    for (size_t a = 0; a < b; ++a) {
+      if (Intersect(stored.boxes[a].box, stored.boxes[b].box).has_value()) return Overlap(stored, a, b);
+    }
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<IndexedTensor>> IndexStored(const StoredTensor& stored) {
+  if (absl::Status status = ValidateStored(stored); !status.ok()) return status;
+  std::vector<Box> boxes;
+  boxes.reserve(stored.boxes.size());
+  for (const StoredBox& piece : stored.boxes) boxes.push_back(piece.box);
+  if (const auto overlap = FindOverlap(boxes); overlap.has_value())
+    return Overlap(stored, overlap->first, overlap->second);
   return std::make_unique<IndexedTensor>(std::move(boxes));
 }
 
@@ -72,7 +93,13 @@ class LoadPlanner {
 
   absl::StatusOr<LoadPlan> Plan(absl::FunctionRef<const StoredTensor*(absl::string_view)> lookup) {
     std::vector<const StoredTensor*> stored;
-    for (const TensorShard& shard : wanted_) stored.push_back(lookup(shard.meta.fqn));
+    stored.reserve(wanted_.size());
+    size_t boxes = 0;
+    for (const TensorShard& shard : wanted_) {
+      stored.push_back(lookup(shard.meta.fqn));
+      boxes += shard.boxes.size();
+    }
+    plan_.items.reserve(boxes);
     if (absl::Status status = FindAbsent(stored); !status.ok()) return status;
     for (uint32_t i = 0; i < wanted_.size(); ++i) {
       if (stored[i] == nullptr) continue;
@@ -112,11 +139,17 @@ class LoadPlanner {
   absl::Status PlanShard(uint32_t shard, const StoredTensor& stored) {
     const TensorMeta& meta = wanted_[shard].meta;
     if (absl::Status status = CheckMeta(meta, stored.meta); !status.ok()) return status;
-    std::unique_ptr<IndexedTensor>& indexed = indexed_[&stored];
-    if (indexed == nullptr) {
-      absl::StatusOr<std::unique_ptr<IndexedTensor>> built = IndexStored(stored);
-      if (!built.ok()) return built.status();
-      indexed = *std::move(built);
+    const IndexedTensor* indexed = nullptr;
+    if (stored.boxes.size() <= kFewBoxes) {
+      if (absl::Status status = CheckFew(stored); !status.ok()) return status;
+    } else {
+      std::unique_ptr<IndexedTensor>& known = indexed_[&stored];
+      if (known == nullptr) {
+        absl::StatusOr<std::unique_ptr<IndexedTensor>> built = IndexStored(stored);
+        if (!built.ok()) return built.status();
+        known = *std::move(built);
+      }
+      indexed = known.get();
     }
     Holes holes;
     for (uint32_t box = 0; box < wanted_[shard].boxes.size(); ++box) {
@@ -124,22 +157,30 @@ class LoadPlanner {
       if (absl::Status status = ValidateBox(want, meta.shape); !status.ok()) {
         return absl::InvalidArgumentError(absl::StrCat("tensor ", meta.fqn, ": ", status.message()));
       }
-      if (!IsEmpty(want)) PlanBox(shard, box, stored, *indexed, holes);
+      if (!IsEmpty(want)) PlanBox(shard, box, stored, indexed, holes);
     }
     if (!holes.boxes.empty() || !holes.complete) AddHoles(shard, std::move(holes));
     return absl::OkStatus();
   }
 
-  void PlanBox(uint32_t shard, uint32_t box, const StoredTensor& stored, const IndexedTensor& indexed,
+  // `indexed` null: few boxes.
+  void PlanBox(uint32_t shard, uint32_t box, const StoredTensor& stored, const IndexedTensor* indexed,
                Holes& holes) {
     const Box& want = wanted_[shard].boxes[box].box;
     const size_t first = plan_.items.size();
     int64_t missing = NumElements(want);
-    indexed.index.Query(want, [&](size_t i, const Box& region) {
-      plan_.items.push_back(ReadItem{shard, box, stored.boxes[i].extent, stored.boxes[i].box, region});
+    const auto add = [&](size_t i, const Box& region) {
+      plan_.items.push_back(ReadItem{shard, box, stored.boxes[i].extent, &stored.boxes[i].box, region});
       missing -= NumElements(region);
       return true;
-    });
+    };
+    if (indexed != nullptr) {
+      indexed->index.Query(want, add);
+    } else {
+      for (size_t i = 0; i < stored.boxes.size(); ++i) {
+        if (const auto region = Intersect(stored.boxes[i].box, want); region.has_value()) add(i, *region);
+      }
+    }
     std::sort(plan_.items.begin() + static_cast<ptrdiff_t>(first), plan_.items.end(),
               [](const ReadItem& a, const ReadItem& b) { return a.region < b.region; });
     if (missing == 0) return;

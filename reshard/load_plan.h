@@ -35,7 +35,7 @@ struct ReadItem {
   uint32_t shard = 0;
   uint32_t box = 0;
   uint32_t extent = 0;
-  Box stored;
+  const Box* stored = nullptr;  // of what `lookup` gave
   Box region;
 };
 
@@ -57,7 +57,7 @@ struct LoadOptions {
   absl::Span<const std::string> stored_names;  // to suggest one for an absent tensor; may be empty
 };
 
-// `lookup` gives the stored tensor of a name, or nullptr; it must stay valid during the call. Wanted
+// `lookup` gives the stored tensor of a name, or nullptr; it must stay valid as long as the plan. Wanted
 // destinations that overlap are the caller's matter, as are the buffers' sizes (ValidateShard).
 // INVALID_ARGUMENT: a wanted box outside its shape. NOT_FOUND: absent tensors, each with the closest stored
 // name. FAILED_PRECONDITION: another dtype or global shape than stored; holes, listed; stored boxes that

@@ -58,7 +58,7 @@ TEST_F(LoadPlanTest, TakesRegionsFromEachStoredBoxInOrder) {
   ASSERT_TRUE(plan.ok()) << plan.status();
   ASSERT_EQ(plan->items.size(), 2u);
   EXPECT_EQ(plan->items[0].extent, 11u);
-  EXPECT_EQ(plan->items[0].stored, (Box{{0, 0}, {2, 4}}));
+  EXPECT_EQ(*plan->items[0].stored, (Box{{0, 0}, {2, 4}}));
   EXPECT_EQ(plan->items[0].region, (Box{{1, 1}, {1, 2}}));
   EXPECT_EQ(plan->items[1].extent, 10u);
   EXPECT_EQ(plan->items[1].region, (Box{{2, 1}, {1, 2}}));

@@ -146,7 +146,7 @@ void LoadRank(const World& world, size_t rank, const std::vector<NamedTensor>& t
   for (const ReadItem& item : plan->items) {
     const TensorShard& shard = wanted[item.shard];
     const StoredExtent& extent = storage.extents[item.extent];
-    const LocalBox packed = RowMajorLayout(item.stored, SizeBytes(shard.meta.dtype), extent.offset_bytes);
+    const LocalBox packed = RowMajorLayout(*item.stored, SizeBytes(shard.meta.dtype), extent.offset_bytes);
     CopyRuns(MakeRunNest(item.region, packed, shard.boxes[item.box], SizeBytes(shard.meta.dtype)),
              storage.blobs[extent.blob].data(), memory[shard.buffer].data());
   }
