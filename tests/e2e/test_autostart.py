@@ -77,11 +77,12 @@ import sys
 import numpy as np
 import keepstep
 w = np.zeros(1 << 20)
-with keepstep.Checkpointer(sys.argv[1], rank=0, world_size=1, rng=False, on_error="raise") as ck:
+with keepstep.Checkpointer(sys.argv[1], rank=0, world_size=1, rng=False, max_failures=9) as ck:
     ck.register(model={"w": w})
     for step in range(1, 4):
         w[:] = step
-        ck.save(step).result(60)
+        while (failure := ck.save(step).exception(60)) is not None:
+            assert failure.reason == "DAEMON_LOST", failure  # asked of the one that was just killed
         print("committed", step, flush=True)
         sys.stdin.readline()
     w[:] = 0
