@@ -20,7 +20,9 @@ absl::Status LoadPlanError(const absl::Status& status, absl::string_view hint) {
   if (!absl::IsFailedPrecondition(status)) return status;
   const bool holes = absl::StrContains(message, "hole") || absl::StrContains(message, "cover") ||
                      absl::StrContains(message, "missing");
-  return MakeError(status.code(), holes ? "MISSING_COVERAGE" : "SHAPE_MISMATCH", message, "plan");
+  const bool dtype = absl::StrContains(message, " is stored as ");
+  return MakeError(status.code(), holes ? "MISSING_COVERAGE" : "SHAPE_MISMATCH",
+                   absl::StrCat(message, dtype ? "; convert_dtype=True converts" : ""), "plan");
 }
 
 }  // namespace keepstep::daemon

@@ -190,8 +190,11 @@ void SaveMachine::OnRankIoFailed(int32_t rank, const std::string& stage, const a
 
 void SaveMachine::OnRankDead(int32_t rank) {
   if (!Waiting() || ranks_[rank].sealed) return;
+  const absl::string_view what = ranks_[rank].arrived
+                                     ? " died before it sealed save "
+                                     : " ended and never called save (every rank has to, not rank 0 alone): save ";
   Fail(MakeFailure(absl::StatusCode::kAborted, "TRAINER_DIED",
-                   absl::StrCat("Rank ", rank, " died before it sealed save ", spec_.number, "."),
+                   absl::StrCat("Rank ", rank, what, spec_.number, "."),
                    ranks_[rank].copied    ? "seal"
                    : ranks_[rank].arrived ? "copy"
                                           : "arrive",

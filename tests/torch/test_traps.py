@@ -300,7 +300,7 @@ def test_a_load_that_does_not_fit_says_what_would(opener: Opener) -> None:
         with pytest.raises(keepstep.ShapeMismatch, match=r"encoder\.weight.*4, 4.*4, 5|encoder\.weight.*4, 5.*4, 4"):
             ck.load()
         ck.register(model={"encoder.weight": torch.zeros(4, 4, dtype=torch.bfloat16)})
-        with pytest.raises(keepstep.ShapeMismatch, match=r"encoder\.weight is stored as F32, not BF16"):
+        with pytest.raises(keepstep.ShapeMismatch, match=r"encoder\.weight is stored as F32, not BF16; convert_dtype"):
             ck.load()
         assert ck.load(convert_dtype=True) == 1
 
