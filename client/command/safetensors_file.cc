@@ -113,6 +113,10 @@ absl::StatusOr<std::vector<SafetensorsFile>> OpenSafetensors(const std::string& 
       path = *indexes.begin();
     } else if (indexes.empty() && files.size() == 1) {
       path = *files.begin();
+    } else if (fs::exists(fs::path(source) / ".metadata", error)) {
+      return absl::NotFoundError(absl::StrCat(
+          source, " is a PyTorch distributed checkpoint; import it with python -m keepstep.torch.dcp import ", source,
+          " DIRECTORY"));
     } else {
       return absl::NotFoundError(absl::StrCat(source, " holds ", indexes.size(), " indexes and ",
                                               files.size(), " safetensors files; name the one to import"));

@@ -81,6 +81,22 @@ def reshard(storage: Storage, path: str, layout: str, into: list[str], seed: int
     return found
 
 
+def save_layout(storage: Storage, path: str, layout: str, seed: int) -> None:
+    """One sharded state, and what `extras_of` has, for somebody else to load."""
+    state = {"model": sharded(layout, seed, mesh_of(layout)), **extras_of(dist.get_rank())}
+    dcp.save(state, storage_writer=writer(storage, path))
+
+
+def load_layout(storage: Storage, path: str, layout: str, seed: int) -> Any:
+    """What is wrong with it in another layout, and its values that are no tensors."""
+    mesh = mesh_of(layout)
+    rank = dist.get_rank()
+    loaded = {"model": sharded(layout, None, mesh), "step": 0, "large": b"", f"of_rank_{rank}": -1}
+    dcp.load(loaded, storage_reader=reader(storage, path))
+    kept = extras_of(rank)
+    return wrong(layout, seed, loaded["model"], mesh), all(loaded[key] == kept[key] for key in loaded if key != "model")
+
+
 def pair_to_four(storage: Storage, path: str) -> list[str]:
     """Two ranks of the world save, in a process group of their own; all four load."""
     mesh, four = mesh_of("pair"), mesh_of("2x2")

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed.checkpoint as dcp
+from keepstep.torch.dcp import KeepstepStorageReader
+from keepstep.torch.dcp.export_directory import export_directory
+from keepstep.torch.dcp.import_directory import import_directory
 
 from tests.harness.daemon import Daemon
 from tests.torch_dcp.ranks import Ranks
@@ -86,3 +90,17 @@ def test_a_failed_upload_ends_the_staging(ranks: Ranks, daemon: Daemon, home: Pa
 
 def test_return_at_snapshotted_lets_every_rank_change_its_tensors(ranks: Ranks, daemon: Daemon, home: Path) -> None:
     assert ranks.run("snapshotted", ("keepstep", daemon.address), str(home / "job")) == [[]] * 4
+
+
+def test_a_sharded_dcp_directory_is_imported_and_exported(ranks: Ranks, daemon: Daemon, home: Path) -> None:
+    theirs, ours, out = str(home / "theirs"), str(home / "ours"), str(home / "out")
+    ranks.run("save_layout", ("file", ""), theirs, "2x2", 9)
+    count, size = import_directory(theirs, ours, step=3, daemon=daemon.address)
+    assert ranks.run("load_layout", ("keepstep", daemon.address), ours, "columns", 9) == [([], True)] * 4
+    assert export_directory(ours, out, chunk_bytes=50) == size
+    assert ranks.run("load_layout", ("file", ""), out, "hybrid", 9) == [([], True)] * 4
+    read = [dcp.FileSystemReader(theirs), KeepstepStorageReader(ours), dcp.FileSystemReader(out)]
+    one, other, third = [reader.read_metadata() for reader in read]
+    assert other.state_dict_metadata == one.state_dict_metadata
+    assert other.planner_data == one.planner_data == third.planner_data
+    assert count == sum(hasattr(told, "size") for told in one.state_dict_metadata.values())

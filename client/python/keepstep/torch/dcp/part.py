@@ -20,6 +20,7 @@ from keepstep._registration import Spec
 from keepstep.checkpointer import committed_line
 from keepstep.errors import KeepstepError, SaveTimeout
 from keepstep.handle import SaveHandle
+from keepstep.torch.dcp.session import open_session
 
 _log = logging.getLogger("keepstep")
 _LOOK_SECONDS = 0.2  # how often the thread looks whether it was abandoned
@@ -66,16 +67,13 @@ class Part:
         _alive.add(self)
 
     def _open(self) -> Client:
-        client = Client(
+        client = open_session(
             self.directory,
-            address=None if self._daemon == "auto" else self._daemon,
-            label=None,
-            run=None,
+            daemon=self._daemon,
+            transfer=self._transfer,
             read_only=False,
             rank=self.rank,
             world_size=self.world_size,
-            mesh=None,
-            transfer=self._transfer,
             keep_last=1,
         )
         self.epoch = client.info()[0]

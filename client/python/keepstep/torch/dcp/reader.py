@@ -9,16 +9,17 @@ from typing import Any, Literal
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
 from keepstep import reader as files
-from keepstep._client import Client
 from keepstep.errors import CheckpointNotFound, KeepstepError
+from keepstep.shards import Shape
 from keepstep.torch.dcp import derive, names, record
 from keepstep.torch.dcp.record import StoredBytes, StoredChunk
+from keepstep.torch.dcp.session import open_session
 from keepstep.torch.dcp.targets import Target, load_specs, target
 
 
@@ -34,7 +35,7 @@ class KeepstepStorageReader(StorageReader):
     Raises, from `dcp.load` on every rank as CheckpointException:
         CheckpointNotFound: nothing is committed there; seen as the cause of DCP's own error about metadata.
         DataLoss: a block failed its digest. The tensors are then undefined.
-        DaemonUnavailable: nobody listens; start keepstepd.
+        DaemonUnavailable: nobody listens, and none could be started.
 
     Not thread-safe.
     """
@@ -100,7 +101,7 @@ class KeepstepStorageReader(StorageReader):
         targets: list[Target] = []
         for item in plan.items:
             if item.type == LoadItemType.BYTE_IO:
-                planner.load_bytes(item, io.BytesIO(self._item_bytes(item)))
+                planner.load_bytes(item, io.BytesIO(self.saved_bytes(item.storage_index)))
             else:
                 targets.append(self._target(item, planner.resolve_tensor(item).detach()))
         self._fill(targets)
@@ -125,8 +126,9 @@ class KeepstepStorageReader(StorageReader):
             self._files = files.Reader(self.path, self._step)
         return self._files
 
-    def _item_bytes(self, item: ReadItem) -> bytes:
-        at = self.storage_data[item.storage_index]
+    def saved_bytes(self, index: MetadataIndex) -> bytes:
+        """An item that is no tensor, as the planner that saved it wrote it."""
+        at = self.storage_data[index]
         if isinstance(at, derive.StoredValue):
             return at.saved()
         assert isinstance(at, StoredBytes)
@@ -134,31 +136,26 @@ class KeepstepStorageReader(StorageReader):
             self._bytes[at.name] = memoryview(self._open().tensor(at.name).numpy().tobytes())
         return bytes(self._bytes[at.name][at.begin : at.end])
 
-    def _target(self, item: ReadItem, tensor: torch.Tensor) -> Target:
-        at = self.storage_data[item.storage_index]
+    def stored_chunk(self, index: MetadataIndex) -> tuple[files.StoredTensor, Shape]:
+        """The stored tensor that holds the chunk, and where in it the chunk begins."""
+        at = self.storage_data[index]
         assert isinstance(at, StoredChunk)
+        return self._open().tensor(at.name), at.origin
+
+    def _target(self, item: ReadItem, tensor: torch.Tensor) -> Target:
         if tensor.size() != item.lengths:
             raise AssertionError(f"req {item.storage_index} mismatch sizes {tensor.size()} vs {item.lengths}")
-        stored = self._open().tensor(at.name)
-        origin = tuple(a + b for a, b in zip(at.origin, item.storage_offsets, strict=True))
-        return target(item, tensor, at.name, stored.stored_dtype, stored.shape, origin)
+        stored, begin = self.stored_chunk(item.storage_index)
+        origin = tuple(a + b for a, b in zip(begin, item.storage_offsets, strict=True))
+        return target(item, tensor, stored.name, stored.stored_dtype, stored.shape, origin)
 
     def _fill(self, targets: list[Target]) -> None:
         specs, rename = load_specs(targets)
         if not specs:
             return
         found = self._open()
-        client = Client(
-            os.path.abspath(self.path),
-            address=None if self._daemon == "auto" else self._daemon,
-            label=None,
-            run=None,
-            read_only=True,
-            rank=0,
-            world_size=1,
-            mesh=None,
-            transfer=self._transfer,
-        )
+        path = os.path.abspath(self.path)
+        client = open_session(path, daemon=self._daemon, transfer=self._transfer, read_only=True)
         try:
             client.register(specs)
             report = client.load(found.step, strict=True, convert_dtype=False, only=[], exclude=[], rename=rename)

@@ -80,7 +80,6 @@ class KeepstepStorageWriter(StorageWriter):
         self._daemon, self._transfer, self._timeout = daemon, transfer, timeout
         self._group = process_group
         self._part: Part | None = None
-        self._newest = 0  # epoch of the directory before this save
         self._specs: list[Spec] = []
         self._staged: Callable[[Part], None] = _staged(None, tell_all=False)
 
@@ -101,14 +100,14 @@ class KeepstepStorageWriter(StorageWriter):
         settle(os.path.abspath(self.path), self._timeout)
         self._look_at_directory()
         if not self.use_collectives:
-            self._newest = _directory.newest_epoch(os.path.abspath(self.path))
             return dataclasses.replace(plan, storage_data=World(self._world_size()))
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         if self.use_collectives:
-            self._newest = _directory.newest_epoch(os.path.abspath(self.path))
-            self._part = self._join(len(plans))  # before the others join
+            # Before the others join, and in an epoch of its own: what of an earlier, failed save still waits on another
+            # rank, its tensors long changed, cannot become part of this one.
+            self._part = self._join(len(plans), after=_directory.newest_epoch(os.path.abspath(self.path)))
         return [
             dataclasses.replace(plan, storage_data=World(len(plans))) if plan.storage_data is None else plan
             for plan in plans
@@ -118,7 +117,7 @@ class KeepstepStorageWriter(StorageWriter):
         staging = stager.current()
         world = plan.storage_data.size if isinstance(plan.storage_data, World) else 1
         specs, results = self._resolve(plan, planner, alone=world == 1)
-        part = self._part = self._part or self._join(world)
+        part = self._part = self._part or self._join(world, after=0)
         tell_all = self.return_at == "snapshotted" and self.use_collectives and world > 1
         self._staged = _staged(staging, tell_all=tell_all)
         if self._finishes:
@@ -140,10 +139,14 @@ class KeepstepStorageWriter(StorageWriter):
         name = names.metadata(None if self.use_collectives else self.rank)
         part.add([*specs, items.raw(name, record.encode(metadata))])
         part.issue(self._staged)
-        if self.return_at == "snapshotted":
-            self._wait_staged(part)
-        else:
-            part.wait(self._timeout)
+        try:
+            if self.return_at == "snapshotted":
+                self._wait_staged(part)
+            else:
+                part.wait(self._timeout)
+        except BaseException:
+            part.abandon()  # the caller's tensors may change from here on
+            raise
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the newest save is committed: for ``return_at="snapshotted"``. SaveFailed, SaveTimeout."""
@@ -166,15 +169,15 @@ class KeepstepStorageWriter(StorageWriter):
     def _finishes(self) -> bool:
         return self.is_coordinator or not self.use_collectives
 
-    def _join(self, world: int) -> Part:
-        """Opens this rank's session. One rank makes sure that no session of an earlier save is in the same epoch."""
+    def _join(self, world: int, after: int) -> Part:
+        """Opens this rank's session, in a later epoch than `after`."""
         return Part(
             os.path.abspath(self.path),
             daemon=self._daemon,
             transfer=self._transfer,
             rank=self.rank,
             world_size=world,
-            after=self._newest if self.is_coordinator else 0,
+            after=after,
             lasting=self.return_at == "snapshotted",
         )
 
