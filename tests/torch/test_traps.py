@@ -224,6 +224,49 @@ def test_optimizer_state_that_a_checkpoint_lacks_is_dropped_and_what_it_has_is_m
         assert same(state_of(other, fresh), first)
 
 
+class Counting(torch.optim.Optimizer):
+    """Counts its steps in a number, as optimizers used to, and keeps a tensor of another name."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["steps"] = state.get("steps", 0) + 1
+                state.setdefault("sum", torch.zeros_like(parameter))
+                if parameter.grad is not None:
+                    state["sum"] += parameter.grad
+                    parameter -= group["lr"] * state["sum"]
+
+
+def test_numbers_in_optimizer_state_travel_without_registering_again(
+    opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "keepstep")
+    net = Net()
+    optimizer = Counting(net.parameters())
+    with opener() as ck:
+        ck.register(model=net, optimizer=optimizer)
+        for number in range(1, 5):
+            step(net, optimizer)
+            ck.save(number).result()
+        assert sum("registered again" in message for message in caplog.messages) == 1  # when the state came to be
+    other = Net()
+    fresh = Counting(other.parameters())
+    with opener() as ck:
+        ck.register(model=other, optimizer=fresh)
+        assert ck.load() == 4
+        assert {state["steps"] for state in fresh.state.values()} == {4}
+        assert same(state_of(other, fresh), state_of(net, optimizer))
+        other.emb.weight.data = torch.zeros(11, 6)
+        fresh.state[other.emb.weight]["sum"] = torch.ones(11, 6)
+        ck.save(5).result()
+    assert (opener.stored("optimizer.emb.weight.sum") == 1).all()
+
+
 def test_an_unused_parameter_needs_no_state(opener: Opener) -> None:
     class Partly(Net):
         def __init__(self) -> None:

@@ -195,7 +195,11 @@ class _Collection:
         self._watch.attribute(optimizer, "param_groups")
         containers.add(inner.state)
         for state in inner.state.values():
-            containers.add(state)
+            # Of a state with numbers among its tensors, which change at each step, only the tensors have to stay.
+            if all(map(torch.is_tensor, state.values())):
+                containers.add(state)
+            else:
+                self._watch.tensors_of(state)
         containers.add(optimizer.param_groups)
         for group in optimizer.param_groups:
             containers.add(group["params"])
@@ -208,7 +212,7 @@ class _Collection:
             told = part.describe(tensor, module_buffer=module_buffer, group=group)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from None
-        self._watch.add(tensor)
+        self._watch.add(tensor, shape=component == "model")
         if told is None:
             return
         if alone:

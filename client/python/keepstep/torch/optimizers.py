@@ -54,6 +54,13 @@ class Options:
         self._parts = parts
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         self._names = [_packed(self._names_of(group["params"])) for group in groups]
+        # The states that hold more than tensors; which do is looked at again whenever a state changes.
+        self._plain = [
+            (parts[id(parameter)][0].name, state)
+            for optimizer in optimizers
+            for parameter, state in inner(optimizer).state.items()
+            if id(parameter) in parts and not all(map(torch.is_tensor, state.values()))
+        ]
         # What this rank's state lacks, and only if it has any: a first step is what makes all of it.
         self._stateless = _packed(
             part.name
@@ -75,16 +82,11 @@ class Options:
                 for names, group in zip(self._names, groups, strict=True)
             ],
             "stateless": self._stateless,
-            "values": dict(self._values()),
+            "values": {
+                name: {key: value for key, value in state.items() if not torch.is_tensor(value)}
+                for name, state in self._plain
+            },
         }
-
-    def _values(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """State that is no tensor, by parameter name."""
-        for optimizer in self._optimizers:
-            for parameter, state in inner(optimizer).state.items():
-                plain = {key: value for key, value in state.items() if not isinstance(value, torch.Tensor)}
-                if plain and id(parameter) in self._parts:
-                    yield self._parts[id(parameter)][0].name, plain
 
     def prepare(self, saved: Mapping[int, Any]) -> None:
         """Before a load, with what every rank saved: makes state where the checkpoint has some, drops it where not."""

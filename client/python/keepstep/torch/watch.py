@@ -24,17 +24,26 @@ class Watch:
         self._locals: list[torch.Tensor] = []
         self._tensors: list[torch.Tensor] = []  # with memory: local ones, and plain ones
         self._pointers: list[int] = []
+        self._shaped: list[torch.Tensor] = []  # those of them whose strides are watched too
         self._strides: list[tuple[int, ...]] = []
+        self._states: list[tuple[dict[Any, Any], list[tuple[Any, torch.Tensor]]]] = []
         self._attributes: list[tuple[Any, str, Any]] = []
 
-    def add(self, tensor: torch.Tensor) -> None:
+    def add(self, tensor: torch.Tensor, *, shape: bool) -> None:
+        """`shape`: its strides may change where it lies, by `p.data = p.data.t()`."""
         if isinstance(tensor, DTensor):
             self._sharded.append(tensor)
             self._locals.append(tensor._local_tensor)
         local = local_of(tensor)
         self._tensors.append(local)
         self._pointers.append(local.data_ptr())
-        self._strides.append(local.stride())
+        if shape:
+            self._shaped.append(local)
+            self._strides.append(local.stride())
+
+    def tensors_of(self, state: dict[Any, Any]) -> None:
+        """A dict whose tensors must stay the same objects, whatever becomes of its other values."""
+        self._states.append((state, _tensors(state)))
 
     def attribute(self, owner: Any, name: str) -> None:
         """An attribute whose value must stay the same object: `load_state_dict` gives an optimizer another state."""
@@ -46,8 +55,16 @@ class Watch:
             return "a DTensor's local tensor was replaced"
         if list(map(torch.Tensor.data_ptr, self._tensors)) != self._pointers:
             return "a tensor's memory was replaced"
-        if list(map(torch.Tensor.stride, self._tensors)) != self._strides:
+        if list(map(torch.Tensor.stride, self._shaped)) != self._strides:
             return "a tensor's strides have changed"
         if any(getattr(owner, name) is not value for owner, name, value in self._attributes):
             return "an optimizer's state was replaced"
+        for state, held in self._states:
+            now = _tensors(state)
+            if len(now) != len(held) or any(a[1] is not b[1] for a, b in zip(now, held, strict=True)):
+                return "an optimizer's state holds other tensors"
         return ""
+
+
+def _tensors(state: dict[Any, Any]) -> list[tuple[Any, torch.Tensor]]:
+    return [(key, value) for key, value in state.items() if isinstance(value, torch.Tensor)]
