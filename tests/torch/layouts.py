@@ -84,8 +84,10 @@ def build(layout: str, seed: int = 0, kind: str = "AdamW", dropout: float = 0.1)
     elif layout.startswith("fsdp1"):
         module = FullyShardedDataParallel(
             module, auto_wrap_policy=ModuleWrapPolicy({Block}), use_orig_params="flat" not in layout,
-            device_id=torch.device("cpu"),
-            sharding_strategy=ShardingStrategy.NO_SHARD if "whole" in layout else ShardingStrategy.FULL_SHARD)
+            device_id=torch.device("cpu"), sharding_strategy={
+                "fsdp1whole": ShardingStrategy.NO_SHARD, "fsdp1hybrid": ShardingStrategy.HYBRID_SHARD,
+            }.get(layout, ShardingStrategy.FULL_SHARD),
+            device_mesh=init_device_mesh("cpu", (2, size // 2)) if "hybrid" in layout else None)
     elif layout == "fsdp2":
         shard_blocks(module, init_device_mesh("cpu", (size,), mesh_dim_names=("dp",)))
     elif layout == "tp":

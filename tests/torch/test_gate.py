@@ -248,6 +248,11 @@ def test_an_averaged_model_is_a_group_of_its_own(library: Any) -> None:
         with pytest.raises(ValueError, match="there are optimizer, ema"):
             ck.before_update("emma")
         library.settle(1, "COMMITTED")
+        library.updates.clear()
+        ck.register(model=net, optimizer=optimizer, ema=ema, overlap={"ema"})
+        ck.save(2)
+        assert library.updates and groups["ema"] not in library.updates  # the program guards it, by its own choice
+        library.settle(2, "COMMITTED")
 
 
 def test_another_optimizer_asks_nobody(library: Any) -> None:

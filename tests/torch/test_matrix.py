@@ -11,11 +11,13 @@ from tests.harness.daemon import Daemon
 from tests.torch.worker import digest
 from tests.torch.world import World, merged
 
-SOURCES = ("ddp", "zero1", "fsdp1", "fsdp1flat", "fsdp2", "tp", "fsdp2tp", "hsdp", "cp", "ddptp", "pptp")
+SOURCES = (
+    "ddp", "zero1", "fsdp1", "fsdp1flat", "fsdp1hybrid", "fsdp2", "tp", "fsdp2tp", "hsdp", "cp", "ddptp", "pptp",
+)  # fmt: skip
 TARGETS = [
-    (4, "ddp"), (4, "zero1"), (4, "fsdp1"), (4, "fsdp1flat"), (4, "fsdp1whole"), (4, "fsdp2"), (4, "tp"),
-    (4, "fsdp2tp"), (4, "hsdp"), (4, "cp"), (4, "pptp"), (3, "fsdp2"), (3, "fsdp1flat"), (3, "tp"), (2, "ddp"),
-    (2, "tp"), (2, "fsdp2"), (1, "single"),
+    (4, "ddp"), (4, "zero1"), (4, "fsdp1"), (4, "fsdp1flat"), (4, "fsdp1whole"), (4, "fsdp1hybrid"), (4, "fsdp2"),
+    (4, "tp"), (4, "fsdp2tp"), (4, "hsdp"), (4, "cp"), (4, "pptp"), (3, "fsdp2"), (3, "fsdp1flat"), (3, "tp"),
+    (2, "ddp"), (2, "tp"), (2, "fsdp2"), (1, "single"),
 ]  # fmt: skip
 
 

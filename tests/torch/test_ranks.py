@@ -54,9 +54,7 @@ def test_a_local_tensor_that_fsdp2_replaced_is_what_is_saved(world: World, share
 def test_another_world_size_midway_ends_the_old_world_not_the_new(world: World, shared_daemon: Daemon) -> None:
     directory = str(shared_daemon.root / "midway")
     assert world.use(2)("open_and_save", module=CASES, directory=directory) == ["COMMITTED"] * 2
-    world.size = 1
-    assert world("take_over", module=CASES, directory=directory) == ["COMMITTED"]
-    world.size = 2
+    assert world("take_over", module=CASES, only=1, directory=directory) == ["COMMITTED"]
     for reason, told in world("go_on", module=CASES, directory=directory):
         assert reason == "STALE_EPOCH" and "taken it over" in told, told
 

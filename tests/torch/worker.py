@@ -1,17 +1,17 @@
 """One rank of a test's world: reads one command a line, runs it, answers with one line of JSON.
 
-A command names a function of this module and its arguments, and the world it runs in: the process group is set up anew
-when the size changes, so that a few processes serve every case. What `build` makes stays, by name, until `drop`.
+A command names a function of this module, or of another one, and its arguments. What `build` makes stays, by name,
+until `drop`.
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
+import importlib
 import json
 import logging
-import os
-import sys
+import socket
 import traceback
 from typing import Any
 
@@ -28,7 +28,6 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from tests.torch import layouts
 
 KEPT: dict[str, layouts.Trainee] = {}
-OPEN: dict[str, keepstep.Checkpointer] = {}
 
 
 def build(name: str, layout: str, seed: int = 0, **options: Any) -> None:
@@ -118,31 +117,23 @@ def scramble(name: str) -> None:
             local.view(torch.uint8).random_(0, 3) if local.numel() and local.dim() else local.zero_()
 
 
-def main() -> None:
-    rank = int(sys.argv[1])
-    torch.set_num_threads(1)
+def serve(path: str, rank: int, size: int, store: str) -> None:
+    """One rank: answers the commands of its World until that hangs up."""
     logging.basicConfig(level=logging.INFO, format=f"rank {rank}: %(message)s")
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    modules = {"": sys.modules[__name__]}
-    for line in sys.stdin:
-        told = json.loads(line)
-        try:
-            if not dist.is_initialized() or told["store"] != modules.get("store"):
-                if dist.is_initialized():
-                    KEPT.clear()
-                    dist.destroy_process_group()
-                store = dist.FileStore(told["store"], told["size"])
-                dist.init_process_group("gloo", store=store, rank=rank, world_size=told["size"])
-                modules["store"] = told["store"]
-            module = told["module"]
-            target = modules[""] if not module else __import__(module, fromlist=["_"])
-            answer = {"ok": getattr(target, told["function"])(**told["arguments"])}
-        except Exception as error:
-            answer = {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        stream = connection.makefile("rw")
+        stream.write(f"{rank}\n")
+        stream.flush()
+        dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
+        for line in stream:
+            stream.write(json.dumps(answer(json.loads(line))) + "\n")
+            stream.flush()
 
 
-if __name__ == "__main__":
-    main()
+def answer(told: dict[str, Any]) -> dict[str, Any]:
+    module = importlib.import_module(told["module"] or __name__)
+    try:
+        return {"ok": getattr(module, told["function"])(**told["arguments"])}
+    except Exception as error:
+        return {"error": type(error).__name__, "message": str(error), "trace": traceback.format_exc()}

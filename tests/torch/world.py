@@ -1,19 +1,19 @@
-"""Up to four ranks of PyTorch over gloo, started once and used by many cases: importing torch takes seconds."""
+"""Some ranks of PyTorch over gloo, which run function after function of tests/torch/worker.py together."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
-import subprocess
-import sys
+import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.harness.daemon import REPOSITORY, Daemon
-
-RANKS = 4
+from tests.torch.nursery_client import Nursery
 
 
 class RankError(AssertionError):
@@ -24,44 +24,63 @@ class RankError(AssertionError):
         self.errors = errors
 
 
+def environment(daemon: Daemon) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'client/python'}:{REPOSITORY}", "OMP_NUM_THREADS": "1",
+            "KEEPSTEP_ADDR": daemon.address, "GLOO_SOCKET_IFNAME": "lo"}
+
+
 class World:
-    """Runs functions of tests/torch/worker.py on ranks 0 … size − 1 at once. `use` chooses the size."""
+    """Runs functions on every rank at once, each in a process of its own. `use` makes a world of another size."""
 
     def __init__(self, daemon: Daemon, home: Path) -> None:
         self._home = home
-        self.size = 0
-        self._store = ""
-        self._stores = 0
         self.log = home / "ranks.log"
-        environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY / 'client/python'}:{REPOSITORY}",
-                       "KEEPSTEP_ADDR": daemon.address, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        with self.log.open("ab") as log:
-            self.processes = [
-                subprocess.Popen([sys.executable, "-m", "tests.torch.worker", str(rank)], stdin=subprocess.PIPE,
-                                 stdout=subprocess.PIPE, stderr=log, cwd=REPOSITORY, env=environment)
-                for rank in range(RANKS)]
+        self._nursery = Nursery(self.log, environment(daemon))
+        self._ranks: list[socket.socket] = []
+        self._pids: list[int] = []
+        self._worlds = 0
+
+    @property
+    def size(self) -> int:
+        return len(self._ranks)
 
     def use(self, size: int) -> World:
-        """From now on the first `size` ranks are the world; what other sizes have built is gone."""
+        """From now on there are `size` ranks; those of a world of another size are gone, with what they built."""
         if size != self.size:
-            self.size, self._stores = size, self._stores + 1
-            self._store = str(self._home / f"store{self._stores}")
+            self._end()
+            self._worlds += 1
+            path, store = (str(self._home / f"{name}{self._worlds}") for name in ("world", "store"))
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(path)
+                listener.listen(size)
+                listener.settimeout(60)
+                self._pids = [
+                    self._nursery.fork("tests.torch.worker", "serve", path=path, rank=rank, size=size, store=store)
+                    for rank in range(size)]
+                by_rank = {}
+                for _ in range(size):
+                    connection, _ = listener.accept()
+                    by_rank[int(connection.recv(16))] = connection
+            self._ranks = [by_rank[rank] for rank in range(size)]
         return self
 
     def __call__(
-        self, function: str, *, module: str = "", timeout_seconds: float = 120.0, **arguments: Any
+        self, function: str, *, module: str = "", timeout_seconds: float = 120.0, only: int | None = None,
+        **arguments: Any,
     ) -> list[Any]:
-        """What each rank returned. RankError: one of them raised; TimeoutError names those that did not answer."""
-        command = json.dumps({"store": self._store, "size": self.size, "module": module, "function": function,
-                              "arguments": arguments}) + "\n"
+        """What each rank returned, or the one of `only`.
+
+        Raises:
+            RankError: one of them raised.
+            TimeoutError: names those that did not answer.
+        """
+        command = json.dumps({"module": module, "function": function, "arguments": arguments}).encode() + b"\n"
+        asked = range(self.size) if only is None else [only]
+        said = {rank: b"" for rank in asked}
         waiting = selectors.DefaultSelector()
-        for rank in range(self.size):
-            process = self.processes[rank]
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(command.encode())
-            process.stdin.flush()
-            waiting.register(process.stdout, selectors.EVENT_READ, rank)
-        lines = [b""] * self.size
+        for rank in asked:
+            self._ranks[rank].sendall(command)
+            waiting.register(self._ranks[rank], selectors.EVENT_READ, rank)
         deadline = time.monotonic() + timeout_seconds
         while waiting.get_map():
             ready = waiting.select(max(0.0, deadline - time.monotonic()))
@@ -69,28 +88,32 @@ class World:
                 late = [key.data for key in waiting.get_map().values()]
                 raise TimeoutError(f"{function}: ranks {late} have not answered\n{self.tail()}")
             for key, _ in ready:
-                data = os.read(key.fd, 1 << 20)
+                data = self._ranks[key.data].recv(1 << 20)
                 if not data:
                     raise AssertionError(f"{function}: rank {key.data} ended\n{self.tail()}")
-                lines[key.data] += data
-                if lines[key.data].endswith(b"\n"):
+                said[key.data] += data
+                if said[key.data].endswith(b"\n"):
                     waiting.unregister(key.fileobj)
-        answers = [json.loads(line) for line in lines]
-        errors = {rank: (said["error"], said["message"]) for rank, said in enumerate(answers) if "error" in said}
+        answers = {rank: json.loads(line) for rank, line in said.items()}
+        errors = {rank: (told["error"], told["message"]) for rank, told in answers.items() if "error" in told}
         if errors:
-            raise RankError(function, errors, "\n".join(answer.get("trace", "") for answer in answers))
-        return [answer["ok"] for answer in answers]
+            raise RankError(function, errors, "\n".join(told.get("trace", "") for told in answers.values()))
+        return [told["ok"] for told in answers.values()]
 
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def close(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
+        self._end()
+        self._nursery.close()
+
+    def _end(self) -> None:
+        for connection in self._ranks:
+            connection.close()
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._ranks, self._pids = [], []
 
 
 def merged(by_rank: list[dict[str, str]]) -> dict[str, str]:

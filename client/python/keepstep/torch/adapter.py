@@ -23,7 +23,7 @@ from keepstep._state import Collector, Found
 from keepstep.extras import Extra, Stored
 from keepstep.shards import Component
 from keepstep.torch import fsdp1, optimizers, replication
-from keepstep.torch.gate import StepGate
+from keepstep.torch.gate import CallerGate, StepGate
 from keepstep.torch.modules import Walk, walk
 from keepstep.torch.parts import Part, TensorPart
 from keepstep.torch.replication import Holders, Ranks
@@ -100,7 +100,11 @@ class _Collection:
         module: nn.Module = entry.value
         found = walk(module, entry.name)
         holders = Holders(self._declared, replication.widest_mesh(found.parameters.values()))
-        ema = self._collector.group_of(entry.keyword) if isinstance(module, AveragedModel) else 0
+        ema = 0
+        if isinstance(module, AveragedModel):
+            ema = self._collector.group_of(entry.keyword)
+            if self._overlap is not None and not isinstance(self._overlap, bool) and self._wants_overlap(entry.keyword):
+                self._collector.registered.gates.append(CallerGate(ema))
         named: dict[str, tuple[Part, torch.Tensor]] = {}
         for name, tensor, part in self._flat(found):
             named[name] = part, tensor

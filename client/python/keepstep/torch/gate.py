@@ -113,6 +113,22 @@ class StepGate:
             before_update(self.group)
 
 
+class CallerGate:
+    """The gate of a group that the program itself guards, by `Checkpointer.before_update(keyword)`."""
+
+    def __init__(self, group: int) -> None:
+        self.group = group
+
+    def attach(self, before_update: Callable[[], Callable[[int], object] | None]) -> None:
+        """Nothing: the program asks."""
+
+    def detach(self) -> None:
+        """Nothing."""
+
+    def ready(self) -> bool:
+        return True
+
+
 def _stepper(optimizer: Optimizer) -> _Stepper:
     _install()
     found = _steppers.get(optimizer)
