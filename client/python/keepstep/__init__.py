@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 
+from keepstep import dataloader
 from keepstep.checkpointer import Checkpointer
 from keepstep.errors import (
     CheckpointNotFound,
@@ -52,6 +53,6 @@ def open(directory: str | os.PathLike[str], step: int | None = None, *, verify: 
 __all__ = [
     "Box", "CheckpointInfo", "CheckpointNotFound", "Checkpointer", "DaemonUnavailable", "DataLoss", "KeepstepError",
     "MissingTensors", "Reader", "Replicate", "SaveFailed", "SaveHandle", "SaveTimeout", "ShapeMismatch", "Shard",
-    "Sharded", "StoredTensor", "StridedShard", "__version__", "flat", "load", "open", "piece", "pieces", "placed",
-    "replica", "save",
+    "Sharded", "StoredTensor", "StridedShard", "__version__", "dataloader", "flat", "load", "open", "piece", "pieces",
+    "placed", "replica", "save",
 ]  # fmt: skip

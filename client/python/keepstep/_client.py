@@ -17,7 +17,7 @@ from typing import Any
 from keepstep import _ffi
 from keepstep._registration import Spec, marshal
 from keepstep.errors import KeepstepError, SaveTimeout
-from keepstep.extras import StoredExtra, parse_record
+from keepstep.extras import Packed, StoredExtra, parse_record
 
 _SLICE_SECONDS = 0.5
 OVER = frozenset({"COMMITTED", "SKIPPED", "SUPERSEDED", "CANCELLED", "FAILED"})
@@ -153,7 +153,7 @@ class Client:
         step: int,
         *,
         on_busy: str,
-        extras: Mapping[str, bytes],
+        extras: Mapping[str, Packed],
         metrics: Mapping[str, float],
         tags: Sequence[str],
         timeout_ms: int = 0,
@@ -164,10 +164,13 @@ class Client:
         """
         packed = (_ffi.Extra * max(1, len(extras)))()
         keep: list[Any] = []
-        for target, (name, data) in zip(packed, extras.items(), strict=False):
-            items, sizes = (c.c_void_p * 1)(c.cast(c.c_char_p(data), c.c_void_p)), (c.c_size_t * 1)(len(data))
-            keep += [data, items, sizes]
-            target.name, target.items, target.item_bytes, target.item_count = name.encode(), items, sizes, 1
+        for target, (name, extra) in zip(packed, extras.items(), strict=False):
+            count = len(extra.items)
+            items = (c.c_void_p * count)(*[c.cast(c.c_char_p(data), c.c_void_p) for data in extra.items])
+            sizes = (c.c_size_t * count)(*map(len, extra.items))
+            keep += [extra, items, sizes]
+            target.name, target.items, target.item_bytes, target.item_count = name.encode(), items, sizes, count
+            target.splittable = int(extra.splittable)
         options = _ffi.SaveOptions(
             struct_bytes=c.sizeof(_ffi.SaveOptions),
             on_busy=_ffi.ON_BUSY[on_busy],

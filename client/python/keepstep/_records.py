@@ -183,6 +183,7 @@ class TensorRecord:
 class ExtraRecord:
     name: str
     rank: int
+    splittable: bool
     items: tuple[Extent, ...]
 
 
@@ -228,7 +229,10 @@ def decode_part(data: bytes, name: str) -> Part:
         extents=tuple(_extent(item, blobs, tensors, name) for item in body.messages(7)),
         extras=tuple(
             ExtraRecord(
-                extra.string(1), extra.integer(2), tuple(_item(item, blobs, name) for item in extra.messages(5))
+                extra.string(1),
+                extra.integer(2),
+                extra.integer(4) != 0,
+                tuple(_item(item, blobs, name) for item in extra.messages(5)),
             )
             for extra in body.messages(8)
         ),

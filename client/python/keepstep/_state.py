@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keepstep import dataloader
 from keepstep._containers import Containers
 from keepstep._registration import Bounds, Spec, resolve
 from keepstep.extras import Extra, Stored
@@ -111,8 +112,12 @@ class Collector:
                     raise TypeError(f"{shown}: the key {key!r} is not a string; name every entry")
                 inner = f"{name}.{key}" if name else key
                 self.add(keyword, Found(keyword, f"{shown}.{key}", inner, item), component)
+        elif isinstance(value, Extra):
+            self.extra(name or shown, value)
         elif _is_pair(value):
             self.extra(name or shown, Extra(*value))
+        elif dataloader.is_loader(value):
+            self.extra(name or shown, dataloader.state(value))
         elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
             self.extra(name or shown, Extra(value.state_dict, value.load_state_dict))
         elif isinstance(value, list | tuple):

@@ -202,7 +202,7 @@ class Checkpointer:
         """
         self._look_at_registration()
         guarded = {gate.group for gate in self._registered.gates if gate.ready()}
-        packed = {name: extras.encode(extra.read()) for name, extra in self._registered.extras.items()}
+        packed = {name: extras.pack(extra.read()) for name, extra in self._registered.extras.items()}
         begin = time.monotonic()
         self._issued += 1
         status = self._issue(step, packed, metrics or {}, tags)
@@ -219,7 +219,7 @@ class Checkpointer:
         return handle
 
     def _issue(
-        self, step: int, packed: Mapping[str, bytes], metrics: Mapping[str, float], tags: Sequence[str]
+        self, step: int, packed: Mapping[str, extras.Packed], metrics: Mapping[str, float], tags: Sequence[str]
     ) -> SaveStatus:
         try:
             number = self._client.save(step, on_busy=self._on_busy, extras=packed, metrics=metrics, tags=tags)
@@ -403,7 +403,7 @@ class Checkpointer:
             return None, {}
         stored: dict[str, dict[int, Any]] = {}
         for record in records:
-            stored.setdefault(record.name, {})[record.rank] = extras.decode(b"".join(record.items))
+            stored.setdefault(record.name, {})[record.rank] = record.value()
         return found, stored
 
     def _restore_extras(self, stored: extras.Stored, only: Sequence[str] | None, exclude: Sequence[str]) -> None:

@@ -37,6 +37,27 @@ class Extra:
 Stored: TypeAlias = "Mapping[str, Mapping[int, Any]]"  # decoded extras of a checkpoint: name → rank → value
 
 
+class ItemList(list[Any]):
+    """A value that is stored item by item."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A value as it is stored: one item, or those of an ItemList."""
+
+    items: tuple[bytes, ...]
+    splittable: bool = False
+
+    def value(self) -> Any:
+        """What was packed."""
+        return ItemList(map(decode, self.items)) if self.splittable else decode(b"".join(self.items))
+
+
+def pack(value: Any) -> Packed:
+    """TypeError as `encode`."""
+    return Packed(tuple(map(encode, value)), True) if isinstance(value, ItemList) else Packed((encode(value),))
+
+
 def encode(value: Any) -> bytes:
     """TypeError, naming the type, for what cannot be kept without pickle."""
     return json.dumps(_pack(value), separators=(",", ":")).encode()
@@ -167,6 +188,10 @@ class StoredExtra:
     coordinate: tuple[int, ...]
     splittable: bool
     items: tuple[bytes, ...]
+
+    def value(self) -> Any:
+        """What was saved."""
+        return Packed(self.items, self.splittable).value()
 
 
 class _Cursor:

@@ -104,7 +104,7 @@ class Reader:
         for record in sorted(self._extras, key=lambda record: record.rank):
             if record.name == name and rank in (None, record.rank):
                 data = [_read_rows(self.info.path, item, 0, item.size_bytes, 1, self._verify) for item in record.items]
-                return extras.decode(b"".join(data))
+                return extras.Packed(tuple(map(bytes, data)), record.splittable).value()
         raise KeyError(f"extra {name!r} of rank {rank} is not in step {self.step}")
 
     def extra_names(self) -> list[tuple[str, int]]:
