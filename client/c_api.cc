@@ -158,6 +158,12 @@ int32_t ks_should_save(ks_client* client, int64_t step, int64_t every) {
   return Check(client, nullptr) == KS_OK && client->client->ShouldSave(step, every);
 }
 
+ks_code ks_wish_save(ks_client* client, ks_error* error) {
+  const ks_code code = Check(client, error);
+  if (code == KS_OK) client->client->WishSave();
+  return code;
+}
+
 ks_code ks_load(ks_client* client, const ks_load_options* options, ks_load_report* report, ks_error* error) {
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
   if (report == nullptr) return Invalid("report is NULL", error);

@@ -77,6 +77,7 @@ TEST_F(CApiTest, NullArgumentsAreErrorsNotCrashes) {
   EXPECT_EQ(ks_register(nullptr, nullptr, 0, &error), KS_INVALID_ARGUMENT);
   EXPECT_EQ(ks_gate_open(nullptr, 0), 0);
   EXPECT_EQ(ks_should_save(nullptr, 1, 1), 0);
+  EXPECT_EQ(ks_wish_save(nullptr, &error), KS_INVALID_ARGUMENT);
   ks_close(nullptr);
 
   ASSERT_EQ(ks_open(&options, &client, &error), KS_OK) << error.message;

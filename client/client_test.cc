@@ -369,6 +369,9 @@ TEST_F(ClientTest, ShouldSaveFollowsTheIntervalAndTheWish) {
   daemon_->page().save_at = 23;
   EXPECT_FALSE(client_->ShouldSave(22, 0));
   EXPECT_TRUE(client_->ShouldSave(23, 0));
+  EXPECT_EQ(daemon_->client_page().wishes_save.load(), 0u);
+  client_->WishSave();
+  EXPECT_EQ(daemon_->client_page().wishes_save.load(), 1u);
 }
 
 TEST_F(ClientTest, ClosingSaysGoodbye) {

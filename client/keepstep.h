@@ -231,6 +231,9 @@ KS_API ks_code ks_wait(ks_client* client, uint64_t number, int32_t state, int64_
 /* The same answer on every rank: 1 when `step` should be saved (interval `every`, or a wish). 0: `every`
  * never. */
 KS_API int32_t ks_should_save(ks_client* client, int64_t step, int64_t every);
+/* Preemption: asks for a save at the next step that all ranks have still ahead. From about a second later on
+ * ks_should_save says on every rank which one that is. Once for each client; later calls change nothing. */
+KS_API ks_code ks_wish_save(ks_client* client, ks_error* error);
 
 /* Fills the registered buffers. On error the buffers are undefined. */
 KS_API ks_code ks_load(ks_client* client, const ks_load_options* options, ks_load_report* report,

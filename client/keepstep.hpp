@@ -111,6 +111,11 @@ class Checkpointer {
     ks_load(client_.get(), &options, report->Out(), &error);
     return error;
   }
+  Error WishSave() {
+    Error error;
+    ks_wish_save(client_.get(), &error);
+    return error;
+  }
   bool ShouldSave(int64_t step, int64_t every) { return ks_should_save(client_.get(), step, every) != 0; }
 
   ks_client* get() const { return client_.get(); }

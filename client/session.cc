@@ -110,6 +110,7 @@ absl::Status Session::ConnectAndServe() {
     before = std::exchange(handoff_, handoff);
     socket_fd_ = handoff->socket_fd();
     handoff->client().step_stored = step_stored_;
+    handoff->client().wishes_save = wishes_save_;
   }
   const bool restarted =
       before != nullptr && (before->DaemonGone() || before->daemon_pid() != handoff->daemon_pid());
@@ -247,6 +248,12 @@ void Session::StoreStep(int64_t step) {
   std::lock_guard lock(mu_);
   step_stored_ = std::max(step_stored_, step);
   handoff_->client().step_stored = step_stored_;
+}
+
+void Session::WishSave() {
+  std::lock_guard lock(mu_);
+  wishes_save_ = true;
+  handoff_->client().wishes_save = 1;
 }
 
 SessionInfo Session::info() const {

@@ -69,6 +69,7 @@ class Session {
   uint64_t generation() const;
 
   void StoreStep(int64_t step);
+  void WishSave();
   SessionInfo info() const;
 
   // In a forked child: closes this process's copies of the descriptors, so that the parent's end stays
@@ -106,6 +107,7 @@ class Session {
   std::shared_ptr<const Declared> declared_;  // guarded by mu_
   uint64_t generation_ = 0;                   // guarded by mu_
   int64_t step_stored_ = -1;                  // guarded by mu_
+  bool wishes_save_ = false;                  // guarded by mu_
   bool opened_once_ = false;                  // guarded by mu_
   SessionInfo info_;                          // guarded by mu_
   absl::Status last_try_;                     // guarded by mu_; why the last connection ended or failed

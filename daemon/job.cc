@@ -311,9 +311,14 @@ void Job::LookAtAllVerdicts() {
 
 void Job::EverySecond() {
   StepsSeen steps;
+  bool wished = false;
   for (const auto& [rank, id] : ranks_) {
-    if (Member* member = Find(id)) steps.stepped.push_back(member->session->pages().step_stored());
+    Member* member = Find(id);
+    if (member == nullptr) continue;
+    steps.stepped.push_back(member->session->pages().step_stored());
+    if (!member->wished && member->session->pages().wishes_save()) member->wished = wished = true;
   }
+  if (wished) Feed(SaveWished{});
   std::vector<std::string> moved;
   for (auto& [attempt, io] : attempts_) {
     if (io->Progressed()) moved.push_back(attempt);

@@ -140,6 +140,7 @@ class Job : public std::enable_shared_from_this<Job> {
     std::map<uint64_t, SaveArgs> saves;  // asked for, not over
     std::multimap<uint64_t, std::function<void(absl::StatusOr<v1::SaveResponse>)>> answers;
     std::set<uint64_t> unsealed;  // whose verdict word is still to be seen
+    bool wished = false;          // its page's wish has been taken
   };
 
   struct RankSeen {

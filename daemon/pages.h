@@ -59,6 +59,7 @@ class SessionPages {
   // What the client says of save `number`; kNone when its slot is not about that save.
   proto::Verdict VerdictOf(uint64_t number) const;
   int64_t step_stored() const { return client_->step_stored.load(std::memory_order_acquire); }
+  bool wishes_save() const { return client_->wishes_save.load(std::memory_order_acquire) != 0; }
 
  private:
   SessionPages(SharedMemory daemon_memory, SharedMemory client_memory);

@@ -61,6 +61,7 @@ struct ClientPage {
   std::atomic<uint64_t> verdicts[kSaveSlots] = {};  // PackSlot(number, Verdict)
   std::atomic<int64_t> step_stored{-1};             // newest step that should_save has seen
   std::atomic<uint64_t> update_sequence{0};         // odd while an update runs
+  std::atomic<uint32_t> wishes_save{0};             // 1: this rank asks for a save at a step of all ranks
 };
 
 inline constexpr int64_t kPageBytes = 4096;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import keepstep
@@ -131,6 +132,20 @@ def in_a_fork(directory: str) -> str:
         os.close(read)
         os.waitpid(child, 0)
         return told if outcome(ck.save(3))[0] == "COMMITTED" else "the trainer was hurt"
+
+
+def preempted(directory: str) -> Any:
+    """SIGTERM on one rank in the middle of training: at which step each rank saves, and which was told to end."""
+    net = DistributedDataParallel(nn.Linear(2, 2))
+    with keepstep.Checkpointer(directory) as ck:
+        ck.register(model=net)
+        for step in range(1, 100_000):
+            dist.barrier()
+            if step == 5 and dist.get_rank() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if ck.should_save(step):
+                return step, outcome(ck.save(step))[0], ck.preempted
+    raise AssertionError("nobody was told to save")
 
 
 def verdicts(directory: str) -> list[tuple[int, str]]:

@@ -38,7 +38,7 @@ def test_a_save_on_rank_zero_alone_says_so(world: World, shared_daemon: Daemon) 
     directory = str(shared_daemon.root / "alone")
     zero, one = world.use(2)("only_rank_zero", module=CASES, directory=directory)
     assert zero[0] == one[0] == "None"
-    assert zero[1] in ("ACCEPTED", "SNAPSHOTTED")
+    assert zero[1] in ("ACCEPTED", "SNAPSHOTTED", "PERSISTED")
     for reason, told in zero[2]:
         assert reason == "TRAINER_DIED" and "Rank 1" in told and "not rank 0 alone" in told, told
     assert keepstep.open(directory).step == 1
@@ -67,3 +67,9 @@ def test_a_forked_worker_is_told_and_its_trainer_goes_on(world: World, shared_da
 def test_a_failure_on_one_rank_raises_at_the_same_save_on_every_rank(world: World, shared_daemon: Daemon) -> None:
     zero, one = world.use(2)("verdicts", module=CASES, directory=str(shared_daemon.root / "verdicts"))
     assert zero == one and len(zero) == 1 and zero[0][0] > 2 and zero[0][1] == "STEPS_DIFFER"
+
+
+def test_sigterm_on_one_rank_saves_on_all_ranks_at_one_step(world: World, shared_daemon: Daemon) -> None:
+    zero, one = world.use(2)("preempted", module=CASES, directory=str(shared_daemon.root / "preempted"))
+    assert zero[:2] == one[:2] and zero[1] == "COMMITTED" and zero[0] > 5
+    assert (zero[2], one[2]) == (False, True)

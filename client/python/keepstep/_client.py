@@ -241,6 +241,10 @@ class Client:
         with self._use() as pointer:
             return bool(self._library.ks_should_save(pointer, step, every))
 
+    def wish_save(self) -> None:
+        """Asks for a save at a step that all ranks have still ahead: `should_save` says which."""
+        self._call("ks_wish_save")
+
     def load(
         self,
         step: int | None,

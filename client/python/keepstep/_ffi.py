@@ -136,6 +136,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ks_gate_open": (c.c_int32, [c.c_void_p, c.c_uint32]),
     "ks_wait": (c.c_int, [c.c_void_p, c.c_uint64, c.c_int, c.c_int64, c.POINTER(SaveStatus), _ERROR]),
     "ks_should_save": (c.c_int32, [c.c_void_p, c.c_int64, c.c_int64]),
+    "ks_wish_save": (c.c_int, [c.c_void_p, _ERROR]),
     "ks_load": (c.c_int, [c.c_void_p, c.POINTER(LoadOptions), c.POINTER(LoadReport), _ERROR]),
     "ks_get_extras": (
         c.c_int,

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
-from keepstep import _daemon, _ffi, _state, extras, reader
+from keepstep import _daemon, _ffi, _preemption, _state, extras, reader
 from keepstep._client import Client, LoadReport, SaveStatus
 from keepstep._world import rank_and_size
 from keepstep.errors import CheckpointNotFound, KeepstepError, SaveTimeout
@@ -47,6 +47,8 @@ class Checkpointer:
             "raise" raises at a later `save`, the same one on every rank.
         gated: the program calls `before_update` before changing tensors, so `save` need not wait for the copy.
         rng: save and restore the random generators of Python, NumPy and PyTorch (CPU, and the current CUDA device).
+        preemption: the first SIGTERM does not end the process: it makes `should_save` say yes on every rank at one of
+            the next steps, and `preempted` true. A handler that was there before still runs.
         daemon: "auto" starts one for this user where none listens; "system" never does; or the address of a daemon:
             "unix:///run/keepstep/keepstep.sock".
         read_only: claims nothing; for evaluation beside a running job. `run` names the launch, so that several
@@ -72,6 +74,7 @@ class Checkpointer:
         max_failures: int = 3,
         gated: bool = False,
         rng: bool = True,
+        preemption: bool = True,
         daemon: str = "auto",
         rank: int | None = None,
         world_size: int | None = None,
@@ -96,6 +99,10 @@ class Checkpointer:
         self._max_failures = max_failures
         self._gated = gated
         self._rng = rng
+        self._preemption = preemption and not read_only
+        self._wished = False
+        if self._preemption:
+            _preemption.listen()
         self._run = run
         self._mesh = dict(mesh) if mesh else None
         self._transfer = transfer
@@ -182,8 +189,27 @@ class Checkpointer:
         self._groups = tuple(sorted({spec.group for spec in registered.specs.values()}))
         self._passed.clear()
 
+    @property
+    def preempted(self) -> bool:
+        """Whether this process was told to end (SIGTERM). Save once more when `should_save` says so, then leave."""
+        return self._preemption and _preemption.noticed()
+
+    def request_save(self) -> None:
+        """Asks for a save at a step that all ranks have still ahead: `should_save` says on each of them which one.
+
+        Once for each Checkpointer; takes about a second to be known everywhere.
+        """
+        self._client.wish_save()
+        self._wished = True
+
     def should_save(self, step: int, *, every: int | None = None) -> bool:
-        """Whether to save after `step` updates: the same answer on every rank, for the interval and for a wish."""
+        """Whether to save after `step` updates: the same answer on every rank.
+
+        Yes for a multiple of `every`, and for the step that an operator's `keepstep save`, `request_save`, or a
+        preemption of any rank has been given. Every rank asks after each update.
+        """
+        if not self._wished and self.preempted:
+            self.request_save()
         return self._client.should_save(step, every or 0)
 
     def save(

@@ -18,7 +18,7 @@ def save(directory: str | os.PathLike[str], state: Mapping[str, Any], *, step: i
         SaveFailed: it was not; earlier steps are intact.
         DaemonUnavailable: nobody listens; start keepstepd.
     """
-    with Checkpointer(directory, rank=0, world_size=1, rng=False, on_error="raise") as checkpointer:
+    with Checkpointer(directory, rank=0, world_size=1, rng=False, preemption=False, on_error="raise") as checkpointer:
         checkpointer.register(model=state)
         return checkpointer.save(step).result()
 

@@ -22,6 +22,7 @@ class FakeLibrary:
         self.first_state = _ffi.ACCEPTED
         self.closed = False
         self.unreachable = False
+        self.wishes = 0
         self.loaded_step: int | None = None
         self.kept: list[object] = []
         self.retention = (-1, -1)
@@ -91,6 +92,10 @@ class FakeLibrary:
 
     def ks_should_save(self, client: object, step: int, every: int) -> int:
         return int(every > 0 and step % every == 0)
+
+    def ks_wish_save(self, client: object, error: object) -> int:
+        self.wishes += 1
+        return 0
 
     def ks_load(self, client: object, options: object, report: object, error: object) -> int:
         report._obj.found = int(self.loaded_step is not None)  # type: ignore[attr-defined]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ import pytest
 from fake_library import FakeLibrary
 
 import keepstep
-from keepstep import _containers, _ffi
+from keepstep import _containers, _ffi, _preemption
 
 
 @pytest.fixture
@@ -189,3 +191,25 @@ def test_an_open_gate_is_passed_without_a_call(library: FakeLibrary) -> None:
     checkpointer.close()
     with pytest.raises(keepstep.KeepstepError, match="closed"):
         checkpointer.before_update()
+
+
+# Slurm and Kubernetes send SIGTERM some time before they kill; the handlers of the program still run.
+def test_a_first_sigterm_becomes_one_wish_and_a_second_one_is_the_programs(
+    library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    monkeypatch.setattr(_preemption, "_installed", False)
+    monkeypatch.setattr(_preemption, "_noticed", threading.Event())
+    try:
+        checkpointer, deaf = opened(library), opened(library, preemption=False)
+        assert not checkpointer.should_save(1) and not checkpointer.preempted and library.wishes == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert checkpointer.preempted and not deaf.preempted and heard == [signal.SIGTERM]
+        assert [checkpointer.should_save(step) for step in (2, 3)] == [False, False]
+        deaf.should_save(2)
+        assert library.wishes == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM] * 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
