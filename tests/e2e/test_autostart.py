@@ -8,17 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.harness.daemon import KEEPSTEP, KEEPSTEPD, REPOSITORY
+from tests.harness.daemon import KEEPSTEP, KEEPSTEPD
+from tests.harness.user import User
 
 NOBODY = 54331  # a user that owns nothing
-GONE_SECONDS = 30.0
 
 # Ranks of one job, told on stdin when to begin. What a save needs is left to the hook at exit.
 RANK = """
@@ -108,47 +107,11 @@ except keepstep.KeepstepError as error:
 """
 
 
-class User:
-    """The environment of a user for whom no daemon runs, and the daemons that were started in it."""
-
-    def __init__(self, home: Path, **settings: str) -> None:
-        self.home = home
-        self.log = home / "state/keepstepd.log"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("KEEPSTEP_A")}
-        self.environment = {**kept, "PYTHONPATH": str(REPOSITORY / "client/python"), "XDG_RUNTIME_DIR": str(home),
-                            "KEEPSTEP_CONFIG": "/dev/null", "KEEPSTEP_STATE_DIR": str(home / "state"),
-                            "KEEPSTEP_COMMAND": str(KEEPSTEP), "KEEPSTEPD": str(KEEPSTEPD), **settings}
-
-    def start(self, program: str, *arguments: object) -> subprocess.Popen[str]:
-        return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], env=self.environment,
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                cwd=REPOSITORY)
-
-    def daemons(self, folder: Path | None = None) -> list[int]:
-        """Pids of those whose sockets are in the folder."""
-        wanted = b"--socket-dir\0" + os.fsencode(folder or self.home / "keepstep") + b"\0"
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and wanted in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-            except OSError:
-                continue  # it has just ended
-        return found
-
-    def await_end(self, pid: int) -> None:
-        deadline = time.monotonic() + GONE_SECONDS
-        while pid in self.daemons():
-            assert time.monotonic() < deadline, f"keepstepd {pid} still runs"
-            time.sleep(0.02)
-
-
 @pytest.fixture
 def user(home: Path) -> Iterator[User]:
     user = User(home)
     yield user
-    for pid in user.daemons():
-        os.kill(pid, signal.SIGKILL)
+    user.kill_daemons()
 
 
 def line(process: subprocess.Popen[str]) -> str:
