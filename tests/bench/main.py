@@ -32,7 +32,7 @@ FAMILIES: dict[str, Callable[[Bench], list[Row]]] = {
 }
 
 
-def _machine() -> str:
+def machine() -> str:
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True,
                             check=False).stdout.strip()
     model = next((line.split(": ", 1)[1] for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -59,7 +59,7 @@ def main() -> None:
             rows += measure(Bench(Path(home), arguments.quick, transfers))
         if arguments.json:
             arguments.json.write_text(json.dumps([asdict(line) for line in rows], indent=2, ensure_ascii=False))
-    print(_machine())
+    print(machine())
     print(table(rows))
 
 
