@@ -1,8 +1,8 @@
-"""The main job, on real input: save a model from four processes, kill one, restore it into four other layouts, compare.
+"""The main job, on real input: train a GPT and resume it elsewhere; save a model, kill, restore it everywhere, compare.
 
     deploy/quickstart.sh [--keep]        or, built already: .venv/bin/python -m tests.quickstart.main_job [--keep]
 
- 1. Starts keepstepd with an empty root.
+ 1. Starts keepstepd with an empty root, and trains (training.py): PyTorch, three layouts, one SIGKILL.
  2. Four trainers save steps 0, 1 and 2 while training changes the tensors; one is killed in the middle of step 2.
  3. New processes restore the last committed step: whole, split along the other dimension, uneven, as flat ranges.
  4. The step that holds the published weights is exported and compared with the published file, tensor by tensor.
@@ -28,7 +28,7 @@ sys.path.insert(0, str(REPOSITORY / "client/python"))
 
 import keepstep
 
-from tests.quickstart import check, model, story
+from tests.quickstart import check, model, story, training
 from tests.quickstart.layouts import RESTORES, TRAINERS, TRAINING
 from tests.quickstart.story import RestoreRow, SaveRow, say
 from tests.quickstart.world import Ended, run_world
@@ -77,6 +77,7 @@ class MainJob:
 
     def run(self) -> bool:
         """Whether everything was identical."""
+        training.train(self.daemon)
         trainers = self.train()
         saves = self.check_trainers(trainers)
         story.save_table(saves)
@@ -200,7 +201,7 @@ def main(arguments: list[str]) -> int:
         daemon.start()
         say(f"keepstepd is ready, with an empty root: {daemon.root}")
         identical = job.run()
-    except (Failed, DaemonFailed, keepstep.KeepstepError) as error:
+    except (Failed, training.TrainingFailed, DaemonFailed, TimeoutError, keepstep.KeepstepError) as error:
         story.complain(str(error))
         story.complain(f"the end of the daemon's log ({daemon.log}):\n{daemon.tail()}")
         identical = False
