@@ -18,7 +18,7 @@ from tests.quickstart.story import say, table
 from tests.training import text
 from tests.training.progress import Progress
 from tests.training.rank import Task
-from tests.training.ranks import Ranks
+from tests.training.ranks import Event, Ranks
 from tests.training.trainee import LAYOUTS
 
 NAME = "gpt-licences"
@@ -80,9 +80,13 @@ def _run(daemon: Daemon, layout: str, until: int, known: dict[int, float]) -> Ru
     log: Path = daemon.home / "ranks.log"
     title, processes = LAYOUTS[layout]
     with Ranks(task, log) as ranks, Progress(title, until) as progress:
-        well = ranks.run(lambda rank, event: rank == 0 and event["event"] == "step" and progress.show(
-            event["step"], f"loss {event['loss']:.3f}"))
-        if well == first:
+        def show(rank: int, event: Event) -> None:
+            if rank == 0 and event["event"] == "step":
+                progress.show(event["step"], f"loss {event['loss']:.3f}")
+
+        well = ranks.run(show)
+        killed = first and any(event["step"] == KILLED_AT for event in ranks.named("saving", VICTIM))
+        if well == first or killed != first:
             raise TrainingFailed(f"{title}: ended with {ranks.statuses}:\n{ranks.tail()}")
         resumed = {ranks.named("resumed", rank)[0]["step"] for rank in range(processes)}
         losses = {event["step"]: event["loss"] for event in ranks.named("step")}

@@ -19,7 +19,7 @@ def test_pulling_the_plug_loses_nothing() -> None:
     ran = run("pull_the_plug", "--kills", "3")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "3 kills: nothing lost, nothing torn" in ran.stdout
-    assert "0 findings" in ran.stdout
+    assert "0 findings" in " ".join(ran.stdout.split())
 
 
 def test_steps_are_drawn_and_counted(tmp_path: Path) -> None:
