@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <future>
 #include <numeric>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -54,6 +55,13 @@ class DaemonTest : public testing::Test {
     auto client = TestClient::Connect(home_, directory, want);
     EXPECT_TRUE(client.ok()) << client.status();
     return client.ok() ? *std::move(client) : nullptr;
+  }
+
+  // Within a while: a session ends, and jobs settle, a moment after they are told to.
+  bool BecomesUnused() const {
+    for (int look = 0; look < 1000 && daemon_->in_use(); ++look)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return !daemon_->in_use();
   }
 
   std::string home_;
@@ -315,6 +323,42 @@ TEST_F(DaemonTest, ReconfiguredLimitsHoldForWhatComes) {
   auto saved = first->SaveAndSeal(2, 20, 1);
   ASSERT_TRUE(saved.ok()) << saved.status();
   EXPECT_EQ(saved->state(), v1::COMMITTED) << saved->failure().message();
+}
+
+TEST_F(DaemonTest, IsInUseWhileAClientIsConnected) {
+  EXPECT_TRUE(BecomesUnused()) << "nobody has come yet";
+  auto looks = Client("");
+  EXPECT_TRUE(daemon_->in_use());
+  auto trains = Client(Job());
+  ASSERT_TRUE(trains->Open(0, 1).ok());
+  looks = nullptr;
+  EXPECT_TRUE(daemon_->in_use());
+}
+
+TEST_F(DaemonTest, IsInUseWhileACheckpointIsWrittenByCallsAlone) {
+  ASSERT_TRUE(BecomesUnused());
+  auto stub =
+      v1::Checkpoints::NewStub(grpc::CreateChannel(daemon_->address(), grpc::InsecureChannelCredentials()));
+  v1::BeginRequest begin;
+  begin.set_job("imported");
+  begin.set_step(3);
+  v1::Shard* shard = begin.add_shards();
+  shard->mutable_meta()->set_fqn("t");
+  shard->mutable_meta()->set_dtype("U8");
+  shard->mutable_meta()->add_shape(6);
+  v1::Box* box = shard->mutable_boxes()->add_boxes()->mutable_box();
+  box->add_origin(0);
+  box->add_shape(6);
+  v1::BeginResponse begun;
+  grpc::ClientContext begin_context;
+  ASSERT_TRUE(stub->Begin(&begin_context, begin, &begun).ok());
+  EXPECT_TRUE(daemon_->in_use()) << "though nobody has a session";
+  v1::AbortRequest abort;
+  abort.set_attempt(begun.attempt());
+  v1::AbortResponse aborted;
+  grpc::ClientContext abort_context;
+  ASSERT_TRUE(stub->Abort(&abort_context, abort, &aborted).ok());
+  EXPECT_TRUE(BecomesUnused());
 }
 
 TEST_F(DaemonTest, DrainRefusesNewSessions) {

@@ -24,6 +24,19 @@ TEST(ReaderLeases, AReaderAndADeletionNeverMeet) {
   EXPECT_NE(leases.Take("job/a"), nullptr);
 }
 
+TEST(ReaderLeases, IsInUseWhileSomebodyReadsOrDeletes) {
+  ReaderLeases leases;
+  EXPECT_FALSE(leases.in_use());
+  ReadLease lease = leases.Take("job/a");
+  EXPECT_TRUE(leases.in_use());
+  lease.reset();
+  EXPECT_FALSE(leases.in_use());
+  ASSERT_TRUE(leases.Reserve("job/a"));
+  EXPECT_TRUE(leases.in_use());
+  leases.Release("job/a");
+  EXPECT_FALSE(leases.in_use());
+}
+
 TEST(ReaderLeases, ALeaseMayOutliveTheTable) {
   ReadLease lease;
   {
