@@ -93,6 +93,36 @@ def test_what_a_checkpointer_saved_is_exported(daemon: Daemon, home: Path) -> No
     assert state["a.w"].tolist() == [0, 1, 2, 3, 4, 5] and state["progress"] == {"seen": 3}
 
 
+BOUNDED = """
+import resource, sys
+from keepstep.torch.dcp.export_directory import export_directory
+from keepstep.torch.dcp.import_directory import import_directory
+source, job, target, address = sys.argv[1:]
+with open("/proc/self/status") as file:
+    held = next(int(line.split()[1]) << 10 for line in file if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (held + (96 << 20), held + (96 << 20)))
+import_directory(source, job, daemon=address)
+export_directory(job, target, chunk_bytes=4 << 20)
+"""
+
+
+def test_both_ways_are_in_bounded_memory(home: Path) -> None:
+    """A process that may take 96 MiB, and a daemon with 32, move 256 MiB."""
+    state = {"large": torch.arange(48 << 20, dtype=torch.int32).view(-1, 1 << 10), "small": torch.ones(16 << 20)}
+    dcp.save(state, storage_writer=dcp.FileSystemWriter(home / "in"))
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "client/python"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", BOUNDED, *(str(home / name) for name in ("in", "job", "out"))]
+    with Daemon(home, "--pool-bytes", str(32 << 20)) as daemon:
+        small_stacks = ["bash", "-c", 'ulimit -s 1024; exec "$@"', "bash"]  # they count, and gRPC has many
+        done = subprocess.run(
+            [*small_stacks, *command, daemon.address], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    loaded = {name: torch.zeros_like(value) for name, value in state.items()}
+    dcp.load(loaded, storage_reader=dcp.FileSystemReader(home / "out"))
+    assert same(loaded, state)
+
+
 class Hostile:
     def __init__(self, target: Path) -> None:
         self.target = target

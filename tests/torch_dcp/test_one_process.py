@@ -15,6 +15,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from keepstep.errors import CheckpointNotFound, SaveFailed
 from keepstep.torch.dcp import KeepstepAsyncStager, KeepstepStorageReader, KeepstepStorageWriter, record
+from keepstep.torch.dcp.export_directory import export_directory
 from keepstep.torch.dcp.stager import Staging
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
@@ -200,6 +201,26 @@ def test_a_checkpointers_job_is_loaded_by_its_names(daemon: Daemon, home: Path) 
         dcp.load(state, storage_reader=KeepstepStorageReader(home / "job", step=step, daemon=daemon.address))
         assert torch.equal(state["layer.w"], torch.arange(12.0).reshape(3, 4).double() + (step != 5))
         assert state["progress"] == {"seen": [1, 2], "best": best}
+
+
+def test_modules_and_optimizers_of_a_checkpointer_are_loaded_and_exported(daemon: Daemon, home: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    model(torch.randn(5, 3, dtype=torch.bfloat16)).sum().backward()
+    optimizer.step()
+    with keepstep.Checkpointer(home / "job", daemon=daemon.address) as checkpointer:
+        checkpointer.register(model=model, optimizer=optimizer)
+        checkpointer.save(1).result()
+    export_directory(str(home / "job"), str(home / "out"))
+    names = KeepstepStorageReader(home / "job", daemon=daemon.address).read_metadata().state_dict_metadata
+    moments = {name: torch.zeros(4, 3, dtype=torch.bfloat16) for name in names if name.endswith("0.weight.exp_avg")}
+    assert len(moments) == 1
+    for reader in (KeepstepStorageReader(home / "job", daemon=daemon.address), dcp.FileSystemReader(home / "out")):
+        state = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+        dcp.load({**state, **moments}, storage_reader=reader)
+        assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+        assert torch.equal(*moments.values(), optimizer.state[model[0].weight]["exp_avg"])
+        moments = {name: torch.zeros_like(value) for name, value in moments.items()}
 
 
 def test_a_damaged_block_is_told(storages: Storages, daemon: Daemon) -> None:

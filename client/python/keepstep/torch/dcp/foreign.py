@@ -8,7 +8,7 @@ import os
 import struct
 import zipfile
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.distributed.checkpoint.metadata import (
@@ -19,7 +19,6 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.utils import _create_file_view
 
 from keepstep.errors import CheckpointNotFound, DataLoss
 from keepstep.shards import Shape
@@ -131,9 +130,8 @@ def _dtype(name: str) -> torch.dtype:
 def _chunk(at: dict[str, Any], path: str, origin: Shape, shape: Shape, pickles: Pickles) -> ForeignChunk:
     """Finds the elements in the zip archive that torch.save made of the chunk."""
     with open(path, "rb") as file:
-        view = _create_file_view(file, at["begin"], at["bytes"])
-        tail = io.BytesIO(view.read()) if at["bytes"] < 1 << 16 else view
-        archive = zipfile.ZipFile(tail)
+        view = _View(file, at["begin"], at["bytes"])
+        archive = zipfile.ZipFile(view)
         entries = {name.filename.split("/", 1)[-1]: name for name in archive.infolist()}
         if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
             raise ValueError(f"{at['fqn']} is not little-endian")
@@ -141,8 +139,8 @@ def _chunk(at: dict[str, Any], path: str, origin: Shape, shape: Shape, pickles: 
         entry = entries[f"data/{told['tensor']}"]
         if entry.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{at['fqn']} is compressed")
-        tail.seek(entry.header_offset)
-        head = tail.read(_LOCAL_HEADER_BYTES)
+        view.seek(entry.header_offset)
+        head = view.read(_LOCAL_HEADER_BYTES)
     name_bytes, extra_bytes = struct.unpack_from("<HH", head, 26)
     dtype = _dtype(told["dtype"])
     if tuple(told["shape"]) != shape:
@@ -154,3 +152,34 @@ def _chunk(at: dict[str, Any], path: str, origin: Shape, shape: Shape, pickles: 
         raise ValueError(f"{at['fqn']} reaches beyond its storage")
     begin = at["begin"] + entry.header_offset + _LOCAL_HEADER_BYTES + name_bytes + extra_bytes + first
     return ForeignChunk(at["fqn"], origin, shape, dtype, path, begin, strides)
+
+
+class _View(io.RawIOBase):
+    """Bytes begin … begin + size of a file, as a file."""
+
+    def __init__(self, file: BinaryIO, begin: int, size: int) -> None:
+        self._file, self._begin, self._size = file, begin, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise OSError("a position before the beginning")  # as a file says it; zipfile expects that
+        self._at = at
+        return at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._begin + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
