@@ -1,10 +1,16 @@
-// A read is one object, shared by the engine's callbacks, that goes through up to three ways: cached, direct,
-// buffered.
+// A read is one object, shared by the engine's callbacks, that goes through up to four ways: a look at its
+// first page, cached, direct, buffered.
+//
+// The kernel answers a read that may not wait (RWF_NOWAIT) with what is cached, but it also begins to fetch
+// what is not: up to the range, or the readahead of the disk. So the look is small, and the descriptor has no
+// readahead.
 
 #include "storage/file_reader.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <utility>
 
@@ -42,10 +48,16 @@ class FileRead : public std::enable_shared_from_this<FileRead> {
            IoDone done)
       : file_(std::move(file)), offset_bytes_(offset_bytes), into_(into), done_(std::move(done)) {}
 
-  void Start() { file_->TryCache() ? Submit(Way::kCached) : SubmitUncached(); }
+  void Start() { file_->TryCache() ? Submit(Way::kLook) : SubmitUncached(); }
 
  private:
-  enum class Way { kCached, kDirect, kBuffered };
+  enum class Way { kLook, kCached, kDirect, kBuffered };
+
+  static bool IsOfCache(Way way) { return way == Way::kLook || way == Way::kCached; }
+
+  size_t SizeOf(Way way) const {
+    return way == Way::kLook ? std::min<size_t>(into_.size(), kDirectAlignment) : into_.size();
+  }
 
   void SubmitUncached() {
     const bool direct = file_->direct.valid() && file_->direct_works.load() && IsAligned(offset_bytes_) &&
@@ -59,14 +71,15 @@ class FileRead : public std::enable_shared_from_this<FileRead> {
          .fd = way == Way::kDirect ? file_->direct.get() : file_->buffered.get(),
          .offset_bytes = offset_bytes_,
          .data = into_.data(),
-         .size_bytes = into_.size(),
-         .cached_only = way == Way::kCached,
+         .size_bytes = SizeOf(way),
+         .cached_only = IsOfCache(way),
          .done = [self = shared_from_this(), way](int64_t result) { self->OnResult(way, result); }});
   }
 
   void OnResult(Way way, int64_t result) {
     if (result == static_cast<int64_t>(into_.size())) return done_(absl::OkStatus());
-    if (way == Way::kCached) return AfterMiss(result);
+    if (way == Way::kLook && result == static_cast<int64_t>(SizeOf(way))) return Submit(Way::kCached);
+    if (IsOfCache(way)) return AfterMiss(result);
     if (way == Way::kDirect && result == -EINVAL) {
       file_->direct_works.store(false);
       return Submit(Way::kBuffered);
@@ -97,7 +110,9 @@ class FileRead : public std::enable_shared_from_this<FileRead> {
 
 FileReader::FileReader(BlobPath path, UniqueFd buffered, UniqueFd direct, int64_t size_bytes,
                        IoEngine* engine)
-    : file_(new File{std::move(path), std::move(buffered), std::move(direct), size_bytes, engine}) {}
+    : file_(new File{std::move(path), std::move(buffered), std::move(direct), size_bytes, engine}) {
+  posix_fadvise(file_->buffered.get(), 0, 0, POSIX_FADV_RANDOM);
+}
 
 FileReader::~FileReader() = default;
 

@@ -1,7 +1,7 @@
 // A blob of a FileStore being read.
 //
 //   1. What lies in the page cache is taken from there (preadv2 with RWF_NOWAIT): a blob read shortly before,
-//      or by another process.
+//      or by another process. One page is looked at first, since looking fetches.
 //   2. The rest goes by O_DIRECT if the caller's memory and range are aligned and the file system takes it,
 //      else buffered.
 //

@@ -11,8 +11,10 @@
 #include <future>
 #include <utility>
 
+#include "storage/aligned_buffer.h"
 #include "storage/blob_store_conformance.h"
 #include "storage/temporary_directory.h"
+#include "storage/unique_fd.h"
 
 namespace keepstep::storage {
 namespace {
@@ -100,6 +102,34 @@ TEST_F(FileStoreTest, AShrunkBlobIsDataLoss) {
   ASSERT_EQ(truncate(Disk("blob").c_str(), 5000), 0);
   std::byte into[10'000];
   EXPECT_EQ(ReadExactly(**reader, 0, into).code(), StatusCode::kDataLoss);
+}
+
+// What the process has had fetched from storage.
+int64_t ReadBytes() {
+  std::ifstream in("/proc/self/io");
+  std::string name;
+  for (int64_t value = 0; in >> name >> value;) {
+    if (name == "read_bytes:") return value;
+  }
+  return 0;
+}
+
+// Looking whether a blob is in the page cache must not bring it there: it would come twice.
+TEST_F(FileStoreTest, AColdBlobIsFetchedOnce) {
+  constexpr int64_t kSize = int64_t{64} << 20, kRead = int64_t{1} << 20;
+  std::ofstream(Disk("blob")) << std::string(kSize, 'x');
+  const UniqueFd fd(open(Disk("blob").c_str(), O_RDONLY));
+  ASSERT_EQ(fsync(fd.get()), 0);
+  ASSERT_EQ(posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  auto reader = store().Open(Path("blob"));
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  const AlignedBuffer into = MakeAlignedBuffer(kRead);
+  const int64_t before = ReadBytes();
+  for (int64_t offset = 0; offset < kSize; offset += kRead)
+    ASSERT_TRUE(ReadExactly(**reader, offset, {into.get(), static_cast<size_t>(kRead)}).ok());
+  const int64_t fetched = ReadBytes() - before;
+  if (fetched == 0) GTEST_SKIP() << "this file system has no storage beneath it";
+  EXPECT_LE(fetched, kSize + kSize / 50);
 }
 
 // The same status as a full disk, without one: a limit on file sizes stops the write in the middle.
