@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller and fewer: minutes instead of an hour")
     parser.add_argument("--workload", choices=WORKLOADS, action="append", help="one of them (repeatable)")
     parser.add_argument("--peer", choices=[entry.name for entry in PEERS], action="append", help="one (repeatable)")
+    parser.add_argument("--repeats", type=int, help="of each figure (default 7, quick: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure and run there")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="on the disk to measure")
     arguments = parser.parse_args()
@@ -45,11 +46,12 @@ def main() -> None:
     header = f"{machine()}; {', '.join(f'{name} {version}' for name, version in used.items())}"
     print(header)
     chosen = [entry for entry in PEERS if arguments.peer is None or entry.name in arguments.peer]
+    repeats = arguments.repeats or (2 if arguments.quick else 7)
     done: list[Measured] = []
     for name in arguments.workload or WORKLOADS:
         shape = workload(name, arguments.quick)
         with tempfile.TemporaryDirectory(prefix="ks-peers-", dir=arguments.directory) as home:
-            done.append(measure(Path(home), shape, chosen, quick=arguments.quick, repeats=2 if arguments.quick else 7,
+            done.append(measure(Path(home), shape, chosen, quick=arguments.quick, repeats=repeats,
                                 say=lambda text: print(f"peers: {text}", file=sys.stderr, flush=True)))
         print("\n" + by_peer(done[-1]) + "\n\n" + table(rows(done[-1])), flush=True)
     for package, why in missing.items():
