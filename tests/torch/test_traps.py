@@ -287,6 +287,26 @@ def test_an_unused_parameter_needs_no_state(opener: Opener) -> None:
     assert same(state_of(other, fresh), state_of(net, optimizer))
 
 
+def test_parts_by_hand_are_tensors_too(opener: Opener) -> None:
+    """What takes an array takes a tensor: its type, its strides, and where it lies at the save."""
+    half = torch.arange(12, dtype=torch.bfloat16).reshape(3, 4).t()
+    whole = torch.arange(6.0)
+    with opener() as ck:
+        ck.register(model={"half": keepstep.piece(half, (4, 3), np.s_[0:4]), "one": keepstep.replica(whole, [0]),
+                           "flat": keepstep.flat(whole, (2, 3), 0)})
+        half.data = half + 1
+        whole += 1
+        ck.save(1).result()
+        kept = half.clone()
+        half.zero_()
+        assert ck.load() == 1 and torch.equal(half, kept)
+        with pytest.raises(TypeError, match=r"register\(\.\.\., replicated=\[0, 1\]\)"):
+            keepstep.replica(nn.Linear(1, 1), [0, 1])
+    reader = keepstep.open(opener.directory)
+    assert reader.tensor("half").stored_dtype == "BF16"
+    assert reader.tensor("flat").numpy().tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
 def test_roles_and_parts_are_dicts_and_lists(opener: Opener) -> None:
     roles = {"actor": Net(), "critic": Net()}
     parts = [torch.optim.SGD(roles["actor"].parameters(), 0.1, momentum=0.9),

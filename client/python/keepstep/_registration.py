@@ -27,6 +27,7 @@ from keepstep.shards import (
     as_array,
     byte_bounds,
     check_strides,
+    is_torch,
 )  # fmt: skip
 from keepstep.shards import Shard as ShardPlacement
 
@@ -102,9 +103,17 @@ def _resolve(name: str, source: Sharded, array: Array, component: Component) -> 
     return Spec(name, array, dtype, chosen, low, high - low, source.group, source, boxes=(box,))
 
 
+def _own_dtype(value: Any, array: Array) -> str:
+    if not is_torch(value):
+        return dtypes.from_numpy(array.dtype)
+    from keepstep.torch import dtype_name
+
+    return dtype_name(value.dtype)
+
+
 def _dtype_name(source: Sharded, array: Array) -> str:
     if source.dtype is None:
-        return dtypes.from_numpy(array.dtype)
+        return _own_dtype(source.array, array)
     # The memory of `boxes` may be one raw allocation of another dtype; elsewhere the elements are the array's.
     if source.boxes is None and dtypes.item_bytes(source.dtype) != array.itemsize:
         raise ValueError(f"dtype {source.dtype} and the array's {array.dtype} differ in size")

@@ -138,6 +138,12 @@ class Collector:
         if name in self.registered.specs:
             raise ValueError(f"{name} is registered twice; give one of them another keyword or key")
         self.registered.specs[name] = resolve(name, value, component, self._bounds)
+        if isinstance(value, Sharded) and is_torch(value.array):
+            from keepstep.torch.watch import Watch
+
+            watch = Watch()
+            watch.add(value.array, shape=True)
+            self.registered.watches.append(watch.changed)
 
     def extra(self, name: str, extra: Extra) -> None:
         if name in self.registered.extras:

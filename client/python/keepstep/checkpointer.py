@@ -47,8 +47,8 @@ class Checkpointer:
             "raise" raises at a later `save`, the same one on every rank.
         gated: the program calls `before_update` before changing tensors, so `save` need not wait for the copy.
         rng: save and restore the random generators of Python, NumPy and PyTorch (CPU, and the current CUDA device).
-        preemption: the first SIGTERM does not end the process: it makes `should_save` say yes on every rank at one of
-            the next steps, and `preempted` true. A handler that was there before still runs.
+        preemption: once `should_save` has been asked, the first SIGTERM does not end the process: `should_save` says
+            yes on every rank at one of the next steps, and `preempted` is true. A handler that was there still runs.
         daemon: "auto" starts one for this user where none listens; "system" never does; or the address of a daemon:
             "unix:///run/keepstep/keepstep.sock".
         read_only: claims nothing; for evaluation beside a running job. `run` names the launch, so that several
@@ -101,8 +101,6 @@ class Checkpointer:
         self._rng = rng
         self._preemption = preemption and not read_only
         self._wished = False
-        if self._preemption:
-            _preemption.listen()
         self._run = run
         self._mesh = dict(mesh) if mesh else None
         self._transfer = transfer
@@ -208,8 +206,10 @@ class Checkpointer:
         Yes for a multiple of `every`, and for the step that an operator's `keepstep save`, `request_save`, or a
         preemption of any rank has been given. Every rank asks after each update.
         """
-        if not self._wished and self.preempted:
-            self.request_save()
+        if self._preemption and not self._wished:
+            _preemption.listen()
+            if _preemption.noticed():
+                self.request_save()
         return self._client.should_save(step, every or 0)
 
     def save(
@@ -234,7 +234,9 @@ class Checkpointer:
         status = self._issue(step, packed, metrics or {}, tags)
         handle = SaveHandle(self._client, step, status, time.monotonic() - begin)
         try:
-            if status.state not in ("SKIPPED", "SUPERSEDED"):
+            if status.number == 0:
+                self._settle(handle)  # it reached no daemon: there is nobody whose word could be waited for
+            elif status.state not in ("SKIPPED", "SUPERSEDED"):
                 self._settle_before(handle)
         finally:
             self._watch(handle)

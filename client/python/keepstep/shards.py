@@ -159,7 +159,20 @@ def replica(array: Any, ranks: Iterable[int], *, of: Sharded | None = None, **op
     over = tuple(sorted(set(ranks)))
     if of is not None:
         return replace(of, replicated_over=over, **options)
+    if is_torch(array):
+        return _replica_of_torch(array, over, **options)
     return Sharded(array, as_array(array).shape, replicated_over=over, **options)
+
+
+def _replica_of_torch(value: Any, ranks: tuple[int, ...], **options: Any) -> Sharded:
+    from keepstep.torch import tensors
+
+    if not hasattr(value, "data_ptr"):
+        raise TypeError(f"a {type(value).__name__} holds many tensors: register(..., replicated={list(ranks)})")
+    told = tensors.shard(value, replicated_over=ranks, **options)
+    if told is None:
+        raise ValueError("this rank is outside the DTensor's mesh and holds no replica of it")
+    return replace(told, array=value) if told.boxes is None else told
 
 
 def placed(array: Any, global_shape: Sequence[int], placements: Iterable[Placement], **options: Any) -> Sharded:

@@ -112,6 +112,21 @@ def test_an_unreachable_daemon_is_a_failed_save(library: FakeLibrary) -> None:
     checkpointer.close()
 
 
+# The save in flight when a daemon dies is of unknown outcome until there is one again, perhaps never.
+def test_training_goes_on_without_a_daemon_whatever_became_of_the_last_save(library: FakeLibrary) -> None:
+    checkpointer = opened(library, max_failures=4)
+    checkpointer.save(1)
+    checkpointer.save(2)
+    library.unreachable = True
+    assert [checkpointer.save(step).state for step in (3, 4, 5)] == ["FAILED"] * 3
+    with pytest.raises(keepstep.SaveFailed):
+        checkpointer.save(6)
+    library.unreachable = False
+    for number in (1, 2):
+        library.settle(number, "COMMITTED")
+    assert checkpointer.save(7).step == 7
+
+
 def test_load_gives_back_extra_state_and_generators(library: FakeLibrary) -> None:
     seen: list[object] = []
     state = {"at": 7}
@@ -203,6 +218,7 @@ def test_a_first_sigterm_becomes_one_wish_and_a_second_one_is_the_programs(
     monkeypatch.setattr(_preemption, "_noticed", threading.Event())
     try:
         checkpointer, deaf = opened(library), opened(library, preemption=False)
+        assert not _preemption._installed  # a program that never asks ends as it always did
         assert not checkpointer.should_save(1) and not checkpointer.preempted and library.wishes == 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert checkpointer.preempted and not deaf.preempted and heard == [signal.SIGTERM]
