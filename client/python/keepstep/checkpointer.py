@@ -12,8 +12,6 @@ import atexit
 import fnmatch
 import logging
 import os
-import queue
-import threading
 import time
 import weakref
 from collections.abc import Collection, Mapping, Sequence
@@ -22,13 +20,13 @@ from typing import Any, Literal
 
 from keepstep import _daemon, _ffi, _preemption, _state, extras, reader
 from keepstep._client import Client, LoadReport, SaveStatus
+from keepstep._verdicts import Verdicts
 from keepstep._world import rank_and_size
 from keepstep.errors import CheckpointNotFound, KeepstepError, SaveTimeout
 from keepstep.handle import SaveHandle
 
 _log = logging.getLogger("keepstep")
 _alive: weakref.WeakSet[Checkpointer] = weakref.WeakSet()
-_WATCH_SECONDS = 0.2
 # A save that could not be had now: the next one may work. Not so for these reasons, whatever their code.
 _TRANSIENT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
 _LASTING = frozenset({"EXTRAS_TOO_LARGE", "LABELS_TOO_LARGE", "STALE_EPOCH"})
@@ -95,8 +93,6 @@ class Checkpointer:
         self.rank, self.world_size = rank_and_size(rank, world_size)
         self._daemon = daemon
         self._on_busy = on_busy
-        self._on_error = on_error
-        self._max_failures = max_failures
         self._gated = gated
         self._rng = rng
         self._preemption = preemption and not read_only
@@ -111,15 +107,11 @@ class Checkpointer:
         # open for the newest save stays open until the next one.
         self._issued = 0
         self._passed: dict[int | None, int] = {}  # group (None: all) → the newest save for which its gate was seen open
-        self._failures = 0
-        self._unsettled: list[SaveHandle] = []  # accepted, oldest first, not yet counted by _settle
-        self._watched: queue.Queue[SaveHandle | None] = queue.Queue()
-        self._watcher: threading.Thread | None = None
-        self._stopping = threading.Event()
         self.last_load: LoadReport | None = None
         self.extras: dict[str, Any] = {}  # of the last load, by name: this rank's, else the lowest rank's
         self._client = self._open(self.directory, read_only=read_only, label=job)
         self.job = self._client.info()[2]
+        self._verdicts = Verdicts(self.job, self.rank, on_error, max_failures)
         self._at_exit = _close_at_exit(self)
         _alive.add(self)
 
@@ -233,13 +225,7 @@ class Checkpointer:
         self._issued += 1
         status = self._issue(step, packed, metrics or {}, tags)
         handle = SaveHandle(self._client, step, status, time.monotonic() - begin)
-        try:
-            if status.number == 0:
-                self._settle(handle)  # it reached no daemon: there is nobody whose word could be waited for
-            elif status.state not in ("SKIPPED", "SUPERSEDED"):
-                self._settle_before(handle)
-        finally:
-            self._watch(handle)
+        self._verdicts.add(handle, status)
         if not self._gated:
             for group in self._groups:
                 if group not in guarded:
@@ -336,11 +322,7 @@ class Checkpointer:
 
     def wait(self, timeout: float | None = None) -> None:
         """Waits until every save is over; raises as `on_error` says, or SaveTimeout after `timeout` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self._unsettled:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            self._unsettled[0].exception(left)
-            self._settle(self._unsettled.pop(0))
+        self._verdicts.wait(timeout)
 
     def close(self, timeout: float | None = 600) -> None:
         """Waits for every save, then ends the session, after `timeout` seconds in any case. Idempotent."""
@@ -356,10 +338,7 @@ class Checkpointer:
         except SaveTimeout:
             _log.warning("keepstep: %s closed before its last save was over; the daemon goes on with it", self.job)
         finally:
-            self._stopping.set()
-            self._watched.put(None)
-            if self._watcher is not None:
-                self._watcher.join()
+            self._verdicts.stop()
             self._client.close()
 
     def _must_be_registered(self) -> _state.Registered:
@@ -447,58 +426,6 @@ class Checkpointer:
             if (only is None or _matches(name, only)) and not _matches(name, exclude):
                 registered.restore(by_rank if registered.merge else value)
 
-    def _settle_before(self, handle: SaveHandle) -> None:
-        """Counts the verdicts that every rank knows by now.
-
-        At most two saves are in flight, so when one is accepted all but the newest accepted before it are over or
-        about to be. Waiting for exactly those gives every rank the same list at the same save, and costs nothing that
-        the gate of this save would not cost too.
-        """
-        while len(self._unsettled) > 1:
-            self._unsettled[0].exception()
-            self._settle(self._unsettled.pop(0))
-        self._unsettled.append(handle)
-
-    def _settle(self, handle: SaveHandle) -> None:
-        failure = handle.exception(0.0)
-        if failure is None:
-            self._failures = 0
-            return
-        if failure.state != "FAILED":
-            return
-        self._failures += 1
-        if self._on_error == "raise" or self._failures >= self._max_failures:
-            raise failure
-
-    def _watch(self, handle: SaveHandle) -> None:
-        if self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch_saves, name="keepstep-watch", daemon=True)
-            self._watcher.start()
-        self._watched.put(handle)
-
-    def _watch_saves(self) -> None:
-        while (handle := self._watched.get()) is not None:
-            while True:
-                try:
-                    failure = handle.exception(_WATCH_SECONDS)
-                    break
-                except SaveTimeout:
-                    if self._stopping.is_set():
-                        return
-                except KeepstepError as error:
-                    _log.warning("keepstep: %s/%d: %s", self.job, handle.step, error)
-                    return
-            self._report(handle, failure)
-            handle._finish()
-
-    def _report(self, handle: SaveHandle, failure: KeepstepError | None) -> None:
-        if self.rank != 0:
-            return
-        if failure is not None:
-            _log.warning("keepstep: %s/%d not committed: %s", self.job, handle.step, failure)
-            return
-        _log.info(committed_line(self.job, handle.stats))
-
 
 def _after_fork() -> None:
     for checkpointer in list(_alive):
@@ -508,16 +435,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def committed_line(job: str, stats: Mapping[str, Any]) -> str:
-    """`keepstep: llama-7b/1200 committed, 49.7 GiB in 8.3 s, trainer blocked 0.4 ms`."""
-    size = f"{stats['bytes'] / 2**30:.1f} GiB" if stats["bytes"] >= 2**30 else f"{stats['bytes'] / 2**20:.1f} MiB"
-    blocked = stats["call_seconds"] * 1000
-    return (
-        f"keepstep: {job}/{stats['step']} committed, {size} in {stats['commit_seconds']:.1f} s, "
-        f"trainer blocked {blocked:.1f} ms"
-    )
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

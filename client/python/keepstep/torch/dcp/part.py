@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from keepstep._client import Client
 from keepstep._registration import Spec
-from keepstep.checkpointer import committed_line
+from keepstep._verdicts import committed_line
 from keepstep.errors import KeepstepError, SaveTimeout
 from keepstep.handle import SaveHandle
 from keepstep.torch.dcp.session import open_session
