@@ -280,6 +280,26 @@ TEST_F(ClientTest, ResumesWithTheSameNonceEpochAndRegistration) {
   EXPECT_EQ(registrations[1].shards(0).meta().fqn(), "weights");
 }
 
+TEST_F(ClientTest, ASaveThatReachesNoDaemonTakesANumberAllTheSame) {
+  StartDaemon();
+  OpenAndRegister();
+  uint64_t number = 0;
+  ASSERT_TRUE(Save(&number).ok());
+  daemon_->Release(0, number);
+  daemon_->AwaitFrame(proto::FrameKind::kNotify);
+  daemon_->Stop();
+  uint64_t before = 0;
+  absl::Status status;
+  do {  // those that begin before the client has seen the connection end fail for another reason
+    before = number;
+    status = Save(&number, /*timeout_ms=*/20);
+    EXPECT_EQ(number, before + 1);
+  } while (BlameOf(status).reason != "DISCONNECTED");
+  v1::SaveStatus over;
+  EXPECT_TRUE(client_->saves().Wait(number, v1::COMMITTED, After(0), &over).ok());
+  EXPECT_EQ(over.state(), v1::FAILED);
+}
+
 TEST_F(ClientTest, WaitAsksOverARestart) {
   std::atomic<int> asked{0};
   StartDaemon({.on_wait = [&](const v1::WaitRequest& request, v1::SaveStatus* status) {

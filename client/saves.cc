@@ -48,8 +48,9 @@ absl::Status Saves::Register(std::shared_ptr<const Declared> declared, Deadline 
 
 absl::Status Saves::Save(v1::SaveRequest request, Deadline deadline, uint64_t* number) {
   const auto begin = std::chrono::steady_clock::now();
-  // A save that cannot reach the daemon is not issued: nothing of it would be left to settle.
-  if (auto channel = session_->AwaitConnected(deadline); !channel.ok()) return channel.status();
+  // One that reaches no daemon takes a number all the same: ranks agree on saves by counting their calls, and
+  // another rank may have been in time for this one.
+  const auto channel = session_->AwaitConnected(deadline);
   {
     std::lock_guard lock(register_mu_);
     const std::shared_ptr<const Declared> declared = session_->declared();
@@ -61,6 +62,10 @@ absl::Status Saves::Save(v1::SaveRequest request, Deadline deadline, uint64_t* n
     auto issued = ledger_->Issue(request.step(), std::move(plan));
     if (!issued.ok()) return issued.status();
     *number = *issued;
+  }
+  if (!channel.ok()) {
+    ledger_->Fail(*number, channel.status());
+    return channel.status();
   }
   request.set_number(*number);
   request.set_generation(session_->generation());
