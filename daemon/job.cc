@@ -309,7 +309,13 @@ void Job::LookAtAllVerdicts() {
   }
 }
 
+bool Job::IsUnused() const {
+  return started_ && !recovering_ && members_.empty() && attempts_.empty() && loads_.empty() && cancels_.empty() &&
+         collects_.empty() && wishes_.empty() && drains_.empty();
+}
+
 void Job::EverySecond() {
+  unused_ = IsUnused();
   StepsSeen steps;
   bool wished = false;
   for (const auto& [rank, id] : ranks_) {
@@ -352,6 +358,10 @@ void Job::ForgetCallers() {
   collects_.clear();
   wishes_.clear();
   drains_.clear();
+}
+
+void Job::LetGo() {
+  Post([](Job& job) { job.stopped_ = true; });
 }
 
 void Job::Stop() {

@@ -125,6 +125,10 @@ class Job : public std::enable_shared_from_this<Job> {
   bool recovering() const { return recovering_; }  // settling what an earlier daemon left; any thread
   // A save that the machine did not make (attempt_writer.h) is over. Any thread.
   void CountDirectSave(const absl::Status& outcome, int64_t bytes);
+  // As of the last second: no session, no save and no call waits for anything here. Any thread.
+  bool unused() const { return unused_; }
+  // Decides nothing more; for an unused job whose directory is gone. Does not block.
+  void LetGo();
   // Stops all I/O and forgets the sessions; blocks. What is undecided stays in the journal.
   void Stop();
 
@@ -196,6 +200,7 @@ class Job : public std::enable_shared_from_this<Job> {
   void LookAtVerdicts(SessionId id, Member& member);
   void LookAtAllVerdicts();
   void EverySecond();
+  bool IsUnused() const;
   void ForgetCallers();
 
   const JobServices services_;
@@ -231,6 +236,7 @@ class Job : public std::enable_shared_from_this<Job> {
   int64_t save_at_ = -1;
   std::atomic<int64_t> last_commit_unix_ms_{0};
   std::atomic<bool> recovering_{true};
+  std::atomic<bool> unused_{false};
   Pulse ticked_;
 };
 

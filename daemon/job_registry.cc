@@ -117,6 +117,7 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
   std::lock_guard lock(mutex_);
   const auto key = std::make_pair(info.st_dev, info.st_ino);
   if (auto found = jobs_.find(key); found != jobs_.end()) return found->second;
+  ForgetDeleted();
   if (jobs_.size() >= kMaxJobs) {
     return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_JOBS",
                      absl::StrCat("The daemon serves ", kMaxJobs, " jobs already."));
@@ -132,6 +133,7 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
                                           .reserve_path = *storage::BlobPath::Parse(storage::kReservePath),
                                           .reserve_bytes = storage::kReserveBytes});
   if (!store.ok()) return store.status();
+  stores_[key] = store->get();  // the job keeps it
   std::shared_ptr<storage::BlobStore> kept = *std::move(store);
   if (services_.read_only) kept = std::make_shared<storage::ReadOnlyStore>(std::move(kept));
   if (services_.metrics != nullptr) kept = std::make_shared<MeteredStore>(std::move(kept), services_.metrics);
@@ -140,6 +142,20 @@ absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Attach(storage::UniqueFd direc
   ownership_[key] = std::move(ownership);
   detached_.erase(identity.path);
   return job;
+}
+
+void JobRegistry::ForgetDeleted() {
+  for (auto it = jobs_.begin(); it != jobs_.end();) {
+    if (!it->second->unused() || !stores_.at(it->first)->IsDeleted()) {
+      ++it;
+      continue;
+    }
+    services_.log->Info("job forgotten: its directory is deleted", {{"job", it->second->identity().path}});
+    it->second->LetGo();
+    ownership_.erase(it->first);
+    stores_.erase(it->first);
+    it = jobs_.erase(it);
+  }
 }
 
 absl::StatusOr<std::shared_ptr<Job>> JobRegistry::Of(const ClientSession& session) {
@@ -259,6 +275,7 @@ void JobRegistry::StopAll() {
     std::lock_guard lock(mutex_);
     jobs.swap(jobs_);
     ownership_.clear();
+    stores_.clear();
   }
   for (auto& [key, job] : jobs) job->Stop();
 }

@@ -5,6 +5,9 @@
 // listed roots. To all others a job looks missing. At start: every job beneath the roots, and those in the
 // journal whose directory this uid can open; the others stay detached until a client hands a descriptor over.
 //
+// A job whose directory was deleted is forgotten once nobody uses it, when further jobs come: whoever keeps a
+// directory for each checkpoint would fill the table, and each job costs a descriptor and a look every tick.
+//
 // Thread-safe. Calls block for directory look-ups.
 
 #ifndef KEEPSTEP_DAEMON_JOB_REGISTRY_H_
@@ -21,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "daemon/job.h"
+#include "storage/file_store.h"
 #include "storage/io_engine.h"
 #include "storage/ownership.h"
 #include "storage/unique_fd.h"
@@ -65,6 +69,7 @@ class JobRegistry {
 
  private:
   absl::StatusOr<std::shared_ptr<Job>> Attach(storage::UniqueFd directory);
+  void ForgetDeleted();  // mutex_ is held
   bool MaySee(const Job& job, const ClientSession* session) const;
   bool UnderRoot(const std::string& path) const;
 
@@ -75,6 +80,7 @@ class JobRegistry {
   mutable std::mutex mutex_;
   std::map<std::pair<dev_t, ino_t>, std::shared_ptr<Job>> jobs_;
   std::map<std::pair<dev_t, ino_t>, std::shared_ptr<storage::Ownership>> ownership_;  // of the same jobs
+  std::map<std::pair<dev_t, ino_t>, const storage::FileStore*> stores_;                // of the same jobs
   std::set<std::string> detached_;
 };
 

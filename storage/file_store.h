@@ -48,6 +48,9 @@ class FileStore : public BlobStore {
   absl::Status Delete(const BlobPath& path) override;
   absl::StatusOr<int64_t> SpaceAvailable() override;
 
+  // Whether somebody has deleted the directory: then nothing can be kept in it any more.
+  bool IsDeleted() const { return tree_.IsDeleted(); }
+
  private:
   FileStore(UniqueFd root, IoEngine* engine, FileStoreOptions options);
 

@@ -88,6 +88,19 @@ TEST_F(FileStoreTest, RefusesLinks) {
   EXPECT_FALSE(fs::exists(outside.path() + "/new"));
 }
 
+TEST_F(FileStoreTest, KnowsThatItsDirectoryIsDeleted) {
+  const std::string path = ::testing::TempDir() + "/deleted";
+  ASSERT_EQ(mkdir(path.c_str(), 0700), 0);
+  const auto choice = *MakeIoEngine({.kind = IoEngineOptions::Kind::kThreads});
+  const auto store =
+      *FileStore::Start(UniqueFd(open(path.c_str(), O_RDONLY | O_DIRECTORY)), choice.engine.get(), {});
+  EXPECT_FALSE(store->IsDeleted());
+  ASSERT_EQ(rename(path.c_str(), (path + "-elsewhere").c_str()), 0);
+  EXPECT_FALSE(store->IsDeleted());
+  ASSERT_EQ(rmdir((path + "-elsewhere").c_str()), 0);
+  EXPECT_TRUE(store->IsDeleted());
+}
+
 TEST_F(FileStoreTest, AFifoUnderABlobsNameDoesNotHang) {
   ASSERT_EQ(mkfifo(Disk("fifo").c_str(), 0600), 0);
   EXPECT_EQ(store().Open(Path("fifo")).status().code(), StatusCode::kFailedPrecondition);

@@ -52,6 +52,11 @@ absl::StatusOr<UniqueFd> FileTree::OpenDirectory(const BlobPath& directory, IoSi
   return OpenAt(directory, O_RDONLY | O_DIRECTORY, side);
 }
 
+bool FileTree::IsDeleted() const {
+  struct stat info;
+  return fstat(root_.get(), &info) == 0 ? info.st_nlink == 0 : errno == ESTALE;
+}
+
 absl::Status FileTree::Own(int fd, const BlobPath& path) const {
   return ownership_ == nullptr ? absl::OkStatus() : ownership_->Apply(fd, path.text());
 }

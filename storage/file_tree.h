@@ -55,6 +55,9 @@ class FileTree {
   // Removes a file or an empty directory; OK when it is already gone.
   absl::Status Remove(const BlobPath& path) const;
 
+  // Whether somebody has deleted the root: then nothing can be made in it any more.
+  bool IsDeleted() const;
+
  private:
   absl::Status Own(int fd, const BlobPath& path) const;
 
