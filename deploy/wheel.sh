@@ -3,7 +3,7 @@
 #
 #   deploy/wheel.sh [--built] [DIRECTORY]
 #
-# --built     takes the programs that bazel-bin holds, instead of building them optimized
+# --built     takes the programs that bazel-bin holds, without building first
 # DIRECTORY   where the wheel goes; default dist
 #
 #   1. Programs and library go into the package as they were built, beside the licences of the libraries they load.
@@ -28,7 +28,7 @@ done
 
 deploy/setup.sh --wheel || exit 1
 targets=(//daemon:keepstepd //client/command:keepstep //client:libkeepstep.so)
-[ -n "$built" ] || bazel build --config=release "${targets[@]}" || die "the build failed"
+[ -n "$built" ] || bazel build "${targets[@]}" || die "the build failed"
 
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
