@@ -158,7 +158,7 @@ def _unpack_array(packed: Mapping[str, Any]) -> np.ndarray[Any, Any]:
 def rng_state() -> dict[str, Any]:
     """Of Python's generator, and of those of NumPy and PyTorch where they were imported."""
     version, words, gauss = random.getstate()
-    state: dict[str, Any] = {"python": (version, np.frombuffer(array.array("I", words), np.uint32), gauss)}  # an array packs in no time
+    state: dict[str, Any] = {"python": (version, np.frombuffer(array.array("I", words), np.uint32), gauss)}
     if "numpy.random" in sys.modules:
         state["numpy"] = np.random.get_state(legacy=True)
     if "torch" in sys.modules:
