@@ -255,6 +255,15 @@ def test_an_averaged_model_is_a_group_of_its_own(library: Any) -> None:
         library.settle(2, "COMMITTED")
 
 
+def test_training_goes_on_after_close(library: Any) -> None:
+    loop = Loop(library)
+    loop.step()
+    loop.save()
+    loop.ck.close()
+    loop.step()
+    assert loop.asked == []
+
+
 def test_another_optimizer_asks_nobody(library: Any) -> None:
     loop = Loop(library)
     loop.step()

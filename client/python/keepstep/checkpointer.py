@@ -339,6 +339,8 @@ class Checkpointer:
             _log.warning("keepstep: %s closed before its last save was over; the daemon goes on with it", self.job)
         finally:
             self._verdicts.stop()
+            for gate in self._registered.gates:
+                gate.detach()  # the program may train on
             self._client.close()
 
     def _must_be_registered(self) -> _state.Registered:
