@@ -283,6 +283,8 @@ def test_the_metadata_comes_back_as_it_was() -> None:
         version="1.0.0",
     )
     assert record.decode(record.encode(metadata)) == metadata
+    for other in (None, {"w": ["not", "a", "path"]}, {1: ("w",)}, {"w": (1.5, b"x")}):
+        assert record.decode(record.encode(Metadata({}, planner_data=other))).planner_data == other
     with pytest.raises(TypeError, match="planner_data"):
         record.encode(Metadata({}, planner_data=object()))
     for damaged in (b"", b"junk", record.encode(metadata)[:-3]):

@@ -1,10 +1,12 @@
-"""DCP's Metadata as bytes and back, without pickle: JSON (keepstep.extras), compressed.
+"""DCP's Metadata as bytes and back, without pickle: JSON, compressed.
 
-What can be told from the rest is left out: a chunk lies under its fqn unless `names` says where.
+What can be told from the rest is left out: a chunk lies under its fqn unless `names` says where. `paths` is what DCP's
+own planner keeps as planner_data; that of another one is packed as extra state is (keepstep.extras).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from dataclasses import dataclass
@@ -53,27 +55,23 @@ class StoredBytes:
 def encode(metadata: Metadata) -> bytes:
     """TypeError: `planner_data` of a planner of the caller's own holds what JSON cannot."""
     placed = metadata.storage_data or {}
-    try:
-        planner_data = extras.encode(metadata.planner_data).decode()
-    except TypeError as error:
-        raise TypeError(f"the planner's planner_data cannot be stored without pickle: {error}") from None
     meta = metadata.storage_meta
     told = {
         "format": _FORMAT,
         "version": metadata.version,
         "items": [_item(fqn, described, placed) for fqn, described in metadata.state_dict_metadata.items()],
-        "planner_data": planner_data,
+        **_planner_data(metadata.planner_data),
         "checkpoint_id": None if meta is None or meta.checkpoint_id is None else os.fspath(meta.checkpoint_id),
         "save_id": None if meta is None else meta.save_id,
         "modules": [] if meta is None else list(meta.modules),
     }
-    return zlib.compress(extras.encode(told), 1)
+    return zlib.compress(json.dumps(told, separators=(",", ":")).encode(), 1)
 
 
 def decode(data: bytes) -> Metadata:
     """The same graph again. DataLoss: bytes that `encode` did not make; KeepstepError: a later format."""
     try:
-        told = extras.decode(zlib.decompress(data))
+        told = json.loads(zlib.decompress(data))
         if told["format"] != _FORMAT:
             raise KeepstepError(
                 f"the DCP metadata has format {told['format']}, this version reads {_FORMAT}; upgrade keepstep.",
@@ -86,13 +84,33 @@ def decode(data: bytes) -> Metadata:
             described[item["fqn"]] = _described(item, placed)
         return Metadata(
             described,
-            planner_data=extras.decode(told["planner_data"].encode()),
+            planner_data=_planner_data_of(told),
             storage_data=placed,
             storage_meta=StorageMeta(told["checkpoint_id"], told["save_id"], modules=told["modules"]),
             version=told["version"],
         )
     except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
         raise DataLoss(f"the DCP metadata cannot be read: {error}") from error
+
+
+def _planner_data(given: Any) -> dict[str, Any]:
+    if isinstance(given, dict) and all(map(_is_path, given, given.values())):
+        return {"paths": given}
+    try:
+        return {"planner_data": extras.encode(given).decode()}
+    except TypeError as error:
+        raise TypeError(f"the planner's planner_data cannot be stored without pickle: {error}") from None
+
+
+def _is_path(name: Any, path: Any) -> bool:
+    """Whether it is an entry of DCP's flattening: a name, and the keys and indices that lead there."""
+    return type(name) is str and type(path) is tuple and all(type(part) in (str, int) for part in path)
+
+
+def _planner_data_of(told: dict[str, Any]) -> Any:
+    if "paths" in told:
+        return {name: tuple(path) for name, path in told["paths"].items()}
+    return extras.decode(told["planner_data"].encode())
 
 
 def _item(fqn: str, described: STORAGE_TYPES, placed: dict[MetadataIndex, Any]) -> dict[str, Any]:
