@@ -205,6 +205,9 @@ def main(arguments: list[str]) -> int:
         story.complain(str(error))
         story.complain(f"the end of the daemon's log ({daemon.log}):\n{daemon.tail()}")
         identical = False
+    except BaseException:
+        daemon.kill()
+        raise
     kept = options.keep and daemon.alive()
     if not kept and daemon.alive():
         daemon.stop()
