@@ -368,6 +368,27 @@ def test_a_load_that_does_not_fit_says_what_would(opener: Opener) -> None:
         assert ck.load(convert_dtype=True) == 1
 
 
+def test_another_jobs_checkpoint_is_a_source(opener: Opener, shared_daemon: Daemon) -> None:
+    """Optimizer state that this process has not yet is made from what the other job saved."""
+    net, optimizer = made()
+    step(net, optimizer)
+    with opener() as ck:
+        ck.register(model=net, optimizer=optimizer)
+        ck.save(7).result()
+    other, fresh = made()
+    target = Opener(shared_daemon, Path(f"{opener.directory}-target"))
+    with target() as ck:
+        ck.register(model=other, optimizer=fresh)
+        assert ck.load() is None
+        assert ck.load(source=opener.directory) == 7
+        assert same(state_of(other, fresh), state_of(net, optimizer))
+        step(other, fresh)
+        ck.save(1).result()
+        assert ck.load(source=opener.directory, only=["emb.*", "head.*"]) == 7
+        assert torch.equal(other.emb.weight, net.emb.weight)
+        assert not torch.equal(fresh.state[other.emb.weight]["step"], optimizer.state[net.emb.weight]["step"])
+
+
 def test_a_partial_load_leaves_the_rest_of_the_state_alone(opener: Opener) -> None:
     net, optimizer = made()
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
