@@ -202,7 +202,10 @@ bool SaveLedger::Advance() {
     if (record->over) continue;
     ReadState(record.get());
     const bool cleared = ClearAll(record.get());
-    const bool answered = record->answered || StateOnPage(number) != v1::SAVE_STATE_UNSPECIFIED;
+    // No group to be released: the page says when a rank without tensors is copied.
+    const bool answered = record->plan->empty()
+                              ? StateOnPage(number) >= v1::SNAPSHOTTED
+                              : record->answered || StateOnPage(number) != v1::SAVE_STATE_UNSPECIFIED;
     if (cleared && answered && !record->over && record->verdict == Verdict::kOpen) Seal(record.get());
     clear &= cleared;
   }

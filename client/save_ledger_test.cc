@@ -70,6 +70,16 @@ TEST_F(SaveLedgerTest, SealsWhenEveryGroupIsReleased) {
   EXPECT_EQ(pages_->notices, 1);
 }
 
+TEST_F(SaveLedgerTest, ARankWithoutTensorsSealsWhenItIsCopiedAndNotBefore) {
+  const uint64_t number = ledger_.Issue(100, PlanOf({})).value();
+  ledger_.Apply(StatusOf(number, v1::ACCEPTED));
+  ledger_.Advance();
+  EXPECT_EQ(pages_->VerdictOf(number), Verdict::kOpen);
+  pages_->SetState(number, v1::SNAPSHOTTED);
+  ledger_.Advance();
+  EXPECT_EQ(pages_->VerdictOf(number), Verdict::kSealed);
+}
+
 // An update that ignores the gate must not end in a checkpoint of two steps.
 TEST_F(SaveLedgerTest, ChangedTensorPoisonsTheSaveAndNamesIt) {
   const uint64_t number = IssueAndAccept();

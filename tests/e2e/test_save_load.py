@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keepstep
@@ -60,3 +61,17 @@ def test_a_daemon_that_lost_its_catalog_rebuilds_it(daemon: Daemon, home: Path) 
     listed = daemon.command("ls", str(home / "job"))
     assert listed.returncode == 0, listed.stderr
     assert [f"job/{step}" in listed.stdout for step in (1, 2, 3)] == [True] * 3
+
+
+def test_a_rank_that_holds_nothing_takes_part(daemon: Daemon, home: Path) -> None:
+    weights = np.arange(4096.0)
+
+    def rank(number: int) -> int:
+        with keepstep.Checkpointer(home / "job", daemon=daemon.address, rank=number, world_size=2, rng=False,
+                                   on_error="raise") as checkpointer:
+            checkpointer.register(model={"w": weights} if number == 0 else {})
+            return checkpointer.save(1).result(60)
+
+    with ThreadPoolExecutor(2) as ranks:
+        assert list(ranks.map(rank, range(2))) == [1, 1]
+    assert np.array_equal(keepstep.open(home / "job").tensor("w").numpy(), weights)
