@@ -127,11 +127,11 @@ void CheckLoad(const RankShards& wanted, const Registration& registration,
   for (const reshard::ReadItem& item : plan->items) {
     const TensorShard& shard = wanted.shards[item.shard];
     const LocalBox& local = shard.boxes[item.box];
-    KEEPSTEP_CHECK(reshard::Contains(item.stored, item.region) && reshard::Contains(local.box, item.region),
+    KEEPSTEP_CHECK(reshard::Contains(*item.stored, item.region) && reshard::Contains(local.box, item.region),
                    "a region outside what is stored or wanted");
     filled[{item.shard, item.box}] += reshard::NumElements(item.region);
     const int64_t item_bytes = reshard::SizeBytes(shard.meta.dtype);
-    CheckNest(reshard::MakeRunNest(item.region, reshard::RowMajorLayout(item.stored, item_bytes), local,
+    CheckNest(reshard::MakeRunNest(item.region, reshard::RowMajorLayout(*item.stored, item_bytes), local,
                                    item_bytes),
               BytesOf(item.region, shard), registration.sizes_bytes[shard.buffer]);
   }
