@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.row import Row, at_most, ratio_at_most, row
+from tests.bench.sampling import sampled
 from tests.bench.setting import Bench, drop_steps, numpy_ranks
 from tests.harness.daemon import Daemon
 
@@ -40,22 +40,16 @@ def _pss(pid: int) -> tuple[int, int]:
 
 @contextmanager
 def watched(daemon: int, trainers: list[int]) -> Iterator[Peak]:
-    peak, over = Peak(), threading.Event()
+    peak = Peak()
 
-    def watch() -> None:
-        while not over.wait(_PERIOD_SECONDS):
-            whole, pool = _pss(daemon)
-            peak.daemon = max(peak.daemon, whole)
-            peak.daemon_beyond_pool = max(peak.daemon_beyond_pool, whole - pool)
-            peak.trainers = max(peak.trainers, sum(_pss(trainer)[0] for trainer in trainers))
+    def look() -> None:
+        whole, pool = _pss(daemon)
+        peak.daemon = max(peak.daemon, whole)
+        peak.daemon_beyond_pool = max(peak.daemon_beyond_pool, whole - pool)
+        peak.trainers = max(peak.trainers, sum(_pss(trainer)[0] for trainer in trainers))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with sampled(_PERIOD_SECONDS, look):
         yield peak
-    finally:
-        over.set()
-        thread.join()
 
 
 def memory(bench: Bench) -> list[Row]:

@@ -34,12 +34,6 @@ def world(shared_daemon: Daemon) -> Iterator[World]:
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The client tests' library of one process: remembers what it is asked, and copies nothing."""
     monkeypatch.syspath_prepend(str(REPOSITORY / "client/python/tests"))
-    from fake_library import FakeLibrary
-    from keepstep import _ffi
+    from fake_library import installed
 
-    fake = FakeLibrary()
-    monkeypatch.setattr(_ffi, "library", lambda: fake)
-    yield fake
-    for number, state in fake.states.items():
-        if state < _ffi.COMMITTED:
-            fake.settle(number, "COMMITTED")
+    yield from installed(monkeypatch)

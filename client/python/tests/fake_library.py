@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes as c
 import threading
+from collections.abc import Iterator
+
+import pytest
 
 from keepstep import _ffi
 
@@ -116,3 +119,13 @@ class FakeLibrary:
 
     def ks_free(self, memory: object) -> None:
         self.kept.clear()
+
+
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibrary]:
+    """In libkeepstep's place; afterwards every save is settled, so that no thread waits for one."""
+    fake = FakeLibrary()
+    monkeypatch.setattr(_ffi, "library", lambda: fake)
+    yield fake
+    for number, state in fake.states.items():
+        if state < _ffi.COMMITTED:
+            fake.settle(number, "COMMITTED")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fake_library import FakeLibrary
+from fake_library import FakeLibrary, installed
 
 import keepstep
 from keepstep import _containers, _ffi, _preemption
@@ -18,12 +18,7 @@ from keepstep import _containers, _ffi, _preemption
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibrary]:
-    fake = FakeLibrary()
-    monkeypatch.setattr(_ffi, "library", lambda: fake)
-    yield fake
-    for number, state in fake.states.items():
-        if state < _ffi.COMMITTED:
-            fake.settle(number, "COMMITTED")
+    yield from installed(monkeypatch)
 
 
 def opened(library: FakeLibrary, **options: object) -> keepstep.Checkpointer:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 from tests.bench.peer.api import Entry
 from tests.bench.peer.environment import PYTHON
 from tests.bench.peer.workload import Workload
+from tests.bench.sampling import sampled
 from tests.harness.daemon import REPOSITORY
 
 _ANSWER_SECONDS = 240
@@ -162,19 +162,13 @@ def pss_bytes(pids: list[int]) -> int:
 @contextmanager
 def peak_pss(ranks: PeerRanks, more: list[int]) -> Iterator[list[int]]:
     """The largest sum seen while it lasts, as the one element of the list."""
-    peak, over = [0], threading.Event()
+    peak = [0]
 
-    def watch() -> None:
-        while not over.wait(_PERIOD_SECONDS):
-            peak[0] = max(peak[0], pss_bytes([*ranks.pids(), *more]))
+    def look() -> None:
+        peak[0] = max(peak[0], pss_bytes([*ranks.pids(), *more]))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with sampled(_PERIOD_SECONDS, look):
         yield peak
-    finally:
-        over.set()
-        thread.join()
 
 
 def warm_programs(pids: list[int]) -> None:
