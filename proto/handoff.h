@@ -20,6 +20,7 @@
 //      client → AskSave: Sessions.Save without gRPC, for requests that fit a frame. The answer is the save's
 //      slot in the daemon's page: a state, or NONE, which says "call Sessions.Save, it tells why not". An ask
 //      that is lost or goes unanswered is harmless too: Sessions.Save of the same number is the same save.
+//      client → Descriptors, of GPU memory that is shared by descriptor.
 //
 // All memory that a side maps is sealed against shrinking, so that neither can end the other with SIGBUS.
 
@@ -48,7 +49,8 @@ enum class FrameKind : uint16_t {
   kCopyDone = 5,
   kNotify = 6,
   kGoodbye = 7,
-  kAskSave = 8
+  kAskSave = 8,
+  kDescriptors = 9
 };
 
 // How the daemon reaches a client's host memory.
@@ -77,7 +79,8 @@ struct Welcome {
   FrameHeader header{.kind = FrameKind::kWelcome};
   uint8_t token[kTokenBytes] = {};
   Transfer transfer = Transfer::kPull;
-  uint8_t reserved[7] = {};
+  uint8_t maps_gpu_memory = 0;  // 0: DeviceMemory is refused; the client copies it through the window
+  uint8_t reserved[6] = {};
   uint64_t window_bytes = 0;  // 0 by pull
 };
 
@@ -122,6 +125,15 @@ struct Goodbye {
 struct AskSave {
   FrameHeader header{.kind = FrameKind::kAskSave};
 };
+
+// Carries the descriptors of DeviceMemory, numbered `first` to `first` + how many came along, at most
+// kMaxDescriptors. A number is used once in a session. They come before the Register that names them.
+struct Descriptors {
+  FrameHeader header{.kind = FrameKind::kDescriptors};
+  uint64_t first = 0;
+};
+
+inline constexpr int kMaxDescriptors = 253;  // the kernel's limit for one message (SCM_MAX_FD)
 
 inline constexpr size_t kMaxFrameBytes = sizeof(Copy) + kMaxCopyEntries * sizeof(CopyEntry);
 inline constexpr size_t kMaxAskBytes = kMaxFrameBytes - sizeof(AskSave);
