@@ -57,8 +57,10 @@ namespace keepstep::cuda {
   X(cuMemcpyDtoHAsync)                        \
   X(cuStreamCreateWithPriority)               \
   X(cuStreamDestroy)                          \
+  X(cuStreamGetCtx)                           \
   X(cuStreamQuery)                            \
   X(cuStreamSynchronize)                      \
+  X(cuStreamWaitEvent)                        \
   X(cuLaunchHostFunc)                         \
   X(cuEventCreate)                            \
   X(cuEventDestroy)                           \
