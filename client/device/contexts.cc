@@ -20,6 +20,10 @@ absl::StatusOr<CUcontext> Contexts::For(int device) {
     CUdevice of = -1;
     if (cu_.cuCtxGetDevice(&of) == CUDA_SUCCESS && of == device) return current;
   }
+  return Hold(device);
+}
+
+absl::StatusOr<CUcontext> Contexts::Hold(int device) {
   std::lock_guard lock(mu_);
   if (auto held = held_.find(device); held != held_.end()) return held->second;
   CUcontext context = nullptr;
@@ -27,6 +31,27 @@ absl::StatusOr<CUcontext> Contexts::For(int device) {
     return DriverError(cu_, result, absl::StrCat("the context of GPU ", device));
   held_[device] = context;
   return context;
+}
+
+bool Contexts::InUse(int device) const {
+  unsigned int flags = 0;
+  int active = 0;
+  return cu_.cuDevicePrimaryCtxGetState(device, &flags, &active) == CUDA_SUCCESS && active != 0;
+}
+
+void Contexts::Keep(int device) {
+  if (InUse(device)) (void)Hold(device);
+}
+
+absl::StatusOr<CUcontext> Contexts::Any() {
+  CUcontext current = nullptr;
+  if (cu_.cuCtxGetCurrent(&current) == CUDA_SUCCESS && current != nullptr) return current;
+  int count = 0;
+  (void)cu_.cuDeviceGetCount(&count);
+  for (int device = 0; device < count; ++device) {
+    if (InUse(device)) return Hold(device);
+  }
+  return Hold(0);
 }
 
 absl::StatusOr<std::string> Contexts::Uuid(int device) {

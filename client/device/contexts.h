@@ -51,6 +51,12 @@ class Contexts {
   // primary context, which is the one that frameworks use; held from then on.
   absl::StatusOr<CUcontext> For(int device);
 
+  // Keeps the GPU's primary context, if it is in use, so that what was made in it can be unmade at the end.
+  void Keep(int device);
+
+  // A context in which the driver can be asked about any address: the calling thread's, else one that is in use.
+  absl::StatusOr<CUcontext> Any();
+
   // Of the GPU; 16 bytes.
   absl::StatusOr<std::string> Uuid(int device);
 
@@ -58,6 +64,9 @@ class Contexts {
   absl::StatusOr<int> DeviceOf(CUcontext context) const;
 
  private:
+  bool InUse(int device) const;
+  absl::StatusOr<CUcontext> Hold(int device);
+
   const cuda::Driver& cu_;
   std::mutex mu_;
   std::map<int, CUcontext> held_;       // guarded by mu_; primary contexts, by device

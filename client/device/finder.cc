@@ -25,6 +25,9 @@ absl::StatusOr<std::vector<Allocation>> Finder::Find(absl::Span<const DeviceRang
     if (range.size_bytes > 0) sorted.push_back(&range);
   }
   std::sort(sorted.begin(), sorted.end(), [](const auto* a, const auto* b) { return a->address < b->address; });
+  auto any = contexts_->Any();
+  if (!any.ok()) return any.status();
+  const InContext in(cu_, *any);
   std::map<uint64_t, Allocation> now;
   uint64_t reach = 0;  // every address of a range that lies below is in `now`, or was in none
   for (const DeviceRange* range : sorted) {
@@ -67,6 +70,7 @@ absl::StatusOr<Allocation> Finder::Ask(uint64_t address, const DeviceRange& rang
     if (!found.ok()) return found.status();
     context = *found;
   }
+  contexts_->Keep(device);
   auto uuid = contexts_->Uuid(device);
   if (!uuid.ok()) return uuid.status();
   const InContext in(cu_, context);

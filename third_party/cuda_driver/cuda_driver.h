@@ -27,6 +27,7 @@ namespace keepstep::cuda {
   X(cuDeviceGetAttribute)                     \
   X(cuDevicePrimaryCtxRetain)                 \
   X(cuDevicePrimaryCtxRelease)                \
+  X(cuDevicePrimaryCtxGetState)               \
   X(cuCtxSetCurrent)                          \
   X(cuCtxGetCurrent)                          \
   X(cuCtxGetDevice)                           \
