@@ -1,10 +1,11 @@
 #include "client/buffer_table.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace keepstep::client {
 
-void BufferTable::Replace(const std::vector<MemoryRange>& ranges) {
+void BufferTable::Replace(const std::vector<MemoryRange>& ranges, std::vector<Allocation> allocations) {
   std::map<uint64_t, uint64_t> longest;
   for (const MemoryRange& range : ranges) {
     uint64_t& size_bytes = longest[range.address];
@@ -16,8 +17,15 @@ void BufferTable::Replace(const std::vector<MemoryRange>& ranges) {
     reach = std::max(reach, address + size_bytes);
     size_bytes = reach - address;
   }
+  auto shared = std::make_shared<const std::vector<Allocation>>(std::move(allocations));
   std::lock_guard lock(mu_);
   longest_ = std::move(longest);
+  allocations_ = std::move(shared);
+}
+
+BufferTable::Allocations BufferTable::allocations() const {
+  std::lock_guard lock(mu_);
+  return allocations_;
 }
 
 bool BufferTable::Contains(uint64_t address, uint64_t size_bytes) const {

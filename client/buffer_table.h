@@ -6,8 +6,11 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <vector>
+
+#include "client/device/allocation.h"
 
 namespace keepstep::client {
 
@@ -19,10 +22,16 @@ struct MemoryRange {
 // Thread-safe.
 class BufferTable {
  public:
-  void Replace(const std::vector<MemoryRange>& ranges);
+  using Allocations = std::shared_ptr<const std::vector<Allocation>>;
+
+  // `allocations`: those of GPU memory that any of `ranges` lie in, in the order of their addresses.
+  void Replace(const std::vector<MemoryRange>& ranges, std::vector<Allocation> allocations = {});
 
   // Whether [address, address + size_bytes) lies inside one registered buffer.
   bool Contains(uint64_t address, uint64_t size_bytes) const;
+
+  // Of GPU memory; never null.
+  Allocations allocations() const;
 
   // While any exists, buffers may be written: a load is under way.
   class LoadScope {
@@ -40,6 +49,7 @@ class BufferTable {
  private:
   mutable std::mutex mu_;
   std::map<uint64_t, uint64_t> longest_;  // guarded by mu_; address → the largest size registered there
+  Allocations allocations_ = std::make_shared<const std::vector<Allocation>>();  // guarded by mu_
   std::atomic<int> loads_{0};
 };
 

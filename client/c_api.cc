@@ -103,6 +103,7 @@ ks_code ks_get_info(ks_client* client, ks_info* info, ks_error* error) {
   keepstep::client::CopyText(now.daemon_version, info->daemon_version, sizeof(info->daemon_version));
   keepstep::client::CopyText(now.job, info->job, sizeof(info->job));
   info->connected = now.connected;
+  keepstep::client::CopyText(keepstep::client::MemoryPaths(now), info->memory_paths, sizeof(info->memory_paths));
   return ToError(absl::OkStatus(), error);
 }
 
@@ -111,9 +112,8 @@ ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_
   if (shards == nullptr && count > 0) return Invalid("shards is NULL", error);
   auto declared = keepstep::client::DeclareShards(shards, count);
   if (!declared.ok()) return ToError(declared.status(), error);
-  auto shared = std::make_shared<const keepstep::client::Declared>(*std::move(declared));
   return ToError(
-      client->client->saves().Register(std::move(shared), After(client->client->limits().register_ms)),
+      client->client->saves().Register(*std::move(declared), After(client->client->limits().register_ms)),
       error);
 }
 
@@ -128,7 +128,9 @@ ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options,
   auto request = keepstep::client::ToSave(step, adopted);
   if (!request.ok()) return ToError(request.status(), error);
   const int64_t timeout_ms = OrDefault(adopted.timeout_ms, client->client->limits().save_ms);
-  return ToError(client->client->saves().Save(*std::move(request), After(timeout_ms), number), error);
+  if (adopted.stream_count > 0 && adopted.streams == nullptr) return Invalid("streams is NULL", error);
+  const absl::Span<void* const> streams(adopted.streams, adopted.stream_count);
+  return ToError(client->client->saves().Save(*std::move(request), streams, After(timeout_ms), number), error);
 }
 
 ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeout_ms, ks_error* error) {

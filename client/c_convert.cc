@@ -103,6 +103,11 @@ void CopyText(const std::string& text, char* into, size_t size_bytes) {
   into[length] = '\0';
 }
 
+std::string MemoryPaths(const SessionInfo& info) {
+  const char* const host = info.transfer == proto::Transfer::kWindow ? "window" : "pull";
+  return absl::StrCat("host by ", host, info.device_paths.empty() ? "" : "; ", info.device_paths);
+}
+
 ks_code ToError(const absl::Status& status, ks_error* error) {
   const auto code = static_cast<ks_code>(status.code());
   if (error == nullptr) return code;

@@ -27,6 +27,9 @@ void ToStatus(const v1::SaveStatus& status, double call_seconds, ks_save_status*
 // RESOURCE_EXHAUSTED: no memory for the names.
 absl::Status ToReport(const v1::LoadReport& report, ks_load_report* out);
 
+// "host by pull; 3 allocations by ipc": ks_info's memory_paths.
+std::string MemoryPaths(const SessionInfo& info);
+
 // Copies as much as fits and always ends with NUL.
 void CopyText(const std::string& text, char* into, size_t size_bytes);
 

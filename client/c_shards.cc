@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -37,6 +38,8 @@ absl::Status CheckShard(const ks_shard& shard) {
   if (shard.group >= proto::kMaxGroups) return Bad(shard, "has a group above 255");
   if (shard.replica_count > 0 && shard.replica_ranks == nullptr)
     return Bad(shard, "has replicas without ranks");
+  if (shard.memory != KS_HOST && shard.memory != KS_CUDA)
+    return Bad(shard, "lies in no memory: `memory` is neither KS_HOST nor KS_CUDA");
   switch (shard.where) {
     case KS_BOXES:
       if (shard.boxes == nullptr && shard.box_count > 0) return Bad(shard, "has boxes that are NULL");
@@ -150,9 +153,11 @@ Span SampledSpan(const ks_shard& shard, int64_t item_bytes) {
   return Span();
 }
 
-// Outside the buffer there is nothing to sample; the daemon refuses such a shard by name.
+// Outside the buffer there is nothing to sample; the daemon refuses such a shard by name. GPU memory cannot be read
+// from here: its group is gated all the same.
 void PlanSample(const ks_shard& shard, Declared* declared) {
   std::vector<SampledRun>& runs = declared->samples[shard.group];
+  if (shard.memory != KS_HOST) return;
   const auto dtype = reshard::ParseDType(shard.dtype);
   if (!dtype.ok()) return;
   const Span span = SampledSpan(shard, reshard::SizeBytes(*dtype));
@@ -167,16 +172,22 @@ void PlanSample(const ks_shard& shard, Declared* declared) {
 absl::StatusOr<Declared> DeclareShards(const ks_shard* shards, size_t count) {
   if (count > kMaxShards) return absl::InvalidArgumentError("more than 4,194,304 shards");
   Declared declared;
-  std::map<std::pair<const void*, int64_t>, uint32_t> ids;
+  std::map<std::tuple<const void*, int64_t, int32_t>, uint32_t> ids;
   for (size_t i = 0; i < count; ++i) {
     const ks_shard& shard = shards[i];
     if (absl::Status status = CheckShard(shard); !status.ok()) return status;
-    const auto [known, added] = ids.emplace(std::make_pair(shard.data, shard.data_bytes), ids.size());
+    const auto [known, added] = ids.emplace(std::make_tuple(shard.data, shard.data_bytes, shard.memory), ids.size());
     if (added) {
       v1::Buffer& buffer = declared.buffers.emplace_back();
       buffer.set_id(known->second);
-      buffer.mutable_host()->set_address(reinterpret_cast<uint64_t>(shard.data));
-      buffer.mutable_host()->set_size_bytes(shard.data_bytes);
+      const auto address = reinterpret_cast<uint64_t>(shard.data);
+      if (shard.memory == KS_CUDA) {
+        buffer.mutable_device()->set_address(address);
+        buffer.mutable_device()->set_size_bytes(shard.data_bytes);
+      } else {
+        buffer.mutable_host()->set_address(address);
+        buffer.mutable_host()->set_size_bytes(shard.data_bytes);
+      }
     }
     declared.shards.push_back(ToShard(shard, known->second));
     PlanSample(shard, &declared);

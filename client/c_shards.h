@@ -13,7 +13,7 @@ namespace keepstep::client {
 
 // INVALID_ARGUMENT names the shard and what is wrong with it: a NULL where there must be none, a negative
 // size, more than 64 dimensions, a `where` that does not exist. Geometry and bounds are the daemon's to
-// check.
+// check, and whether GPU memory is any, Locate's.
 absl::StatusOr<Declared> DeclareShards(const ks_shard* shards, size_t count);
 
 }  // namespace keepstep::client

@@ -10,13 +10,14 @@ Client::Client(const Limits& limits) : owner_(getpid()), limits_(limits), gate_(
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline deadline) {
   std::unique_ptr<Client> client(new Client(spec.limits));
-  auto session = Session::Start(std::move(spec), &client->ledger_, &client->buffers_, deadline);
+  auto session = Session::Start(std::move(spec), &client->ledger_, &client->buffers_, &client->devices_,
+                                deadline);
   if (!session.ok()) return session.status();
   client->session_ = *std::move(session);
   client->watchdog_ = std::make_unique<Watchdog>(&client->ledger_, client->limits_);
   client->sealer_ = std::make_unique<Sealer>(&client->ledger_, client->limits_);
   client->saves_ = std::make_unique<Saves>(client->session_.get(), &client->ledger_, &client->gate_,
-                                           client->sealer_.get(), client->limits_);
+                                           client->sealer_.get(), &client->devices_, client->limits_);
   return client;
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/buffer_table.h"
+#include "client/device/devices.h"
 #include "client/gate.h"
 #include "client/save_ledger.h"
 #include "client/saves.h"
@@ -38,8 +39,8 @@ class Client {
   // Asks for such a step. One wish for each client; no RPC, and none is lost with a connection.
   void WishSave() { session_->WishSave(); }
 
-  // Fills the registered buffers once every gate is open, trying again over lost connections. `request` lacks
-  // the generation. `on_progress` is called on this thread.
+  // Fills the registered buffers once every gate is open and the GPUs that hold any have done what was queued, trying
+  // again over lost connections. `request` lacks the generation. `on_progress` is called on this thread.
   absl::StatusOr<v1::LoadReport> Load(v1::LoadRequest request, Deadline deadline,
                                       const std::function<void(const v1::LoadProgress&)>& on_progress);
 
@@ -61,6 +62,7 @@ class Client {
   const pid_t owner_;
   const Limits limits_;
   BufferTable buffers_;
+  Devices devices_;
   SaveLedger ledger_;
   Gate gate_;
   std::unique_ptr<Watchdog> watchdog_;

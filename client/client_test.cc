@@ -49,12 +49,12 @@ class ClientTest : public testing::Test {
   }
 
   absl::Status Register() {
-    auto declared = std::make_shared<Declared>();
-    v1::Buffer& buffer = declared->buffers.emplace_back();
+    Declared declared;
+    v1::Buffer& buffer = declared.buffers.emplace_back();
     buffer.mutable_host()->set_address(reinterpret_cast<uint64_t>(weights_.data()));
     buffer.mutable_host()->set_size_bytes(weights_.size());
-    declared->shards.emplace_back().mutable_meta()->set_fqn("weights");
-    declared->samples[0].push_back({.fqn = "weights", .data = weights_.data(), .size_bytes = 256});
+    declared.shards.emplace_back().mutable_meta()->set_fqn("weights");
+    declared.samples[0].push_back({.fqn = "weights", .data = weights_.data(), .size_bytes = 256});
     return client_->saves().Register(std::move(declared), After(kLongMs));
   }
 
@@ -66,7 +66,7 @@ class ClientTest : public testing::Test {
   absl::Status Save(uint64_t* number, int64_t timeout_ms = kLongMs) {
     v1::SaveRequest request;
     request.set_step(100);
-    return client_->saves().Save(request, After(timeout_ms), number);
+    return client_->saves().Save(request, {}, After(timeout_ms), number);
   }
 
   std::array<std::byte, 256> weights_{};
@@ -421,7 +421,7 @@ TEST(SplitRegistration, ChunksSayThatMoreFollows) {
   Declared declared;
   for (int i = 0; i < 100; ++i)
     declared.shards.emplace_back().mutable_meta()->set_fqn("tensor-" + std::to_string(i));
-  const auto requests = SplitRegistration(declared, 5, 500);
+  const auto requests = SplitRegistration(declared, {}, 5, 500);
   ASSERT_GT(requests.size(), 2u);
   int shards = 0;
   for (size_t i = 0; i < requests.size(); ++i) {
@@ -431,7 +431,7 @@ TEST(SplitRegistration, ChunksSayThatMoreFollows) {
     shards += requests[i].shards_size();
   }
   EXPECT_EQ(shards, 100);
-  EXPECT_EQ(SplitRegistration(Declared(), 6, 500).size(), 1u) << "an empty generation is one too";
+  EXPECT_EQ(SplitRegistration(Declared(), {}, 6, 500).size(), 1u) << "an empty generation is one too";
 }
 
 }  // namespace

@@ -63,8 +63,9 @@ void RunCopy(const CopyRequest& request, std::byte* window, int threads) {
   for (std::thread& helper : helpers) helper.join();
 }
 
-CopyThread::CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers, int threads)
-    : handoff_(std::move(handoff)), buffers_(buffers), threads_(threads) {
+CopyThread::CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers, Devices* devices,
+                       int threads)
+    : handoff_(std::move(handoff)), buffers_(buffers), devices_(devices), threads_(threads) {
   thread_ = StartThread("ks-copy", [this] { Run(); });
 }
 
@@ -76,12 +77,38 @@ CopyThread::~CopyThread() {
 void CopyThread::Run() {
   while (true) {
     auto request = handoff_->ReadCopy();
-    if (absl::IsUnavailable(request.status())) return;
+    if (absl::IsUnavailable(request.status())) break;
     if (!request.ok()) continue;
-    const int error = CheckCopy(*request, *buffers_, handoff_->window_bytes());
-    if (error == 0) RunCopy(*request, handoff_->window(), threads_);
-    handoff_->SendCopyDone(request->head.id, error);
+    int error = CheckCopy(*request, *buffers_, handoff_->window_bytes());
+    const uint64_t id = request->head.id;
+    if (error == 0) error = Carry(*std::move(request));
+    handoff_->SendCopyDone(id, error);
   }
+  devices_->ForgetWindow();
+}
+
+// A checked request. Returns 0 or an errno.
+int CopyThread::Carry(CopyRequest request) {
+  const BufferTable::Allocations allocations = buffers_->allocations();
+  std::vector<proto::CopyEntry> on_device;
+  if (!allocations->empty()) {
+    const auto first = std::stable_partition(
+        request.entries.begin(), request.entries.end(),
+        [&](const proto::CopyEntry& entry) { return AllocationAt(*allocations, entry.address) == nullptr; });
+    on_device.assign(first, request.entries.end());
+    request.entries.erase(first, request.entries.end());
+  }
+  if (on_device.empty()) {
+    RunCopy(request, handoff_->window(), threads_);
+    return 0;
+  }
+  std::thread host;
+  if (!request.entries.empty())
+    host = StartThread("ks-copy", [&] { RunCopy(request, handoff_->window(), threads_); });
+  const int error = devices_->Copy(on_device, *allocations, request.head.into_client != 0, handoff_->window(),
+                                   handoff_->window_bytes());
+  if (host.joinable()) host.join();
+  return error;
 }
 
 }  // namespace keepstep::client

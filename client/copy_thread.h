@@ -2,7 +2,7 @@
 //
 // The daemon is not trusted with this process's memory: an entry outside the registered buffers or the window
 // gets EFAULT, and one that would write while no load is under way EACCES; then nothing of that request is
-// copied.
+// copied. Entries in GPU memory are copied by the GPU, the others by threads meanwhile.
 
 #ifndef KEEPSTEP_CLIENT_COPY_THREAD_H_
 #define KEEPSTEP_CLIENT_COPY_THREAD_H_
@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "client/buffer_table.h"
+#include "client/device/devices.h"
 #include "client/handoff_client.h"
 
 namespace keepstep::client {
@@ -23,15 +24,17 @@ void RunCopy(const CopyRequest& request, std::byte* window, int threads);
 
 class CopyThread {
  public:
-  CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers,
-             int threads);  // `buffers` outlives it
-  ~CopyThread();            // shuts the connection down and joins; a request under way is finished first
+  // `buffers` and `devices` outlive it.
+  CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers, Devices* devices, int threads);
+  ~CopyThread();  // shuts the connection down and joins; a request under way is finished first
 
  private:
   void Run();
+  int Carry(CopyRequest request);
 
   std::shared_ptr<HandoffClient> handoff_;
   BufferTable* buffers_;
+  Devices* devices_;
   const int threads_;
   std::thread thread_;
 };

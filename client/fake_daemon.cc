@@ -39,6 +39,23 @@ std::byte* MapMemory(int fd, size_t size_bytes) {
   return static_cast<std::byte*>(data);
 }
 
+// recv, with the descriptors that come along.
+ssize_t ReceiveFrame(int socket, std::vector<std::byte>* frame, std::vector<UniqueFd>* fds) {
+  alignas(cmsghdr) char control[CMSG_SPACE(proto::kMaxDescriptors * sizeof(int))] = {};
+  iovec part{.iov_base = frame->data(), .iov_len = frame->size()};
+  msghdr message{
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+  const ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  const cmsghdr* const header = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) return got;
+  for (size_t i = 0; i < (header->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+    fds->emplace_back(fd);
+  }
+  return got;
+}
+
 grpc::Status ToGrpc(const FakeAnswer& answer) {
   if (answer.code == 0) return grpc::Status::OK;
   google::rpc::Status details;
@@ -189,7 +206,8 @@ bool FakeDaemon::Welcome(int fd) {
     std::strncpy(refused.reason, script_.refuse.reason.c_str(), sizeof(refused.reason) - 1);
     return send(fd, &refused, sizeof(refused), MSG_NOSIGNAL) < 0;
   }
-  const bool by_window = script_.transfer == proto::Transfer::kWindow;
+  const bool by_window =
+      script_.transfer == proto::Transfer::kWindow || session->hello.want == proto::Transfer::kWindow;
   session->page_fd = MakeMemory("daemon", proto::kPageBytes);
   session->client_fd = MakeMemory("client", proto::kPageBytes);
   session->page = new (MapMemory(session->page_fd.get(), proto::kPageBytes)) proto::DaemonPage;
@@ -205,7 +223,8 @@ bool FakeDaemon::Welcome(int fd) {
     fds[2] = session->window_fd.get();
   }
   proto::Welcome welcome;
-  welcome.transfer = script_.transfer;
+  welcome.transfer = by_window ? proto::Transfer::kWindow : proto::Transfer::kPull;
+  welcome.maps_gpu_memory = script_.maps_gpu_memory;
   welcome.window_bytes = session->window_bytes;
   const size_t fd_bytes = (by_window ? 3 : 2) * sizeof(int);
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(fds))] = {};
@@ -222,6 +241,7 @@ bool FakeDaemon::Welcome(int fd) {
     session_ = session;
     ended_ = false;
     frames_.clear();
+    descriptors_.clear();
   }
   return sendmsg(fd, &message, MSG_NOSIGNAL) > 0;
 }
@@ -229,7 +249,8 @@ bool FakeDaemon::Welcome(int fd) {
 void FakeDaemon::ReadFrames(int fd) {
   while (true) {
     std::vector<std::byte> frame(proto::kMaxFrameBytes);
-    const ssize_t got = recv(fd, frame.data(), frame.size(), 0);
+    std::vector<UniqueFd> fds;
+    const ssize_t got = ReceiveFrame(fd, &frame, &fds);
     std::lock_guard lock(mu_);
     if (got <= 0) {
       ended_ = true;
@@ -238,9 +259,25 @@ void FakeDaemon::ReadFrames(int fd) {
     }
     frame.resize(got);
     AnswerAsk(frame);
+    Keep(frame, std::move(fds));
     frames_.push_back(std::move(frame));
     arrived_.notify_all();
   }
+}
+
+void FakeDaemon::Keep(const std::vector<std::byte>& frame, std::vector<UniqueFd> fds) {
+  proto::Descriptors head;
+  if (frame.size() != sizeof(head)) return;
+  std::memcpy(&head, frame.data(), sizeof(head));
+  if (head.header.kind != proto::FrameKind::kDescriptors) return;
+  for (size_t i = 0; i < fds.size(); ++i) descriptors_[head.first + i] = std::move(fds[i]);
+}
+
+std::map<uint64_t, int> FakeDaemon::descriptors() {
+  std::lock_guard lock(mu_);
+  std::map<uint64_t, int> found;
+  for (const auto& [number, fd] : descriptors_) found[number] = fd.get();
+  return found;
 }
 
 // As scripted: a script that answers calls gets calls.
@@ -252,6 +289,7 @@ void FakeDaemon::AnswerAsk(const std::vector<std::byte>& frame) {
   if (ask.header.kind != proto::FrameKind::kAskSave || script_.ignore_asks ||
       !request.ParseFromArray(frame.data() + sizeof(ask), static_cast<int>(frame.size() - sizeof(ask))))
     return;
+  if (script_.on_ask) script_.on_ask(request);
   const auto state = script_.on_save ? v1::SAVE_STATE_UNSPECIFIED : v1::ACCEPTED;
   session_->page->states[request.number() % proto::kSaveSlots] =
       proto::PackSlot(request.number(), static_cast<uint8_t>(state));

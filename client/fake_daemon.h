@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -31,13 +32,15 @@ struct FakeAnswer {
 };
 
 struct FakeScript {
-  proto::Transfer transfer = proto::Transfer::kPull;
+  proto::Transfer transfer = proto::Transfer::kPull;  // unless the client wants the window
   uint64_t window_bytes = 1 << 20;
+  bool maps_gpu_memory = true;
   FakeAnswer refuse;  // of the handshake
   v1::Opened opened;
   std::function<FakeAnswer(const v1::OpenRequest&)> on_open;
   std::function<FakeAnswer(const v1::RegisterRequest&)> on_register;
   std::function<FakeAnswer(const v1::SaveRequest&, v1::SaveResponse*)> on_save;  // default: ACCEPTED
+  std::function<void(const v1::SaveRequest&)> on_ask;  // by frame, before it is answered; must not call the daemon
   bool ignore_asks = false;  // by frame; else they are accepted, or refused when `on_save` is to be called
   std::function<FakeAnswer(const v1::WaitRequest&, v1::SaveStatus*)> on_wait;
   std::function<FakeAnswer(const v1::LoadRequest&, v1::LoadReport*)> on_load;
@@ -68,6 +71,9 @@ class FakeDaemon {
   void SetState(uint64_t number, v1::SaveState state);
   void SendCopy(const proto::Copy& head, const std::vector<proto::CopyEntry>& entries);
 
+  // Descriptors of GPU memory that came over the current connection, by number.
+  std::map<uint64_t, int> descriptors();
+
   // Blocks until a frame of `kind` arrives; other frames before it are dropped. Empty: the connection ended
   // first.
   std::vector<std::byte> AwaitFrame(proto::FrameKind kind);
@@ -80,6 +86,7 @@ class FakeDaemon {
   bool Welcome(int socket);
   void ReadFrames(int socket);
   void AnswerAsk(const std::vector<std::byte>& frame);  // mu_ is held
+  void Keep(const std::vector<std::byte>& frame, std::vector<UniqueFd> fds);  // mu_ is held
 
   FakeScript script_;
   std::string directory_;
@@ -91,6 +98,7 @@ class FakeDaemon {
   std::condition_variable arrived_;
   std::shared_ptr<Shared> session_;            // guarded by mu_
   std::deque<std::vector<std::byte>> frames_;  // guarded by mu_
+  std::map<uint64_t, UniqueFd> descriptors_;   // guarded by mu_
   bool stopping_ = false;                      // guarded by mu_
   bool ended_ = false;                         // guarded by mu_; the current session's connection
 };

@@ -20,7 +20,7 @@
 namespace keepstep::client {
 namespace {
 
-constexpr int kMaxDescriptors = 3;
+constexpr int kWelcomeDescriptors = 3;
 
 bool HasKind(absl::Span<const std::byte> frame, proto::FrameKind kind, size_t size_bytes) {
   proto::FrameHeader header;
@@ -83,7 +83,7 @@ std::vector<UniqueFd> TakeDescriptors(msghdr* message) {
 // Empty at the end of the connection.
 std::vector<std::byte> Receive(int socket, std::vector<UniqueFd>* fds) {
   std::vector<std::byte> frame(proto::kMaxFrameBytes);
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(kWelcomeDescriptors * sizeof(int))] = {};
   iovec part{.iov_base = frame.data(), .iov_len = frame.size()};
   msghdr message{
       .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
@@ -203,6 +203,7 @@ absl::Status HandoffClient::Adopt(const proto::Welcome& welcome, std::vector<Uni
     window_ = *std::move(window);
   }
   transfer_ = by_window ? proto::Transfer::kWindow : proto::Transfer::kPull;
+  maps_gpu_memory_ = welcome.maps_gpu_memory != 0;
   token_hex_ = absl::BytesToHexString(
       absl::string_view(reinterpret_cast<const char*>(welcome.token), sizeof(welcome.token)));
   return absl::OkStatus();
@@ -268,6 +269,36 @@ void HandoffClient::SendCopyDone(uint64_t id, int error) {
   done.id = id;
   done.error = error;
   (void)send(socket_.get(), &done, sizeof(done), MSG_NOSIGNAL);
+}
+
+absl::Status HandoffClient::SendDescriptors(uint64_t first, const std::vector<UniqueFd>& fds,
+                                            Deadline deadline) {
+  constexpr int64_t kPauseMs = 1;
+  proto::Descriptors head;
+  head.first = first;
+  const size_t fd_bytes = fds.size() * sizeof(int);
+  alignas(cmsghdr) char control[CMSG_SPACE(proto::kMaxDescriptors * sizeof(int))] = {};
+  iovec part{.iov_base = &head, .iov_len = sizeof(head)};
+  msghdr message{
+      .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(fd_bytes)};
+  cmsghdr* const header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(fd_bytes);
+  for (size_t i = 0; i < fds.size(); ++i) {
+    const int fd = fds[i].get();
+    std::memcpy(CMSG_DATA(header) + i * sizeof(int), &fd, sizeof(int));
+  }
+  while (sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+    if (errno == EINTR) continue;
+    // The socket is full, or this user has too many descriptors on their way: until the daemon has taken some.
+    if (errno != EAGAIN && errno != ETOOMANYREFS)
+      return absl::UnavailableError(absl::StrCat("handing descriptors to the daemon: ", strerror(errno)));
+    if (Expired(deadline)) return absl::DeadlineExceededError("the daemon takes no descriptors of GPU memory");
+    AwaitGone(socket_.get(), RemainingMs(deadline, kPauseMs));
+    if (DaemonGone()) return absl::UnavailableError("the daemon ended while descriptors were handed to it");
+  }
+  return absl::OkStatus();
 }
 
 void HandoffClient::SendGoodbye() {

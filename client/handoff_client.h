@@ -69,6 +69,7 @@ class HandoffClient final : public SessionPages {
 
   const std::string& token_hex() const { return token_hex_; }
   proto::Transfer transfer() const { return transfer_; }
+  bool maps_gpu_memory() const { return maps_gpu_memory_; }
   std::byte* window() const { return window_.data(); }
   size_t window_bytes() const { return window_.size(); }
   int32_t daemon_pid() const { return daemon_pid_; }
@@ -78,6 +79,10 @@ class HandoffClient final : public SessionPages {
   // frame that is none.
   absl::StatusOr<CopyRequest> ReadCopy();
   void SendCopyDone(uint64_t id, int error);
+
+  // Hands over descriptors of GPU memory, numbered from `first`, 1 to proto::kMaxDescriptors. Blocks while too many are
+  // on their way. UNAVAILABLE: the connection has ended. DEADLINE_EXCEEDED: the daemon takes none.
+  absl::Status SendDescriptors(uint64_t first, const std::vector<UniqueFd>& fds, Deadline deadline);
 
   // Says that the session is over and will not resume.
   void SendGoodbye();
@@ -98,6 +103,7 @@ class HandoffClient final : public SessionPages {
   int32_t daemon_pid_ = 0;
   std::string token_hex_;
   proto::Transfer transfer_ = proto::Transfer::kPull;
+  bool maps_gpu_memory_ = false;
   Mapping daemon_page_, client_page_, window_;
 };
 

@@ -8,7 +8,9 @@
  * Thread-safety: every function may be called from any thread. A forked child gets KS_FAILED_PRECONDITION
  * with reason FORKED from everything but ks_close, which then only frees memory. Ownership: the library
  * copies everything that it is given, except the buffers: their memory must stay mapped and unchanged in
- * place until a later registration drops it or the client is closed. Errors: every function that can fail
+ * place until a later registration drops it or the client is closed. That holds for GPU memory too, which is
+ * named by its device address (KS_CUDA): CUDA is used in the caller's process only once such a shard is
+ * registered. Errors: every function that can fail
  * returns a ks_code and, where `error` is not NULL, fills it. Strings are UTF-8, NUL-terminated. Times are in
  * milliseconds; a negative timeout waits without limit. Where a caller chooses from an enum the type is
  * int32_t, so that any number may be given: one that is none of the enum's is KS_INVALID_ARGUMENT.
@@ -92,6 +94,8 @@ typedef struct ks_open_options {
 
 /* Where a shard lies: exactly one of `boxes`, `flat`, `placements` is used, by `where`. */
 typedef enum ks_where { KS_BOXES = 0, KS_FLAT = 1, KS_PLACED = 2 } ks_where;
+/* What `data` is an address of. KS_CUDA: of GPU memory, however it was allocated; a driver must be there. */
+typedef enum ks_memory { KS_HOST = 0, KS_CUDA = 1 } ks_memory;
 typedef enum ks_placement_kind { KS_REPLICATE = 0, KS_SHARD = 1, KS_STRIDED_SHARD = 2 } ks_placement_kind;
 
 typedef struct ks_placement {
@@ -129,6 +133,7 @@ typedef struct ks_shard {
   const int32_t*
       replica_ranks; /* every holder of the same content, this rank included; NULL: not replicated */
   size_t replica_count;
+  int32_t memory; /* a ks_memory */
 } ks_shard;
 
 typedef struct ks_extra {
@@ -151,6 +156,11 @@ typedef struct ks_save_options {
   size_t tag_count;
   int64_t
       timeout_ms; /* of the call; 0: 10 000. After a timeout the gate stays shut until the outcome is known */
+  /* CUstream handles: what is saved is what GPU memory holds once the work queued on them so far is done. 0, 1
+   * and 2 are CUDA's default streams, of every GPU that holds registered memory. A GPU for which no stream is
+   * named: its default stream. */
+  void* const* streams;
+  size_t stream_count;
 } ks_save_options;
 
 typedef struct ks_save_status {
@@ -198,6 +208,8 @@ typedef struct ks_info {
   char daemon_version[32];
   char job[256];
   int32_t connected;
+  /* How registered memory reaches the daemon: "host by pull; 3 allocations by ipc, 2 by vmm" (docs/gpu.md). */
+  char memory_paths[64];
 } ks_info;
 
 KS_API uint32_t ks_abi_version(void);
@@ -235,7 +247,8 @@ KS_API int32_t ks_should_save(ks_client* client, int64_t step, int64_t every);
  * ks_should_save says on every rank which one that is. Once for each client; later calls change nothing. */
 KS_API ks_code ks_wish_save(ks_client* client, ks_error* error);
 
-/* Fills the registered buffers. On error the buffers are undefined. */
+/* Fills the registered buffers. On error the buffers are undefined. Waits first for what is queued on the GPUs that
+ * hold any. */
 KS_API ks_code ks_load(ks_client* client, const ks_load_options* options, ks_load_report* report,
                        ks_error* error);
 /* Extras of a committed step as one malloc'd record, free with ks_free: see client/extras.h for its layout.

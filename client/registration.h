@@ -10,26 +10,37 @@
 #include "client/buffer_table.h"
 #include "client/channel.h"
 #include "client/deadline.h"
+#include "client/device/devices.h"
 #include "client/samples.h"
 #include "proto/sessions.pb.h"
 
 namespace keepstep::client {
 
 struct Declared {
-  std::vector<v1::Buffer> buffers;
+  std::vector<v1::Buffer> buffers;  // ids are indices
   std::vector<v1::Shard> shards;
   SamplePlan samples;
+  std::vector<Allocation> allocations;  // that the GPU's buffers lie in, by address; Locate fills it in
 
   std::vector<MemoryRange> Ranges() const;
 };
 
+// Asks the driver about the buffers in GPU memory. Errors are those of Devices::Find.
+absl::Status Locate(Devices* devices, Declared* declared);
+
+// What the daemon is told of GPU memory: which of it it maps, and which buffers it reaches through the window.
+struct DeviceOffer {
+  std::vector<bool> by_window;  // by buffer; may be shorter than the buffers
+  std::vector<v1::DeviceMemory> memory;
+};
+
 // The messages that declare all of `declared` as `generation`, each at most `limit_bytes`, at least one.
-std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, uint64_t generation,
-                                                   size_t limit_bytes);
+std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, const DeviceOffer& offer,
+                                                   uint64_t generation, size_t limit_bytes);
 
 // Sends them in order. The daemon takes a generation as a whole or not at all.
-absl::Status SendRegistration(const Declared& declared, uint64_t generation, Channel* channel,
-                              Deadline deadline);
+absl::Status SendRegistration(const Declared& declared, const DeviceOffer& offer, uint64_t generation,
+                              Channel* channel, Deadline deadline);
 
 }  // namespace keepstep::client
 

@@ -25,8 +25,9 @@ absl::Status OutcomeOf(const v1::SaveStatus& status) {
 
 }  // namespace
 
-Saves::Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, const Limits& limits)
-    : session_(session), ledger_(ledger), gate_(gate), sealer_(sealer), limits_(limits) {
+Saves::Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, Devices* devices,
+             const Limits& limits)
+    : session_(session), ledger_(ledger), gate_(gate), sealer_(sealer), devices_(devices), limits_(limits) {
   retrier_ = StartThread("ks-retry", [this] { Retry(); });
 }
 
@@ -40,20 +41,23 @@ Saves::~Saves() {
   retrier_.join();
 }
 
-absl::Status Saves::Register(std::shared_ptr<const Declared> declared, Deadline deadline) {
+absl::Status Saves::Register(Declared declared, Deadline deadline) {
   std::lock_guard lock(register_mu_);
   if (absl::Status status = gate_->WaitAll(deadline); !status.ok()) return status;
-  return session_->Register(std::move(declared), deadline);
+  if (absl::Status status = Locate(devices_, &declared); !status.ok()) return status;
+  return session_->Register(std::make_shared<const Declared>(std::move(declared)), deadline);
 }
 
-absl::Status Saves::Save(v1::SaveRequest request, Deadline deadline, uint64_t* number) {
+absl::Status Saves::Save(v1::SaveRequest request, absl::Span<void* const> streams, Deadline deadline,
+                         uint64_t* number) {
   const auto begin = std::chrono::steady_clock::now();
   // One that reaches no daemon takes a number all the same: ranks agree on saves by counting their calls, and
   // another rank may have been in time for this one.
   const auto channel = session_->AwaitConnected(deadline);
+  std::shared_ptr<const Declared> declared;
   {
     std::lock_guard lock(register_mu_);
-    const std::shared_ptr<const Declared> declared = session_->declared();
+    declared = session_->declared();
     if (declared == nullptr) {
       return MakeError(absl::StatusCode::kFailedPrecondition, "NOTHING_REGISTERED",
                        "register tensors before saving them");
@@ -66,6 +70,13 @@ absl::Status Saves::Save(v1::SaveRequest request, Deadline deadline, uint64_t* n
   if (!channel.ok()) {
     ledger_->Fail(*number, channel.status());
     return channel.status();
+  }
+  // Before the ask: to the daemon an event that was not recorded yet is one that has nothing to wait for.
+  const absl::Status marked =
+      devices_->Mark(declared->allocations, streams, session_->info().maps_gpu_memory, &request);
+  if (!marked.ok()) {
+    ledger_->Fail(*number, marked);
+    return marked;
   }
   request.set_number(*number);
   request.set_generation(session_->generation());

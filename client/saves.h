@@ -32,16 +32,19 @@ namespace keepstep::client {
 class Saves {
  public:
   // Everything outlives it.
-  Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, const Limits& limits);
+  Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, Devices* devices,
+        const Limits& limits);
   ~Saves();
 
-  // Replaces what is registered once no save in flight reads the old.
-  absl::Status Register(std::shared_ptr<const Declared> declared, Deadline deadline);
+  // Replaces what is registered once no save in flight reads the old. Finds out where GPU memory lies.
+  absl::Status Register(Declared declared, Deadline deadline);
 
-  // `request` lacks number and generation, which are filled in. Returns when the daemon has answered.
+  // `request` lacks number, generation and fences, which are filled in. GPU memory is copied after what was queued on
+  // `streams` by now (Devices::Mark). Returns when the daemon has answered.
   // `number` is set once the save counts as issued: also when the answer is an error, or DEADLINE_EXCEEDED
   // (reason OUTCOME_UNKNOWN).
-  absl::Status Save(v1::SaveRequest request, Deadline deadline, uint64_t* number);
+  absl::Status Save(v1::SaveRequest request, absl::Span<void* const> streams, Deadline deadline,
+                    uint64_t* number);
 
   // Blocks until the save has reached `state` or is over. DEADLINE_EXCEEDED with the status known so far in
   // `status`.
@@ -63,6 +66,7 @@ class Saves {
   SaveLedger* ledger_;
   Gate* gate_;
   Sealer* sealer_;
+  Devices* devices_;
   const Limits limits_;
   StopFlag stop_;
 

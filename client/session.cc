@@ -17,8 +17,9 @@
 namespace keepstep::client {
 
 absl::StatusOr<std::unique_ptr<Session>> Session::Start(SessionSpec spec, SaveLedger* ledger,
-                                                        BufferTable* buffers, Deadline deadline) {
-  std::unique_ptr<Session> session(new Session(std::move(spec), ledger, buffers));
+                                                        BufferTable* buffers, Devices* devices,
+                                                        Deadline deadline) {
+  std::unique_ptr<Session> session(new Session(std::move(spec), ledger, buffers, devices));
   if (absl::Status status = session->OpenDirectory(); !status.ok()) return status;
   session->keeper_ = StartThread("ks-session", [raw = session.get()] { raw->Run(); });
   auto connected = session->AwaitConnected(deadline);
@@ -26,8 +27,12 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Start(SessionSpec spec, SaveLe
   return session;
 }
 
-Session::Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers)
-    : spec_(std::move(spec)), ledger_(ledger), buffers_(buffers), nonce_(new uint8_t[proto::kNonceBytes]) {
+Session::Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers, Devices* devices)
+    : spec_(std::move(spec)),
+      ledger_(ledger),
+      buffers_(buffers),
+      devices_(devices),
+      nonce_(new uint8_t[proto::kNonceBytes]) {
   for (size_t filled = 0; filled < proto::kNonceBytes;) {
     const ssize_t got = getrandom(nonce_.get() + filled, proto::kNonceBytes - filled, 0);
     if (got > 0) filled += got;
@@ -62,6 +67,12 @@ absl::Status Session::OpenDirectory() {
 }
 
 absl::StatusOr<std::shared_ptr<Channel>> Session::AwaitConnected(Deadline deadline) {
+  auto connection = AwaitConnection(deadline);
+  if (!connection.ok()) return connection.status();
+  return connection->channel;
+}
+
+absl::StatusOr<Session::Connection> Session::AwaitConnection(Deadline deadline) {
   std::unique_lock lock(mu_);
   const auto settled = [&] { return info_.connected || !ended_.ok(); };
   if (deadline == kNever) {
@@ -73,7 +84,7 @@ absl::StatusOr<std::shared_ptr<Channel>> Session::AwaitConnected(Deadline deadli
         absl::StrCat("no session with the daemon at ", spec_.address.grpc_path, " in time: ", cause), "open");
   }
   if (!ended_.ok()) return ended_;
-  return channel_;
+  return Connection{channel_, handoff_};
 }
 
 void Session::Run() {
@@ -96,11 +107,15 @@ void Session::Run() {
 }
 
 absl::Status Session::ConnectAndServe() {
-  const HandoffSpec handoff_spec{.socket_path = spec_.address.handoff_path,
-                                 .directory = spec_.directory,
-                                 .directory_fd = directory_.get(),
-                                 .nonce = nonce_.get(),
-                                 .want = spec_.transfer};
+  HandoffSpec handoff_spec{.socket_path = spec_.address.handoff_path,
+                           .directory = spec_.directory,
+                           .directory_fd = directory_.get(),
+                           .nonce = nonce_.get(),
+                           .want = spec_.transfer};
+  {
+    std::lock_guard lock(mu_);
+    if (wants_window_) handoff_spec.want = proto::Transfer::kWindow;
+  }
   auto connected = HandoffClient::Connect(handoff_spec, After(spec_.limits.handshake_ms));
   if (!connected.ok()) return connected.status();
   const std::shared_ptr<HandoffClient> handoff = *std::move(connected);
@@ -117,7 +132,7 @@ absl::Status Session::ConnectAndServe() {
   ledger_->Install(handoff);
   std::optional<CopyThread> copy_thread;
   if (handoff->transfer() == proto::Transfer::kWindow)
-    copy_thread.emplace(handoff, buffers_, spec_.limits.copy_threads);
+    copy_thread.emplace(handoff, buffers_, devices_, spec_.limits.copy_threads);
   const absl::Status status = Serve(handoff, restarted);
   handoff->Shutdown();
   return status;
@@ -133,7 +148,7 @@ absl::Status Session::Serve(const std::shared_ptr<HandoffClient>& handoff, bool 
   absl::Status cause;
   const absl::Status status = channel->Open(OpenMessage(), [&](const v1::SessionEvent& event) {
     if (event.has_opened()) {
-      cause = Opened(event.opened(), restarted, channel, handoff->transfer());
+      cause = Opened(event.opened(), restarted, {channel, handoff});
       if (!cause.ok()) channel->Cancel();
     } else if (event.has_epoch_moved()) {
       std::lock_guard lock(mu_);
@@ -154,8 +169,7 @@ v1::OpenRequest Session::OpenMessage() const {
   return request;
 }
 
-absl::Status Session::Opened(const v1::Opened& opened, bool restarted,
-                             const std::shared_ptr<Channel>& channel, proto::Transfer transfer) {
+absl::Status Session::Opened(const v1::Opened& opened, bool restarted, const Connection& connection) {
   bool resumed = false;
   {
     std::lock_guard lock(mu_);
@@ -163,44 +177,77 @@ absl::Status Session::Opened(const v1::Opened& opened, bool restarted,
     info_.epoch = opened.epoch();
     info_.daemon_version = opened.daemon_version();
     info_.job = opened.job();
-    info_.transfer = transfer;
+    info_.transfer = connection.handoff->transfer();
+    info_.maps_gpu_memory = connection.handoff->maps_gpu_memory();
   }
   if (resumed) ledger_->Resumed(opened, restarted);
-  if (absl::Status status = RegisterAgain(channel.get()); !status.ok()) return status;
+  if (absl::Status status = RegisterAgain(connection); !status.ok()) return status;
   std::lock_guard lock(mu_);
   info_.connected = true;
   changed_.notify_all();
   return absl::OkStatus();
 }
 
-absl::Status Session::RegisterAgain(Channel* channel) {
+absl::Status Session::RegisterAgain(const Connection& connection) {
   std::lock_guard sending(send_mu_);
-  std::shared_ptr<const Declared> declared;
-  uint64_t generation = 0;
+  const std::shared_ptr<const Declared> declared = this->declared();
+  if (declared == nullptr) return absl::OkStatus();
+  return Send(*declared, connection, After(spec_.limits.register_ms));
+}
+
+// Declares all of it as the next generation. The caller holds send_mu_. UNAVAILABLE: the connection has ended, or is
+// being ended because it has no window.
+absl::Status Session::Send(const Declared& declared, const Connection& connection, Deadline deadline) {
+  const DevicePaths paths = ChoosePaths(declared, connection.handoff->maps_gpu_memory());
+  if (paths.NeedWindow() && connection.handoff->transfer() != proto::Transfer::kWindow)
+    return AskForWindow(connection);
+  auto memory = book_.Offer(paths, connection.handoff, devices_, deadline);
+  if (!memory.ok()) return memory.status();
+  const DeviceOffer offer{.by_window = paths.by_window, .memory = *std::move(memory)};
+  const uint64_t generation = [&] {
+    std::lock_guard lock(mu_);
+    return ++generation_;
+  }();
+  const absl::Status status =
+      SendRegistration(declared, offer, generation, connection.channel.get(), deadline);
+  if (!status.ok()) {
+    book_.Refused();
+    return status;
+  }
+  book_.Taken();
+  std::lock_guard lock(mu_);
+  info_.device_paths = paths.Text();
+  return status;
+}
+
+// Ends the connection, so that the next one is opened with a window.
+absl::Status Session::AskForWindow(const Connection& connection) {
+  if (spec_.transfer == proto::Transfer::kPull) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NEEDS_WINDOW",
+                     "GPU memory that the daemon cannot map goes through the window, and this client demands "
+                     "pull: open it with transfer auto or window",
+                     "register");
+  }
   {
     std::lock_guard lock(mu_);
-    declared = declared_;
-    if (declared == nullptr) return absl::OkStatus();
-    generation = ++generation_;
+    wants_window_ = true;
+    if (channel_ == connection.channel) info_.connected = false;
   }
-  return SendRegistration(*declared, generation, channel, After(spec_.limits.register_ms));
+  connection.channel->Cancel();
+  return absl::UnavailableError("the session is opened again, with a window for GPU memory");
 }
 
 absl::Status Session::Register(std::shared_ptr<const Declared> declared, Deadline deadline) {
   while (true) {
-    auto channel = AwaitConnected(deadline);
-    if (!channel.ok()) return channel.status();
+    auto connection = AwaitConnection(deadline);
+    if (!connection.ok()) return connection.status();
     {
       std::lock_guard sending(send_mu_);
-      const uint64_t generation = [&] {
-        std::lock_guard lock(mu_);
-        return ++generation_;
-      }();
-      const absl::Status status = SendRegistration(*declared, generation, channel->get(), deadline);
+      const absl::Status status = Send(*declared, *connection, deadline);
       if (status.ok()) {
         std::lock_guard lock(mu_);
         declared_ = declared;
-        buffers_->Replace(declared->Ranges());
+        buffers_->Replace(declared->Ranges(), declared->allocations);
         return status;
       }
       if (!OutcomeUnknown(status) || Expired(deadline)) return status;

@@ -24,6 +24,7 @@
 #include "client/buffer_table.h"
 #include "client/channel.h"
 #include "client/copy_thread.h"
+#include "client/device_paths.h"
 #include "client/handoff_client.h"
 #include "client/limits.h"
 #include "client/registration.h"
@@ -44,6 +45,8 @@ struct SessionInfo {
   int64_t epoch = 0;
   proto::Transfer transfer = proto::Transfer::kAuto;
   std::string daemon_version, job;
+  std::string device_paths;  // of the registration that stands; "": it holds no GPU memory
+  bool maps_gpu_memory = false;
   bool connected = false;
 };
 
@@ -51,9 +54,10 @@ struct SessionInfo {
 class Session {
  public:
   // Blocks until the session is open. UNAVAILABLE (NO_DAEMON) at once; a daemon that is starting or draining
-  // is waited for until `deadline`. `ledger` and `buffers` outlive the session.
+  // is waited for until `deadline`. `ledger`, `buffers` and `devices` outlive the session.
   static absl::StatusOr<std::unique_ptr<Session>> Start(SessionSpec spec, SaveLedger* ledger,
-                                                        BufferTable* buffers, Deadline deadline);
+                                                        BufferTable* buffers, Devices* devices,
+                                                        Deadline deadline);
   ~Session();
 
   // Says goodbye and cancels what is under way; every waiting and later call fails. Idempotent.
@@ -63,7 +67,8 @@ class Session {
   // session ended.
   absl::StatusOr<std::shared_ptr<Channel>> AwaitConnected(Deadline deadline);
 
-  // Replaces the registration, trying again over lost connections. On error the old one stands.
+  // Replaces the registration, trying again over lost connections. On error the old one stands. A session by pull that
+  // needs the window for GPU memory is opened anew with one. FAILED_PRECONDITION (NEEDS_WINDOW): pull was demanded.
   absl::Status Register(std::shared_ptr<const Declared> declared, Deadline deadline);
   std::shared_ptr<const Declared> declared() const;
   uint64_t generation() const;
@@ -77,14 +82,21 @@ class Session {
   void AbandonInChild();
 
  private:
-  Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers);
+  struct Connection {
+    std::shared_ptr<Channel> channel;
+    std::shared_ptr<HandoffClient> handoff;
+  };
+
+  Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers, Devices* devices);
   absl::Status OpenDirectory();
   void Run();
   absl::Status ConnectAndServe();
   absl::Status Serve(const std::shared_ptr<HandoffClient>& handoff, bool restarted);
-  absl::Status Opened(const v1::Opened& opened, bool restarted, const std::shared_ptr<Channel>& channel,
-                      proto::Transfer transfer);
-  absl::Status RegisterAgain(Channel* channel);
+  absl::StatusOr<Connection> AwaitConnection(Deadline deadline);
+  absl::Status Opened(const v1::Opened& opened, bool restarted, const Connection& connection);
+  absl::Status RegisterAgain(const Connection& connection);
+  absl::Status Send(const Declared& declared, const Connection& connection, Deadline deadline);
+  absl::Status AskForWindow(const Connection& connection);
   bool Ends(const absl::Status& status) const;
   void End(const absl::Status& status);
   v1::OpenRequest OpenMessage() const;
@@ -92,13 +104,15 @@ class Session {
   const SessionSpec spec_;
   SaveLedger* ledger_;
   BufferTable* buffers_;
+  Devices* devices_;
   UniqueFd directory_;                // held from the first opening: a resumed session is of the same job
   std::unique_ptr<uint8_t[]> nonce_;  // the daemon reads it through this process's memory
   StopFlag stop_;
 
   std::atomic<int> socket_fd_{-1};  // of handoff_, for a forked child, where mu_ may be locked for ever
 
-  std::mutex send_mu_;  // one generation at a time
+  std::mutex send_mu_;    // one generation at a time
+  DescriptorBook book_;  // guarded by send_mu_
 
   mutable std::mutex mu_;
   std::condition_variable changed_;
@@ -109,6 +123,7 @@ class Session {
   int64_t step_stored_ = -1;                  // guarded by mu_
   bool wishes_save_ = false;                  // guarded by mu_
   bool opened_once_ = false;                  // guarded by mu_
+  bool wants_window_ = false;                 // guarded by mu_; for GPU memory, whatever the spec says
   SessionInfo info_;                          // guarded by mu_
   absl::Status last_try_;                     // guarded by mu_; why the last connection ended or failed
   absl::Status ended_;                        // guarded by mu_; not OK: for good

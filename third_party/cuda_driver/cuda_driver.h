@@ -27,6 +27,7 @@ namespace keepstep::cuda {
   X(cuDeviceGetAttribute)                     \
   X(cuDevicePrimaryCtxRetain)                 \
   X(cuDevicePrimaryCtxRelease)                \
+  X(cuDevicePrimaryCtxGetState)               \
   X(cuCtxSetCurrent)                          \
   X(cuCtxGetCurrent)                          \
   X(cuCtxGetDevice)                           \
@@ -57,8 +58,10 @@ namespace keepstep::cuda {
   X(cuMemcpyDtoHAsync)                        \
   X(cuStreamCreateWithPriority)               \
   X(cuStreamDestroy)                          \
+  X(cuStreamGetCtx)                           \
   X(cuStreamQuery)                            \
   X(cuStreamSynchronize)                      \
+  X(cuStreamWaitEvent)                        \
   X(cuLaunchHostFunc)                         \
   X(cuEventCreate)                            \
   X(cuEventDestroy)                           \

@@ -1,0 +1,63 @@
+// An allocation of GPU memory, and how its bytes reach the daemon.
+
+#ifndef KEEPSTEP_CLIENT_DEVICE_ALLOCATION_H_
+#define KEEPSTEP_CLIENT_DEVICE_ALLOCATION_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <string>
+#include <tuple>
+
+#include "absl/types/span.h"
+
+namespace keepstep::client {
+
+// The paths of docs/gpu.md.
+enum class DevicePath : uint8_t { kIpc, kVmm, kWindow };
+
+// "ipc", "vmm", "window".
+inline const char* PathName(DevicePath path) {
+  return path == DevicePath::kIpc ? "ipc" : path == DevicePath::kVmm ? "vmm" : "window";
+}
+
+// A run of addresses of this process that a tensor lies in, and the tensor's name for messages.
+struct DeviceRange {
+  uint64_t address = 0;
+  uint64_t size_bytes = 0;
+  std::string fqn;
+};
+
+// What the driver calls one allocation: all of a cudaMalloc, or one mapped piece of an expandable segment.
+//
+// Addresses are used again, so an address names nothing by itself: two Allocations are the same memory if both are
+// `known` and their keys are equal.
+struct Allocation {
+  using Identity = std::tuple<uint64_t, uint64_t, uint64_t, uint64_t>;
+
+  uint64_t address = 0;
+  uint64_t size_bytes = 0;
+  uint64_t range_id = 0;  // the driver's number for these addresses as they are now, never used again in this process
+  uint64_t block_id = 0;  // … and for the memory behind them, which an expandable segment may replace
+  bool known = false;     // the driver told what it takes to tell this memory from every other
+  DevicePath path = DevicePath::kWindow;
+  int device = 0;         // this process's ordinal
+  uint64_t context = 0;   // the CUcontext to work in
+  std::string gpu;        // the UUID, 16 bytes
+  std::string ipc;        // kIpc: the handle, 64 bytes
+
+  Identity Key() const { return {address, size_bytes, range_id, block_id}; }
+};
+
+// The one that `address` lies in; null: none. `sorted` is in the order of addresses.
+inline const Allocation* AllocationAt(absl::Span<const Allocation> sorted, uint64_t address) {
+  auto next = std::upper_bound(sorted.begin(), sorted.end(), address,
+                               [](uint64_t at, const Allocation& each) { return at < each.address; });
+  if (next == sorted.begin()) return nullptr;
+  const Allocation& found = *std::prev(next);
+  return address - found.address < found.size_bytes ? &found : nullptr;
+}
+
+}  // namespace keepstep::client
+
+#endif  // KEEPSTEP_CLIENT_DEVICE_ALLOCATION_H_
