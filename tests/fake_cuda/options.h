@@ -1,0 +1,69 @@
+// What a test sets of the fake driver, by environment variables that cuInit reads once.
+//
+//   KEEPSTEP_FAKE_CUDA_DEVICES=2          number of GPUs (default 1, at most 16)
+//   KEEPSTEP_FAKE_CUDA_UUIDS=HEX,HEX      their UUIDs, 32 hexadecimal digits each; else facefacefaceface and the ordinal
+//   KEEPSTEP_FAKE_CUDA_MEMORY_BYTES=N     memory of each GPU, shared by all processes of a counters file (default 16 GiB)
+//   KEEPSTEP_FAKE_CUDA_H2D_GBPS=10,5      bandwidth host to device in 10^9 bytes a second, for each GPU; the last number
+//   KEEPSTEP_FAKE_CUDA_D2H_GBPS=          is for all further ones, 0 or nothing is as fast as memcpy. Each process has
+//   KEEPSTEP_FAKE_CUDA_D2D_GBPS=          copy engines of its own, one for each GPU and direction
+//   KEEPSTEP_FAKE_CUDA_OFF=ipc,…          what this driver cannot do: ipc (legacy handles and events), vmm (cuMemCreate),
+//                                         posix_fd (VMM handles as descriptors), stream_memory_operations, pools
+//   KEEPSTEP_FAKE_CUDA_EXCLUSIVE=1        compute mode EXCLUSIVE_PROCESS, over the processes of a counters file
+//   KEEPSTEP_FAKE_CUDA_FAULTS=F;F         calls that fail: NAME:NTH:CODE, NAME:NTH:hang (never returns), NTH `*` for every
+//                                         one. Each process counts for itself; with `:once` after it, the first process
+//                                         of the counters file that comes to it has it alone
+//   KEEPSTEP_FAKE_CUDA_COUNTERS=PATH      the counters file (counters.h); made if it is not there
+//   CUDA_VISIBLE_DEVICES=1,GPU-UUID       as NVIDIA's driver has it: ordinals or beginnings of UUIDs; ends at one unknown
+//
+// A value that cannot be understood makes cuInit fail with CUDA_ERROR_INVALID_VALUE, and say why on stderr.
+
+#ifndef KEEPSTEP_TESTS_FAKE_CUDA_OPTIONS_H_
+#define KEEPSTEP_TESTS_FAKE_CUDA_OPTIONS_H_
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace keepstep::fake_cuda {
+
+using Uuid = std::array<unsigned char, 16>;
+
+inline constexpr int kMostDevices = 16;
+
+// One call that fails. `nth` counts from 1; 0 is every one.
+struct Fault {
+  std::string call;  // without the version: cuMemAlloc, not cuMemAlloc_v2
+  int64_t nth = 0;
+  int code = 0;
+  bool hangs = false;
+  bool once = false;
+};
+
+struct DeviceOptions {
+  Uuid uuid{};
+  double host_to_device_gbps = 0;
+  double device_to_host_gbps = 0;
+  double device_to_device_gbps = 0;
+};
+
+struct Options {
+  std::vector<DeviceOptions> devices;  // the visible ones, in their order
+  int64_t memory_bytes = int64_t{16} << 30;
+  bool ipc = true;
+  bool vmm = true;
+  bool posix_fd = true;
+  bool stream_memory_operations = true;
+  bool pools = true;
+  bool exclusive = false;
+  std::vector<Fault> faults;
+  std::string counters_file;  // empty: counters of this process alone
+};
+
+// Reads the environment; nothing, with a line on stderr, when a value makes no sense.
+std::optional<Options> ReadOptions();
+
+}  // namespace keepstep::fake_cuda
+
+#endif  // KEEPSTEP_TESTS_FAKE_CUDA_OPTIONS_H_
