@@ -49,7 +49,7 @@ void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, 
                 .plan = plan_,
                 .shards = args.registration->shards,
                 .buffer_addresses = args.registration->addresses,
-                .port = session->port(),
+                .port = session->port(args.registration, args.fences),
                 .extras = args.extras};
   for (const reshard::BlobPlan& blob : plan_->blobs) {
     if (blob.rank == rank) share.total_bytes += blob.size_bytes;

@@ -38,6 +38,7 @@ struct SaveArgs {
   std::vector<ExtraSource> extras;
   std::map<std::string, double> metrics;
   std::vector<std::string> tags;
+  std::vector<Fence> fences;
 };
 
 class AttemptIo : public std::enable_shared_from_this<AttemptIo> {

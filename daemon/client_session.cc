@@ -4,12 +4,28 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/device/device_port.h"
 #include "daemon/error.h"
 
 namespace keepstep::daemon {
 namespace {
 
 constexpr size_t kGenerationsKept = 4;  // saves under way hold theirs themselves
+
+// The tensor that begins nearest before `address`: an error's message wants a name.
+std::string TensorAt(const Registration& registration, uint64_t address) {
+  const reshard::TensorShard* nearest = nullptr;
+  uint64_t begin = 0;
+  for (const reshard::TensorShard& shard : registration.shards->shards) {
+    for (const reshard::LocalBox& box : shard.boxes) {
+      const uint64_t at = registration.addresses[shard.buffer] + static_cast<uint64_t>(box.offset_bytes);
+      if (at > address || at < begin) continue;
+      nearest = &shard;
+      begin = at;
+    }
+  }
+  return nearest == nullptr ? "a tensor" : nearest->meta.fqn;
+}
 
 SessionNonce NonceOf(const proto::Hello& hello) {
   SessionNonce nonce;
@@ -46,10 +62,16 @@ absl::StatusOr<std::shared_ptr<ClientSession>> ClientSession::Make(Parts parts) 
   return session;
 }
 
-std::shared_ptr<MemoryPort> ClientSession::port() {
+std::shared_ptr<MemoryPort> ClientSession::port(std::shared_ptr<const Registration> registration,
+                                                std::vector<Fence> fences) {
   MemoryPort* port =
       window_port_ != nullptr ? static_cast<MemoryPort*>(window_port_.get()) : pull_port_.get();
-  return std::shared_ptr<MemoryPort>(shared_from_this(), port);
+  std::shared_ptr<MemoryPort> host(shared_from_this(), port);
+  if (registration->devices == nullptr) return host;
+  std::shared_ptr<const DeviceTable> table = registration->devices;
+  return std::make_shared<DevicePort>(
+      memory_.hub(), std::move(host), std::move(table), std::move(fences),
+      [registration = std::move(registration)](uint64_t address) { return TensorAt(*registration, address); });
 }
 
 void ClientSession::OnCopyDone(uint64_t id, int32_t error) {
@@ -71,6 +93,7 @@ void ClientSession::End(absl::Status why) {
     hook = std::exchange(at_end_, nullptr);
   }
   if (hook) hook(why);
+  memory_.End();
   parts_.socket->Shutdown();
   if (window_port_ != nullptr) window_port_->OnSessionEnded(std::move(why));
 }
@@ -110,17 +133,30 @@ std::optional<Membership> ClientSession::membership() const {
 
 absl::StatusOr<std::shared_ptr<const Registration>> ClientSession::Register(
     const v1::RegisterRequest& request) {
-  std::lock_guard lock(mutex_);
-  if (builder_ == nullptr) {
+  std::lock_guard registering(register_mutex_);
+  if (!membership().has_value()) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_OPEN", "Call Open before Register.",
                      "register");
   }
-  auto previous = registrations_.empty() ? nullptr : registrations_.rbegin()->second;
+  const std::shared_ptr<const Registration> previous = registration();
   auto added = builder_->Add(request, previous);
   if (!added.ok() || *added == nullptr) return added;
-  registrations_[(*added)->generation] = *added;
-  if (registrations_.size() > kGenerationsKept) registrations_.erase(registrations_.begin());
+  if (absl::Status status = OpenGpuMemory(**added); !status.ok()) return status;
+  {
+    std::lock_guard lock(mutex_);
+    registrations_[(*added)->generation] = *added;
+    if (registrations_.size() > kGenerationsKept) registrations_.erase(registrations_.begin());
+  }
+  if (previous != nullptr && previous->devices != nullptr) memory_.CloseAllBut((*added)->devices.get());
   return added;
+}
+
+absl::Status ClientSession::OpenGpuMemory(Registration& registration) {
+  if (registration.gpu_memory.empty()) return absl::OkStatus();
+  auto table = memory_.Open(registration.gpu_memory);
+  if (!table.ok()) return table.status();
+  registration.devices = *std::move(table);
+  return absl::OkStatus();
 }
 
 std::shared_ptr<const Registration> ClientSession::registration() const {

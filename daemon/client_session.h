@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "daemon/device/session_memory.h"
 #include "daemon/frame_socket.h"
 #include "daemon/logic/events.h"
 #include "daemon/memory_port.h"
@@ -63,6 +64,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
     proto::Hello hello;
     int64_t window_bytes = kDefaultWindowBytes;
     std::shared_ptr<RegistrationBudget> registrations;  // that of all sessions
+    DeviceHub* devices = nullptr;                       // null: GPU memory is not mapped
   };
 
   // Decides between pull and window. FAILED_PRECONDITION: the client insists on pull and the kernel refuses
@@ -86,7 +88,14 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   int window_fd() const { return window_.has_value() ? window_->fd() : -1; }
   int64_t window_bytes() const { return window_.has_value() ? parts_.window_bytes : 0; }
 
-  std::shared_ptr<MemoryPort> port();
+  // The way to the memory of `registration`, after the work that `fences` stand for.
+  std::shared_ptr<MemoryPort> port(std::shared_ptr<const Registration> registration,
+                                   std::vector<Fence> fences = {});
+  bool maps_gpu_memory() const { return memory_.hub() != nullptr; }
+  // Descriptors of GPU memory. An error closes the connection.
+  absl::Status OnDescriptors(uint64_t first, std::vector<storage::UniqueFd> descriptors) {
+    return memory_.Take(first, std::move(descriptors));
+  }
   void OnCopyDone(uint64_t id, int32_t error);
 
   // Notices of one client are taken together: true for the first since NoticeTaken.
@@ -110,21 +119,25 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   std::optional<Membership> membership() const;
 
   // ---- registrations ----
-  absl::StatusOr<std::shared_ptr<const Registration>> Register(
-      const v1::RegisterRequest& request);                   // as RegistrationBuilder
+  // As RegistrationBuilder. A new generation's GPU memory is mapped, then what only the old one had is closed; blocks
+  // for as long as that takes. What an answer of OK says is closed may be freed.
+  absl::StatusOr<std::shared_ptr<const Registration>> Register(const v1::RegisterRequest& request);
   std::shared_ptr<const Registration> registration() const;  // the newest; null: none
   // One of the newest few generations. 0: the newest. NOT_FOUND.
   absl::StatusOr<std::shared_ptr<const Registration>> RegistrationOf(uint64_t generation) const;
 
  private:
   static constexpr int kMaxAsks = proto::kSaveSlots;
-  explicit ClientSession(Parts parts) : parts_(std::move(parts)) {}
+  explicit ClientSession(Parts parts) : parts_(std::move(parts)), memory_(parts_.devices) {}
+  absl::Status OpenGpuMemory(Registration& registration);
 
   Parts parts_;
+  SessionMemory memory_;
   std::optional<SharedMemory> window_;
   std::unique_ptr<PullPort> pull_port_;
   std::unique_ptr<WindowPort> window_port_;
 
+  std::mutex register_mutex_;  // one message at a time; taken before mutex_
   std::atomic<bool> noticed_{false};
   std::atomic<int> asks_{0};
   mutable std::mutex mutex_;

@@ -179,6 +179,8 @@ std::vector<ConfigKey> MakeKeys() {
              "Threads of calls that read checkpoints"),
       Number(kCount, "threads.copy", AT(daemon.threads.copy), 0, 1024,
              "Threads that copy and digest; auto: one per processor", "auto"),
+      Choice("gpu", AT(daemon.gpu), {{"auto", GpuUse::kAuto}, {"on", GpuUse::kOn}, {"off", GpuUse::kOff}},
+             "Whether trainers' GPU memory is mapped; auto: where the machine has a driver"),
       Reloads(Number(kSize, "job.quota_bytes", AT(daemon.job_quota_bytes), 0, kMost,
                      "What each job may hold on storage: a save beyond it is refused", "none")),
       Reloads(

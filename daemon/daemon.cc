@@ -27,6 +27,7 @@
 #include "daemon/checkpoints_service.h"
 #include "daemon/error.h"
 #include "daemon/grpc_listener.h"
+#include "daemon/device/device_hub.h"
 #include "daemon/handoff_server.h"
 #include "daemon/health.h"
 #include "daemon/http_pages.h"
@@ -93,6 +94,9 @@ absl::StatusOr<storage::UniqueFd> TakeLock(const std::string& directory) {
   return lock;
 }
 
+// The kernel module's control device: also in containers that were given a GPU.
+bool HasGpuDriver() { return access("/dev/nvidiactl", F_OK) == 0; }
+
 }  // namespace
 
 struct Daemon::Parts : public HandoffEvents {
@@ -127,6 +131,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::string address;
   storage::IoEngineChoice engine;
   std::unique_ptr<DataPlane> plane;
+  std::unique_ptr<DeviceHub> devices;  // null: GPU memory is not mapped
   std::unique_ptr<storage::Catalog> catalog;
   bool trust_rosters = true;
   ReaderLeases leases;
@@ -156,12 +161,17 @@ absl::Status Daemon::Parts::StartStorage() {
   if (!made.ok()) return made.status();
   engine = *std::move(made);
   DataPlaneSpec plane_spec;
+  const bool gpu = !spec.read_only && (spec.gpu == GpuUse::kOn || (spec.gpu == GpuUse::kAuto && HasGpuDriver()));
   plane_spec.pool.limit_bytes = spec.pool_bytes;
+  plane_spec.pool.shared = gpu;
   plane_spec.copy_workers = spec.threads.copy;
   plane_spec.meters = metrics.plane();
   auto started = DataPlane::Start(plane_spec);
   if (!started.ok()) return started.status();
   plane = *std::move(started);
+  if (gpu) {
+    devices = std::make_unique<DeviceHub>(DeviceHubSpec{.command = spec.device_worker}, &plane->pool(), &log);
+  }
   auto opened = storage::Catalog::Open(absl::StrCat(spec.state_directory, "/catalog"));
   if (!opened.ok()) return opened.status();
   catalog = std::move(opened->catalog);
@@ -212,6 +222,7 @@ void Daemon::Parts::StartJobs() {
   state.metrics = &metrics;
   state.log_ring = &log_ring;
   state.read_only = spec.read_only;
+  state.devices = devices.get();
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
@@ -273,7 +284,8 @@ absl::Status Daemon::Parts::StartServing() {
   HandoffSpec handoff_spec{.socket_path = absl::StrCat(spec.socket_directory, "/", proto::kHandoffSocketName),
                            .max_connections = sessions_limit,
                            .window_bytes = spec.window_bytes,
-                           .registrations = registrations};
+                           .registrations = registrations,
+                           .devices = devices.get()};
   unlink(grpc_path.c_str());
   unlink(handoff_spec.socket_path.c_str());
   address = absl::StrCat("unix://", grpc_path);
@@ -414,6 +426,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonSpec& spec) {
   if (absl::Status status = parts->StartServing(); !status.ok()) return status;
   parts->log.Info(absl::StrCat("keepstepd ", kVersion, " serves ", parts->address),
                   {{"http", parts->http == nullptr ? "off" : parts->http->address()},
+                   {"gpu", parts->devices != nullptr ? "on" : "off"},
                    {"io_engine", parts->engine.name},
                    {"why", parts->engine.reason},
                    {"pool_limit", HumanBytes(parts->plane->pool().stats().limit_bytes)}});

@@ -22,6 +22,8 @@ struct ThreadCounts {
   int copy = 0;    // copies and digests; 0: one per processor
 };
 
+enum class GpuUse { kAuto, kOn, kOff };  // kAuto: on, where the machine has an NVIDIA driver
+
 struct DaemonSpec {
   std::string socket_directory;    // made with mode 0750 if missing
   std::string state_directory;     // made with mode 0700 if missing
@@ -38,6 +40,8 @@ struct DaemonSpec {
   storage::IoEngineOptions io;
   ThreadCounts threads;
   Limits limits;
+  GpuUse gpu = GpuUse::kAuto;
+  std::vector<std::string> device_worker;  // its command; empty: this program with --device-worker
   std::string http_listen;      // http_server.h says its forms; empty: no HTTP
   std::string http_token_file;  // empty: nobody sees other users' jobs over TCP
   std::string config_text;      // all of this and more, as people read it: for bundles

@@ -50,6 +50,7 @@ v1::DoctorResponse Examine(const ServerState& state, const ClientSession* sessio
   CheckState(state, response);
   CheckMachine(state, response);
   CheckMemory(state, response);
+  CheckGpu(state, response);
   CheckLimits(state, response);
   CheckStorage(state, session, response);
   return response;

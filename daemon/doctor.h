@@ -18,6 +18,7 @@ v1::DoctorResponse Examine(const ServerState& state, const ClientSession* sessio
 // The families of checks, in the order of the answer.
 void CheckMachine(const ServerState& state, v1::DoctorResponse& response);  // doctor_machine.cc
 void CheckMemory(const ServerState& state, v1::DoctorResponse& response);   // doctor_memory.cc
+void CheckGpu(const ServerState& state, v1::DoctorResponse& response);      // doctor_gpu.cc
 void CheckStorage(const ServerState& state, const ClientSession* session,
                   v1::DoctorResponse& response);  // doctor_storage.cc
 

@@ -11,7 +11,7 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr int kMaxDescriptors = 4;
+constexpr int kMostSent = 4;  // descriptors of a frame of ours
 
 std::vector<storage::UniqueFd> Descriptors(msghdr& message) {
   std::vector<storage::UniqueFd> out;
@@ -33,7 +33,7 @@ absl::StatusOr<ReceivedFrame> FrameSocket::Receive() {
   ReceivedFrame frame;
   frame.bytes.resize(proto::kMaxFrameBytes);
   iovec data{frame.bytes.data(), frame.bytes.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))];
+  alignas(cmsghdr) char control[CMSG_SPACE(proto::kMaxDescriptors * sizeof(int))];
   msghdr message{};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
@@ -51,7 +51,7 @@ absl::StatusOr<ReceivedFrame> FrameSocket::Receive() {
 
 absl::Status FrameSocket::Send(absl::Span<const std::byte> frame, absl::Span<const int> descriptors) {
   iovec data{const_cast<std::byte*>(frame.data()), frame.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(kMaxDescriptors * sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(kMostSent * sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &data;
   message.msg_iovlen = 1;

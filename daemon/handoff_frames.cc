@@ -50,10 +50,11 @@ absl::StatusOr<proto::Hello> ParseHello(absl::Span<const std::byte> frame, size_
 
 std::optional<ClientFrame> ParseClientFrame(absl::Span<const std::byte> frame, size_t descriptors) {
   proto::FrameHeader header;
-  if (frame.size() < sizeof(header) || descriptors != 0) return std::nullopt;
+  if (frame.size() < sizeof(header)) return std::nullopt;
   std::memcpy(static_cast<void*>(&header), frame.data(), sizeof(header));
   if (header.magic != proto::kHandoffMagic || header.version != proto::kHandoffVersion) return std::nullopt;
   static_assert(sizeof(proto::AskSave) == sizeof(header));
+  if ((descriptors != 0) != (header.kind == proto::FrameKind::kDescriptors)) return std::nullopt;
   switch (header.kind) {
     case proto::FrameKind::kGoodbye:
       return As<proto::Goodbye>(frame, header);
@@ -61,6 +62,8 @@ std::optional<ClientFrame> ParseClientFrame(absl::Span<const std::byte> frame, s
       return As<proto::Notify>(frame, header);
     case proto::FrameKind::kCopyDone:
       return As<proto::CopyDone>(frame, header);
+    case proto::FrameKind::kDescriptors:
+      return As<proto::Descriptors>(frame, header);
     case proto::FrameKind::kAskSave:
       if (frame.size() - sizeof(proto::AskSave) > proto::kMaxAskBytes) return std::nullopt;
       return AskedSave{frame.subspan(sizeof(proto::AskSave))};

@@ -22,11 +22,12 @@ namespace keepstep::daemon {
 // version's Hello.
 absl::StatusOr<proto::Hello> ParseHello(absl::Span<const std::byte> frame, size_t descriptors);
 
-// A frame after the first; none of them carries descriptors.
+// A frame after the first; none but Descriptors carries descriptors.
 struct AskedSave {
   absl::Span<const std::byte> request;  // within the frame; at most proto::kMaxAskBytes
 };
-using ClientFrame = std::variant<proto::Goodbye, proto::Notify, proto::CopyDone, AskedSave>;
+using ClientFrame =
+    std::variant<proto::Goodbye, proto::Notify, proto::CopyDone, proto::Descriptors, AskedSave>;
 std::optional<ClientFrame> ParseClientFrame(absl::Span<const std::byte> frame, size_t descriptors);
 
 }  // namespace keepstep::daemon

@@ -236,6 +236,8 @@ bool HandoffServer::OnFrame(Connection& connection, uint64_t id, ReceivedFrame f
     events_->OnAskSave(
         connection.session,
         absl::string_view(reinterpret_cast<const char*>(ask->request.data()), ask->request.size()));
+  } else if (const auto* described = std::get_if<proto::Descriptors>(&*said)) {
+    return connection.session->OnDescriptors(described->first, std::move(frame.descriptors)).ok();
   } else {
     const auto& done = std::get<proto::CopyDone>(*said);
     connection.session->OnCopyDone(done.id, done.error);
@@ -275,6 +277,7 @@ absl::Status HandoffServer::Welcome(Connection& connection, uint64_t id, ClientS
   parts.socket = connection.socket;
   parts.window_bytes = window_bytes_;
   parts.registrations = spec_.registrations;
+  parts.devices = spec_.devices;
   auto session = ClientSession::Make(std::move(parts));
   if (!session.ok()) return session.status();
   if (absl::Status status = Watch((*session)->pidfd(), PidTag(id)); !status.ok()) return status;
@@ -285,6 +288,7 @@ absl::Status HandoffServer::Welcome(Connection& connection, uint64_t id, ClientS
   welcome.header.kind = proto::FrameKind::kWelcome;
   absl::HexStringToBytes(*token).copy(reinterpret_cast<char*>(welcome.token), proto::kTokenBytes);
   welcome.transfer = (*session)->transfer();
+  welcome.maps_gpu_memory = (*session)->maps_gpu_memory() ? 1 : 0;
   welcome.window_bytes = static_cast<uint64_t>((*session)->window_bytes());
   std::vector<int> descriptors = {(*session)->pages().daemon_page_fd(), (*session)->pages().client_page_fd()};
   if ((*session)->window_fd() >= 0) descriptors.push_back((*session)->window_fd());

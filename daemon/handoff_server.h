@@ -36,6 +36,7 @@ struct HandoffSpec {
   int max_connections = 4096;
   int64_t window_bytes = kDefaultWindowBytes;
   std::shared_ptr<RegistrationBudget> registrations;  // of all sessions
+  DeviceHub* devices = nullptr;                       // null: GPU memory is not mapped
 };
 
 // Called on the server's thread; must not block for long, and must not destroy the server.

@@ -205,7 +205,11 @@ void Job::Do(const MakePlan& action) {
                               absl::StrCat("Rank ", rank, " has registered nothing."), "plan", rank)});
       return;
     }
-    ranks.push_back({std::move(registration), member->session->port()});
+    // The newest save's: replicas are compared as this save finds them.
+    const std::vector<Fence> fences =
+        member->saves.empty() ? std::vector<Fence>() : member->saves.rbegin()->second.fences;
+    std::shared_ptr<MemoryPort> port = member->session->port(registration, fences);
+    ranks.push_back({std::move(registration), std::move(port)});
   }
   services_.io->Submit([self = shared_from_this(), ranks = std::move(ranks), action,
                         cancel = found->second->shared_cancellation()] {

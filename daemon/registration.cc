@@ -1,5 +1,6 @@
 #include "daemon/registration.h"
 
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -17,6 +18,8 @@ absl::Status Invalid(absl::string_view reason, absl::string_view message) {
 
 // With what the containers add; a little more than is measured (docs/api.md).
 constexpr int64_t kBufferBytes = 128;
+constexpr int64_t kGpuMemoryBytes = 512;
+constexpr size_t kMaxGpuMemory = 1 << 16;  // a terabyte in the smallest pieces that allocators take
 
 int64_t MemoryOf(const reshard::TensorShard& shard) {
   int64_t bytes = 512 + 3 * static_cast<int64_t>(shard.meta.fqn.size()) +  // two sets of names beside it
@@ -29,13 +32,13 @@ int64_t MemoryOf(const reshard::TensorShard& shard) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Add(
+absl::StatusOr<std::shared_ptr<Registration>> RegistrationBuilder::Add(
     const v1::RegisterRequest& request, const std::shared_ptr<const Registration>& previous) {
   if (absl::Status status = TakeMessage(request, previous.get()); !status.ok()) {
     Drop();
     return status;
   }
-  if (request.more()) return std::shared_ptr<const Registration>();
+  if (request.more()) return std::shared_ptr<Registration>();
   auto done = Finish();
   Drop();
   return done;
@@ -52,6 +55,7 @@ absl::Status RegistrationBuilder::TakeMessage(const v1::RegisterRequest& request
 void RegistrationBuilder::Drop() {
   open_ = false;
   buffers_.clear();
+  gpu_memory_.clear();
   shards_ = {};
   by_name_ = {};
   fresh_ = {};
@@ -84,8 +88,9 @@ absl::Status RegistrationBuilder::Begin(const v1::RegisterRequest& request, cons
   for (const reshard::TensorShard& shard : previous->shards->shards) bytes += MemoryOf(shard);
   if (absl::Status status = Charge(bytes); !status.ok()) return status;
   for (size_t i = 0; i < previous->addresses.size(); ++i) {
-    buffers_[previous->buffer_ids[i]] = {previous->addresses[i], previous->sizes_bytes[i]};
+    buffers_[previous->buffer_ids[i]] = {previous->addresses[i], previous->sizes_bytes[i], previous->on_gpu[i]};
   }
+  for (const DeclaredMemory& memory : previous->gpu_memory) gpu_memory_[memory.address] = memory;
   shards_ = previous->shards->shards;
   for (size_t i = 0; i < shards_.size(); ++i) {
     shards_[i].buffer = previous->buffer_ids[shards_[i].buffer];
@@ -112,6 +117,9 @@ absl::Status RegistrationBuilder::Take(const v1::RegisterRequest& request) {
     }
     shards_.pop_back();
   }
+  for (const v1::DeviceMemory& memory : request.memory()) {
+    if (absl::Status status = TakeMemory(memory); !status.ok()) return status;
+  }
   for (const v1::Buffer& buffer : request.buffers()) {
     if (absl::Status status = TakeBuffer(buffer); !status.ok()) return status;
   }
@@ -122,10 +130,11 @@ absl::Status RegistrationBuilder::Take(const v1::RegisterRequest& request) {
 }
 
 absl::Status RegistrationBuilder::TakeBuffer(const v1::Buffer& buffer) {
-  if (!buffer.has_host())
+  if (!buffer.has_host() && !buffer.has_device())
     return Invalid("BUFFER_KIND", absl::StrCat("Buffer ", buffer.id(), " says no kind of memory."));
-  const uint64_t address = buffer.host().address();
-  const int64_t size = buffer.host().size_bytes();
+  const bool on_gpu = buffer.has_device();
+  const uint64_t address = on_gpu ? buffer.device().address() : buffer.host().address();
+  const int64_t size = on_gpu ? buffer.device().size_bytes() : buffer.host().size_bytes();
   if (size < 0 || (size > 0 && address == 0) ||
       static_cast<uint64_t>(size) > std::numeric_limits<uint64_t>::max() - address) {
     return Invalid("BUFFER_RANGE",
@@ -136,7 +145,39 @@ absl::Status RegistrationBuilder::TakeBuffer(const v1::Buffer& buffer) {
                      absl::StrCat("More than ", kMaxShards, " buffers; register larger ones."), "register");
   }
   if (absl::Status status = Charge(kBufferBytes); !status.ok()) return status;
-  buffers_[buffer.id()] = {address, size};
+  buffers_[buffer.id()] = {address, size, on_gpu};
+  return absl::OkStatus();
+}
+
+absl::Status RegistrationBuilder::TakeMemory(const v1::DeviceMemory& memory) {
+  auto declared = DeclaredMemoryFrom(memory);
+  if (!declared.ok()) return declared.status();
+  if (gpu_memory_.size() >= kMaxGpuMemory) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_BUFFERS",
+                     absl::StrCat("More than ", kMaxGpuMemory, " allocations of GPU memory."), "register");
+  }
+  if (absl::Status status = Charge(kGpuMemoryBytes); !status.ok()) return status;
+  gpu_memory_[declared->address] = *std::move(declared);
+  return absl::OkStatus();
+}
+
+absl::Status RegistrationBuilder::CheckCovered(uint32_t id, const Memory& buffer) const {
+  uint64_t at = buffer.address;
+  const uint64_t end = buffer.address + static_cast<uint64_t>(buffer.size_bytes);
+  while (at < end) {
+    const auto after = gpu_memory_.upper_bound(at);
+    if (after != gpu_memory_.begin()) {
+      const DeclaredMemory& memory = std::prev(after)->second;
+      if (const uint64_t past = memory.address + static_cast<uint64_t>(memory.size_bytes); past > at) {
+        at = past;
+        continue;
+      }
+    }
+    return MakeError(absl::StatusCode::kOutOfRange, "PAST_THE_ALLOCATION",
+                     absl::StrCat("Buffer ", id, ": byte ", at - buffer.address,
+                                  " lies in no allocation of GPU memory that was registered."),
+                     "register");
+  }
   return absl::OkStatus();
 }
 
@@ -166,12 +207,18 @@ absl::Status RegistrationBuilder::TakeShard(const v1::Shard& from) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Finish() {
+absl::StatusOr<std::shared_ptr<Registration>> RegistrationBuilder::Finish() {
   auto done = std::make_shared<Registration>();
   done->generation = generation_;
   auto rank = std::make_shared<reshard::RankShards>();
   rank->rank = rank_;
   rank->shards = std::move(shards_);
+  for (const auto& [address, memory] : gpu_memory_) {
+    const DeclaredMemory* before = done->gpu_memory.empty() ? nullptr : &done->gpu_memory.back();
+    if (before != nullptr && before->address + static_cast<uint64_t>(before->size_bytes) > address)
+      return Invalid("BUFFER_RANGE", "Two allocations of GPU memory lie over each other.");
+    done->gpu_memory.push_back(memory);
+  }
   std::map<uint32_t, uint32_t> index_of;  // buffers that no shard uses are dropped
   for (reshard::TensorShard& shard : rank->shards) {
     auto memory = buffers_.find(shard.buffer);
@@ -195,7 +242,11 @@ absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Finish(
     }
     auto [slot, inserted] = index_of.try_emplace(shard.buffer, static_cast<uint32_t>(done->addresses.size()));
     if (inserted) {
+      if (memory->second.on_gpu) {
+        if (absl::Status covered = CheckCovered(shard.buffer, memory->second); !covered.ok()) return covered;
+      }
       done->addresses.push_back(memory->second.address);
+      done->on_gpu.push_back(memory->second.on_gpu);
       done->sizes_bytes.push_back(memory->second.size_bytes);
       done->buffer_ids.push_back(shard.buffer);
     }
@@ -204,7 +255,7 @@ absl::StatusOr<std::shared_ptr<const Registration>> RegistrationBuilder::Finish(
   done->fingerprint = reshard::Fingerprint(*rank);
   done->shards = std::move(rank);
   done->charge = std::move(charge_);
-  return std::shared_ptr<const Registration>(std::move(done));
+  return done;
 }
 
 }  // namespace keepstep::daemon

@@ -28,12 +28,14 @@
 namespace keepstep::daemon {
 
 class AttemptWriter;
+class DeviceHub;
 
 // Outlives the services and their calls.
 struct ServerState {
   SessionRegistry* sessions = nullptr;
   JobRegistry* jobs = nullptr;
   DataPlane* plane = nullptr;
+  DeviceHub* devices = nullptr;  // null: GPU memory is not mapped
   CheckpointCache* checkpoints = nullptr;
   ReaderLeases* leases = nullptr;
   AttemptWriter* attempts = nullptr;

@@ -77,7 +77,7 @@ grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackSer
       event.mutable_progress()->set_bytes_total(pending_total);
       to.Write(event).IgnoreError();  // a caller that has gone is seen by the cancellation
     };
-    auto report = LoadRank(*state_.plane, from, *registration, session->port(), *request, progress, *meter,
+    auto report = LoadRank(*state_.plane, from, *registration, session->port(registration), *request, progress, *meter,
                            *to.cancellation());
     if (!report.ok()) return report.status();
     v1::LoadEvent event;

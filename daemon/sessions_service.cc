@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t kMaxExtraBytes = 1 << 20;
 constexpr int kMaxExtras = 1024;
+constexpr int kMaxFences = 64;
 constexpr size_t kMaxNameBytes = 255;
 
 absl::Status Invalid(absl::string_view reason, absl::string_view message) {
@@ -100,6 +101,11 @@ absl::Status CheckSave(const v1::SaveRequest& request) {
       return Invalid("BAD_EXTRA", "An extra that cannot be split has one item.");
     for (const std::string& item : extra.items()) bytes += static_cast<int64_t>(item.size());
   }
+  if (request.fences_size() > kMaxFences)
+    return Invalid("TOO_MANY_FENCES", absl::StrCat("A save comes after at most ", kMaxFences, " events."));
+  for (const v1::DeviceFence& fence : request.fences()) {
+    if (absl::Status status = FenceFrom(fence).status(); !status.ok()) return status;
+  }
   if (bytes > kMaxExtraBytes) {
     return MakeError(absl::StatusCode::kResourceExhausted, "EXTRAS_TOO_LARGE",
                      absl::StrCat("Extras of ", bytes,
@@ -123,6 +129,7 @@ SaveArgs ArgsFrom(const v1::SaveRequest& request, const Membership& member,
   }
   args.metrics.insert(request.metrics().begin(), request.metrics().end());
   args.tags.assign(request.tags().begin(), request.tags().end());
+  for (const v1::DeviceFence& fence : request.fences()) args.fences.push_back(*FenceFrom(fence));
   return args;
 }
 

@@ -71,25 +71,34 @@ absl::StatusOr<std::unique_ptr<StagingPool>> StagingPool::Start(const Options& o
     return absl::InvalidArgumentError(
         absl::StrCat("a staging pool of ", limit_bytes, " bytes; it needs at least ", options.buffer_bytes));
   }
-  const size_t size_bytes = slots * options.buffer_bytes + kHugePageBytes;
-  void* memory = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  const size_t size_bytes = slots * options.buffer_bytes + (options.shared ? kBounceBytes : kHugePageBytes);
+  storage::UniqueFd memory_fd;
+  if (options.shared) {
+    memory_fd = storage::UniqueFd(memfd_create("keepstep-pool", MFD_CLOEXEC));
+    if (!memory_fd.valid()) return OutOfMemory("memfd_create", errno);
+    if (ftruncate(memory_fd.get(), static_cast<off_t>(size_bytes)) != 0) return OutOfMemory("ftruncate", errno);
+  }
+  const int flags = options.shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  void* memory =
+      mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, memory_fd.get(), 0);
   if (memory == MAP_FAILED) return OutOfMemory("mmap", errno);
   madvise(memory, size_bytes, MADV_HUGEPAGE);  // refused: small pages serve as well
   madvise(memory, size_bytes, MADV_DONTFORK);  // a child would make each page be copied that is written next
   madvise(memory, size_bytes, MADV_DONTDUMP);  // gigabytes of weights explain no crash
   std::unique_ptr<StagingPool> pool(
       new StagingPool(options, absl::MakeSpan(static_cast<std::byte*>(memory), size_bytes),
-                      static_cast<int>(slots)));
+                      std::move(memory_fd), static_cast<int>(slots)));
   if (absl::Status status = pool->Reserve(options.initial_bytes); !status.ok()) return status;
   return pool;
 }
 
-StagingPool::StagingPool(const Options& options, absl::Span<std::byte> mapping, int slots)
+StagingPool::StagingPool(const Options& options, absl::Span<std::byte> mapping, storage::UniqueFd memory_fd,
+                         int slots)
     : buffer_bytes_(options.buffer_bytes),
       prefault_threads_(std::clamp(options.prefault_threads, 1, 64)),
       mapping_(mapping),
-      base_(AlignUp(mapping.data())),
+      memory_fd_(std::move(memory_fd)),
+      base_(memory_fd_.valid() ? mapping.data() : AlignUp(mapping.data())),
       slots_(slots, SlotState::kAbsent) {}
 
 StagingPool::~StagingPool() {
@@ -276,11 +285,12 @@ int64_t StagingPool::Shrink(int64_t keep_bytes, int64_t most_bytes) {
   for (;;) {
     {
       std::lock_guard<std::mutex> lock(mutex_);  // for one buffer: whoever asks need not wait for all of them
-      if (present_ * buffer_bytes_ <= keep_bytes || freed_bytes + buffer_bytes_ > most_bytes)
+      if (holds_ > 0 || present_ * buffer_bytes_ <= keep_bytes || freed_bytes + buffer_bytes_ > most_bytes)
         return freed_bytes;
       if (!free_.empty()) {
         const int index = free_.back();
-        if (madvise(base_ + index * buffer_bytes_, buffer_bytes_, MADV_DONTNEED) != 0) return freed_bytes;
+        const int give_back = memory_fd_.valid() ? MADV_REMOVE : MADV_DONTNEED;
+        if (madvise(base_ + index * buffer_bytes_, buffer_bytes_, give_back) != 0) return freed_bytes;
         free_.pop_back();
         slots_[index] = SlotState::kAbsent;
         --present_;
@@ -301,6 +311,18 @@ void StagingPool::Expect(absl::string_view work, int64_t buffers) {
   expected_.emplace_back(std::string(work), total);
   if (expected_.size() > kRecentWorks) expected_.pop_front();
   wanted_ = std::max(wanted_, total);
+}
+
+int64_t StagingPool::OffsetOf(const std::byte* at, int64_t size_bytes) const {
+  if (!memory_fd_.valid() || at < base_ || size_bytes > memory_bytes()) return -1;
+  const int64_t offset_bytes = at - base_;
+  return offset_bytes <= memory_bytes() - size_bytes ? offset_bytes : -1;
+}
+
+void StagingPool::Hold(bool hold) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  holds_ += hold ? 1 : -1;
+  KEEPSTEP_CHECK(holds_ >= 0, "a pool is released more often than it is held");
 }
 
 void StagingPool::SetReclaimer(std::function<bool()> give_up) { give_up_ = std::move(give_up); }

@@ -1,4 +1,7 @@
-// Staging memory: fixed buffers in one anonymous mapping, the only large memory of the daemon.
+// Staging memory: fixed buffers in one mapping, the only large memory of the daemon.
+//
+// Anonymous, or, for device workers to map too, a memfd: then nothing is given back while one of them holds it
+// (Hold), since what is pinned there would be other pages than the daemon's from then on.
 //
 // In huge pages where the kernel gives them for the asking (transparent_hugepage/enabled is madvise or always,
 // as nearly everywhere; for shared memory it is off nearly everywhere): a direct read or write of a buffer is
@@ -33,6 +36,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "daemon/cancellation.h"
+#include "storage/unique_fd.h"
 
 namespace keepstep::daemon {
 
@@ -70,6 +74,7 @@ class StagingPool {
     int64_t initial_bytes = int64_t{64} << 20;
     int64_t buffer_bytes = kDefaultBufferBytes;  // a multiple of 4096
     int prefault_threads = 4;
+    bool shared = false;  // in a memfd
   };
   struct Stats {
     int64_t limit_bytes = 0, capacity_bytes = 0;
@@ -107,6 +112,18 @@ class StagingPool {
   // last.
   void SetReclaimer(std::function<bool()> give_up);
 
+  // Of a shared pool: its memfd (-1: it is private), which begins with the first buffer, and at its end
+  // kBounceBytes that belong to no buffer.
+  static constexpr int64_t kBounceBytes = int64_t{4} << 20;
+  int memory_fd() const { return memory_fd_.get(); }
+  int64_t memory_bytes() const { return static_cast<int64_t>(slots_.size()) * buffer_bytes_ + kBounceBytes; }
+  // Where `at` lies in the memfd, or -1 when [at, at + size_bytes) does not lie in it.
+  int64_t OffsetOf(const std::byte* at, int64_t size_bytes) const;
+  std::byte* bounce() const { return base_ + memory_bytes() - kBounceBytes; }
+
+  // Until as many calls with false, Shrink gives nothing back.
+  void Hold(bool hold);
+
   // Whether somebody needs what is cached: a cache then gives its buffers back rather than keep them.
   bool HasWaiters() const;
 
@@ -123,7 +140,7 @@ class StagingPool {
   };
   enum class SlotState : uint8_t { kAbsent, kFaulting, kFree, kHeld };
 
-  StagingPool(const Options& options, absl::Span<std::byte> mapping, int slots);
+  StagingPool(const Options& options, absl::Span<std::byte> mapping, storage::UniqueFd memory_fd, int slots);
 
   void Release(int index);
   void GrantLocked(int index);
@@ -137,7 +154,8 @@ class StagingPool {
   const int64_t buffer_bytes_;
   const int prefault_threads_;
   const absl::Span<std::byte> mapping_;
-  std::byte* const base_;  // the first huge page's begin in it
+  const storage::UniqueFd memory_fd_;
+  std::byte* const base_;  // the first huge page's begin in it; of a memfd its begin
   std::function<bool()> give_up_;
 
   mutable std::mutex mutex_;
@@ -151,6 +169,7 @@ class StagingPool {
   int held_ = 0;
   int high_water_ = 0;
   uint64_t taken_ = 0;
+  int holds_ = 0;
 };
 
 }  // namespace keepstep::daemon

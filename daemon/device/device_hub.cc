@@ -1,0 +1,159 @@
+#include "daemon/device/device_hub.h"
+
+#include <algorithm>
+#include <future>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace keepstep::daemon {
+namespace {
+
+constexpr std::chrono::milliseconds kLookPeriod(1000);  // for workers that nobody needs
+
+}  // namespace
+
+DeviceHub::DeviceHub(DeviceHubSpec spec, StagingPool* pool, Log* log)
+    : spec_(std::move(spec)), pool_(pool), log_(log) {
+  for (int slot = 0; slot < StagingPool::kBounceBytes / kBounceSlotBytes; ++slot) bounce_.push_back(slot);
+  thread_ = std::thread([this] { Run(); });
+}
+
+DeviceHub::~DeviceHub() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  thread_.join();
+}
+
+void DeviceHub::Run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait_for(lock, kLookPeriod, [this] { return stopping_ || !tasks_.empty(); });
+    if (tasks_.empty()) {
+      if (stopping_) break;
+      lock.unlock();
+      EndIdle();
+      lock.lock();
+      continue;
+    }
+    const std::function<void()> task = std::move(tasks_.front());
+    tasks_.pop_front();
+    lock.unlock();
+    task();
+    lock.lock();
+  }
+  std::map<GpuUuid, Kept> workers = std::exchange(workers_, {});
+  lock.unlock();
+  for (size_t i = 0; i < workers.size(); ++i) pool_->Hold(false);
+  workers.clear();  // ends them, on this thread
+}
+
+void DeviceHub::Later(std::function<void()> task) {
+  {
+    std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  changed_.notify_all();
+}
+
+absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::Worker(const GpuUuid& gpu) {
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = workers_.find(gpu);
+    if (found != workers_.end() && !found->second.worker->lost()) {
+      found->second.used = Clock::now();
+      return found->second.worker;
+    }
+  }
+  std::promise<absl::StatusOr<std::shared_ptr<DeviceWorker>>> started;
+  Later([&] { started.set_value(StartWorker(gpu)); });
+  return started.get_future().get();
+}
+
+// On the hub's thread.
+absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUuid& gpu) {
+  std::shared_ptr<DeviceWorker> lost;  // ended outside the lock
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = workers_.find(gpu);
+    if (found != workers_.end()) {
+      if (!found->second.worker->lost()) return found->second.worker;
+      lost = std::move(found->second.worker);
+      workers_.erase(found);
+      pool_->Hold(false);
+    }
+  }
+  if (lost != nullptr) log_->Warn("device worker lost", {{"gpu", GpuName(gpu)}});
+  lost.reset();
+  DeviceWorkerSpec spec{.command = spec_.command,
+                        .memory_fd = pool_->memory_fd(),
+                        .memory_bytes = pool_->memory_bytes(),
+                        .pin_bytes = pool_->buffer_bytes(),
+                        .stall = spec_.stall};
+  if (spec.command.empty()) spec.command = {"/proc/self/exe", kWorkerFlag};
+  pool_->Hold(true);
+  auto worker = DeviceWorker::Start(spec, gpu);
+  if (!worker.ok()) {
+    pool_->Hold(false);
+    log_->Warn("no device worker", {{"gpu", GpuName(gpu)}, {"error", std::string(worker.status().message())}});
+    return worker.status();
+  }
+  std::shared_ptr<DeviceWorker> shared = *std::move(worker);
+  log_->Info("device worker started", {{"gpu", GpuName(gpu)}, {"pid", absl::StrCat(shared->pid())}});
+  std::lock_guard lock(mutex_);
+  workers_[gpu] = {shared, Clock::now()};
+  return shared;
+}
+
+void DeviceHub::EndIdle() {
+  std::vector<std::shared_ptr<DeviceWorker>> idle;
+  {
+    std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    for (auto it = workers_.begin(); it != workers_.end();) {
+      Kept& kept = it->second;
+      if (kept.worker.use_count() > 1) kept.used = now;  // a session has memory there
+      if (now - kept.used < spec_.idle && !(kept.worker->lost() && kept.worker.use_count() == 1)) {
+        ++it;
+        continue;
+      }
+      idle.push_back(std::move(kept.worker));
+      it = workers_.erase(it);
+      pool_->Hold(false);
+    }
+  }
+  for (std::shared_ptr<DeviceWorker>& worker : idle) {
+    log_->Info("device worker ended", {{"gpu", GpuName(worker->gpu())}});
+    worker.reset();
+  }
+}
+
+std::vector<DeviceHub::WorkerState> DeviceHub::workers() const {
+  std::lock_guard lock(mutex_);
+  std::vector<WorkerState> states;
+  for (const auto& [gpu, kept] : workers_) {
+    if (!kept.worker->lost()) states.push_back({gpu, kept.worker->pid()});
+  }
+  return states;
+}
+
+int DeviceHub::TakeBounce() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return !bounce_.empty(); });
+  const int slot = bounce_.back();
+  bounce_.pop_back();
+  return slot;
+}
+
+void DeviceHub::GiveBounce(int slot) {
+  {
+    std::lock_guard lock(mutex_);
+    bounce_.push_back(slot);
+  }
+  changed_.notify_all();
+}
+
+}  // namespace keepstep::daemon

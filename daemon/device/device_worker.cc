@@ -1,0 +1,252 @@
+#include "daemon/device/device_worker.h"
+
+#include <signal.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/error.h"
+
+extern char** environ;
+
+namespace keepstep::daemon {
+namespace {
+
+constexpr std::chrono::milliseconds kNoLimit(-1);
+
+absl::Status Lost(absl::string_view reason, const GpuUuid& gpu, absl::string_view why) {
+  return MakeError(absl::StatusCode::kAborted, reason,
+                   absl::StrCat("The worker of ", GpuName(gpu), " was lost: ", why, ". The next save starts another."),
+                   "copy");
+}
+
+}  // namespace
+
+std::string GpuName(const GpuUuid& gpu) {
+  const std::string hex =
+      absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(gpu.data()), gpu.size()));
+  return absl::StrCat("GPU-", hex.substr(0, 8), "-", hex.substr(8, 4), "-", hex.substr(12, 4), "-", hex.substr(16, 4),
+                      "-", hex.substr(20));
+}
+
+absl::StatusOr<std::unique_ptr<DeviceWorker>> DeviceWorker::Start(const DeviceWorkerSpec& spec, const GpuUuid& gpu) {
+  std::unique_ptr<DeviceWorker> worker(new DeviceWorker(spec, gpu));
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+    return absl::ResourceExhaustedError(absl::StrCat("socketpair: ", strerror(errno)));
+  worker->socket_ = storage::UniqueFd(ends[0]);
+  const storage::UniqueFd of_child(ends[1]);
+  const timeval limit{.tv_sec = spec.stall.count() / 1000, .tv_usec = spec.stall.count() % 1000 * 1000};
+  setsockopt(ends[0], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));  // a worker that hangs reads nothing either
+  if (absl::Status status = worker->Spawn(of_child.get()); !status.ok()) return status;
+  worker->reader_ = std::thread([raw = worker.get()] { raw->Read(); });
+  WorkerStart start;
+  start.gpu = gpu;
+  start.memory_bytes = static_cast<uint64_t>(spec.memory_bytes);
+  start.pin_bytes = static_cast<uint64_t>(spec.pin_bytes);
+  const absl::Status status = worker->Ask(start, spec.memory_fd, spec.start_limit);
+  if (!status.ok()) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NO_GPU",
+                     absl::StrCat(GpuName(gpu), " cannot be used by the daemon: ", status.message()), "register");
+  }
+  return worker;
+}
+
+absl::Status DeviceWorker::Spawn(int socket_of_child) {
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, socket_of_child, kWorkerSocketFd);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  std::vector<char*> arguments;
+  for (const std::string& argument : spec_.command) arguments.push_back(const_cast<char*>(argument.c_str()));
+  arguments.push_back(nullptr);
+  const int error = posix_spawn(&pid_, arguments[0], &actions, &attributes, arguments.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  if (error == 0) return absl::OkStatus();
+  pid_ = -1;
+  return absl::ResourceExhaustedError(absl::StrCat("starting ", spec_.command[0], ": ", strerror(error)));
+}
+
+DeviceWorker::~DeviceWorker() {
+  Lose(absl::CancelledError("ended"));
+  if (reader_.joinable()) reader_.join();
+  if (pid_ > 0) {
+    kill(pid_, SIGKILL);  // nothing that it holds outlives it
+    while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+}
+
+bool DeviceWorker::lost() const {
+  std::lock_guard lock(mutex_);
+  return !lost_.ok();
+}
+
+// Every call, now and later, ends with the first cause. A worker that hangs is killed, so that nothing of it lands in
+// memory that others use.
+void DeviceWorker::Lose(absl::Status why) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!lost_.ok()) return;
+    lost_ = std::move(why);
+  }
+  if (pid_ > 0) kill(pid_, SIGKILL);
+  shutdown(socket_.get(), SHUT_RDWR);
+  changed_.notify_all();
+}
+
+void DeviceWorker::Read() {
+  for (;;) {
+    WorkerReply reply;
+    const ssize_t got = recv(socket_.get(), &reply, sizeof(reply), 0);
+    if (got < 0 && errno == EINTR) continue;
+    if (got != sizeof(reply)) return Lose(Lost("DEVICE_LOST", gpu_, "its process has ended"));
+    reply.text[sizeof(reply.text) - 1] = '\0';
+    if (reply.fatal != 0) return Lose(Lost("DEVICE_LOST", gpu_, reply.text));
+    std::lock_guard lock(mutex_);
+    const auto found = calls_.find(reply.id);
+    if (found == calls_.end()) continue;  // its caller has given up
+    found->second.done = true;
+    found->second.reply = reply;
+    changed_.notify_all();
+  }
+}
+
+uint64_t DeviceWorker::NewCall() {
+  std::lock_guard lock(mutex_);
+  const uint64_t id = next_id_++;
+  calls_[id];
+  return id;
+}
+
+absl::Status DeviceWorker::Send(uint64_t id, absl::Span<const std::byte> frame, int descriptor) {
+  iovec data{const_cast<std::byte*>(frame.data()), frame.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{.msg_iov = &data, .msg_iovlen = 1};
+  if (descriptor >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr* part = CMSG_FIRSTHDR(&message);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(part), &descriptor, sizeof(descriptor));
+  }
+  ssize_t sent = 0;
+  {
+    std::lock_guard lock(send_mutex_);
+    do {
+      sent = sendmsg(socket_.get(), &message, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+  }
+  if (sent >= 0) return absl::OkStatus();
+  const bool stuck = errno == EAGAIN;
+  Lose(Lost(stuck ? "DEVICE_STUCK" : "DEVICE_LOST", gpu_, stuck ? "it takes no requests" : strerror(errno)));
+  std::lock_guard lock(mutex_);
+  calls_.erase(id);
+  return lost_;
+}
+
+absl::Status DeviceWorker::Answer(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel) {
+  const auto waited = [&](std::unique_lock<std::mutex>& lock) {
+    const Call& call = calls_[id];
+    const auto over = [&] {
+      return call.done || !lost_.ok() || (cancel != nullptr && cancel->cancelled());
+    };
+    if (limit != kNoLimit) return changed_.wait_for(lock, limit, over);
+    changed_.wait(lock, over);
+    return true;
+  };
+  std::unique_lock lock(mutex_);
+  if (!waited(lock)) {
+    lock.unlock();
+    Lose(Lost("DEVICE_STUCK", gpu_, absl::StrCat("no answer for ", limit.count() / 1000, " s")));
+    lock.lock();
+  }
+  const Call call = calls_[id];
+  calls_.erase(id);
+  if (call.done && call.reply.error == 0) return absl::OkStatus();
+  if (call.done) {
+    return MakeError(absl::StatusCode::kAborted, "DEVICE_ERROR", absl::StrCat(GpuName(gpu_), ": ", call.reply.text),
+                     "copy");
+  }
+  if (!lost_.ok()) return lost_;
+  lock.unlock();
+  return cancel->status();
+}
+
+template <typename Frame>
+absl::Status DeviceWorker::Ask(Frame frame, int descriptor, std::chrono::milliseconds limit) {
+  frame.header.id = NewCall();
+  absl::Status status = Send(
+      frame.header.id, absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&frame), sizeof(frame)), descriptor);
+  return status.ok() ? Answer(frame.header.id, limit, nullptr) : status;
+}
+
+absl::Status DeviceWorker::Map(uint64_t mapping, const MemoryHandle& handle, bool writable) {
+  WorkerMap map;
+  map.mapping = mapping;
+  map.size_bytes = static_cast<uint64_t>(handle.size_bytes);
+  map.kind = handle.kind;
+  map.writable = writable ? 1 : 0;
+  map.ipc = handle.ipc;
+  return Ask(map, handle.kind == HandleKind::kDescriptor ? handle.descriptor->get() : -1, spec_.stall);
+}
+
+absl::Status DeviceWorker::Unmap(uint64_t mapping) {
+  WorkerUnmap unmap;
+  unmap.mapping = mapping;
+  return Ask(unmap, -1, spec_.stall);
+}
+
+absl::Status DeviceWorker::Await(const IpcHandle& event, Cancellation& cancel) {
+  WorkerAwait await;
+  await.event = event;
+  await.header.id = NewCall();
+  absl::Status status = Send(await.header.id,
+                             absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&await), sizeof(await)), -1);
+  if (!status.ok()) return status;
+  Cancellation::Hook hook(cancel, [this] {
+    std::lock_guard lock(mutex_);
+    changed_.notify_all();
+  });
+  return Answer(await.header.id, kNoLimit, &cancel);
+}
+
+absl::Status DeviceWorker::Copy(bool into_device, absl::Span<const WorkerCopyRun> runs) {
+  // All frames first, so that the GPU need not wait for the daemon between two of them.
+  std::vector<uint64_t> ids;
+  absl::Status status;
+  for (size_t at = 0; at < runs.size() && status.ok(); at += kMaxCopyRuns) {
+    const auto some = runs.subspan(at, std::min(kMaxCopyRuns, runs.size() - at));
+    WorkerCopy copy;
+    copy.header.id = NewCall();
+    copy.into_device = into_device ? 1 : 0;
+    copy.count = static_cast<uint32_t>(some.size());
+    std::vector<std::byte> frame(sizeof(copy) + some.size() * sizeof(WorkerCopyRun));
+    std::memcpy(frame.data(), &copy, sizeof(copy));
+    std::memcpy(frame.data() + sizeof(copy), some.data(), some.size() * sizeof(WorkerCopyRun));
+    status = Send(copy.header.id, frame, -1);
+    if (status.ok()) ids.push_back(copy.header.id);
+  }
+  for (uint64_t id : ids) {
+    const absl::Status answered = Answer(id, spec_.stall, nullptr);
+    if (status.ok()) status = answered;
+  }
+  return status;
+}
+
+}  // namespace keepstep::daemon

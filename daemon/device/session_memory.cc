@@ -1,0 +1,112 @@
+#include "daemon/device/session_memory.h"
+
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "daemon/error.h"
+
+namespace keepstep::daemon {
+namespace {
+
+constexpr size_t kMaxUnclaimed = 1 << 16;
+
+}  // namespace
+
+SessionMemory::~SessionMemory() { End(); }
+
+absl::Status SessionMemory::Take(uint64_t first, std::vector<storage::UniqueFd> descriptors) {
+  std::lock_guard lock(mutex_);
+  if (hub_ == nullptr || ended_) return absl::OkStatus();  // nobody will claim them
+  if (first < next_descriptor_ || first > UINT64_MAX - descriptors.size())
+    return absl::InvalidArgumentError("a descriptor's number was used before");
+  if (descriptors_.size() + descriptors.size() > kMaxUnclaimed)
+    return absl::ResourceExhaustedError("too many descriptors that nothing registered names");
+  for (storage::UniqueFd& descriptor : descriptors)
+    descriptors_[first++] = std::make_shared<const storage::UniqueFd>(std::move(descriptor));
+  next_descriptor_ = first;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const DeviceTable>> SessionMemory::Open(const std::vector<DeclaredMemory>& declared) {
+  if (declared.empty()) return std::make_shared<const DeviceTable>(std::vector<DeviceTable::Entry>());
+  if (hub_ == nullptr) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "GPU_OFF",
+                     "This daemon maps no GPU memory: start it with gpu: on, or let the client copy through the window.",
+                     "register");
+  }
+  std::vector<DeviceTable::Entry> entries;
+  std::map<Key, std::shared_ptr<Mapping>> fresh;
+  for (const DeclaredMemory& one : declared) {
+    const Key key(one.gpu, one.kind, one.ipc, one.descriptor);
+    std::lock_guard lock(mutex_);
+    auto& mapping = fresh[key];
+    if (const auto known = mappings_.find(key); mapping == nullptr && known != mappings_.end()) mapping = known->second;
+    if (mapping == nullptr) {
+      MemoryHandle handle{.kind = one.kind, .ipc = one.ipc, .size_bytes = one.size_bytes};
+      if (one.kind == HandleKind::kDescriptor) {
+        const auto found = descriptors_.find(one.descriptor);
+        if (found == descriptors_.end()) {
+          return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_DESCRIPTOR",
+                           absl::StrCat("Descriptor ", one.descriptor, " did not come over the handoff socket."),
+                           "register");
+        }
+        handle.descriptor = found->second;
+      }
+      mapping = std::make_shared<Mapping>(hub_, one.gpu, std::move(handle));
+    }
+    entries.push_back({one.address, one.size_bytes, mapping});
+  }
+  for (const auto& [key, mapping] : fresh) {
+    auto use = mapping->Begin();  // maps it, and so checks the handle
+    if (!use.ok() && ReasonOf(use.status()) == "DEVICE_ERROR") {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "BAD_HANDLE",
+                       absl::StrCat("The daemon cannot map GPU memory that is registered: ", use.status().message()),
+                       "register");
+    }
+    if (!use.ok()) return use.status();
+  }
+  std::lock_guard lock(mutex_);
+  if (ended_) return absl::CancelledError("the session is over");
+  for (const auto& [key, mapping] : fresh) {
+    mappings_[key] = mapping;
+    if (std::get<HandleKind>(key) == HandleKind::kDescriptor) descriptors_.erase(std::get<uint64_t>(key));
+  }
+  return std::make_shared<const DeviceTable>(std::move(entries));
+}
+
+void SessionMemory::CloseAllBut(const DeviceTable* table) {
+  absl::flat_hash_set<const Mapping*> kept;
+  if (table != nullptr) {
+    for (const DeviceTable::Entry& entry : table->entries()) kept.insert(entry.mapping.get());
+  }
+  std::vector<std::shared_ptr<Mapping>> old;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto it = mappings_.begin(); it != mappings_.end();) {
+      if (kept.contains(it->second.get())) {
+        ++it;
+        continue;
+      }
+      old.push_back(std::move(it->second));
+      it = mappings_.erase(it);
+    }
+  }
+  for (const std::shared_ptr<Mapping>& mapping : old) mapping->Close();
+}
+
+void SessionMemory::End() {
+  std::map<Key, std::shared_ptr<Mapping>> mappings;
+  {
+    std::lock_guard lock(mutex_);
+    ended_ = true;
+    descriptors_.clear();
+    mappings = std::exchange(mappings_, {});
+  }
+  if (mappings.empty()) return;
+  hub_->Later([mappings = std::move(mappings)] {
+    for (const auto& [key, mapping] : mappings) mapping->Close();
+  });
+}
+
+}  // namespace keepstep::daemon

@@ -1,0 +1,16 @@
+// For a build without CUDA's headers.
+
+#include <cstdio>
+
+#include "daemon/device/worker.h"
+
+namespace keepstep::daemon {
+
+int RunDeviceWorker(int) {
+  fputs("keepstepd: this build has no GPU support: it was made without CUDA's headers\n", stderr);
+  return 1;
+}
+
+std::string DescribeDriver() { return "built without CUDA's headers"; }
+
+}  // namespace keepstep::daemon
