@@ -148,6 +148,40 @@ TEST_F(CApiTest, ShardsAreCheckedBeforeAnythingIsSent) {
   EXPECT_FALSE(DeclareShards(shards.data(), 1).ok());
 }
 
+TEST_F(CApiTest, GpuMemoryIsItsOwnBufferAndNeverSampled) {
+  std::vector<ks_shard> shards = {Shards()[0], Shards()[0]};
+  shards[1].fqn = "moments";
+  shards[1].memory = KS_CUDA;
+  const Declared declared = DeclareShards(shards.data(), shards.size()).value();
+  ASSERT_EQ(declared.buffers.size(), 2u);
+  EXPECT_TRUE(declared.buffers[0].has_host());
+  EXPECT_EQ(declared.buffers[1].device().address(), reinterpret_cast<uint64_t>(weights_.data()));
+  EXPECT_EQ(declared.buffers[1].device().size_bytes(), static_cast<int64_t>(sizeof(weights_)));
+  ASSERT_EQ(declared.samples.at(0).size(), 1u);
+  EXPECT_EQ(declared.samples.at(0)[0].fqn, "weights");
+  shards[1].memory = 2;
+  EXPECT_FALSE(DeclareShards(shards.data(), shards.size()).ok());
+}
+
+TEST_F(CApiTest, WhatIsNoGpuMemoryIsRefusedByName) {
+  Checkpointer checkpointer;
+  ASSERT_FALSE(checkpointer.Open(Options()));
+  std::vector<ks_shard> shards = Shards();
+  shards[0].memory = KS_CUDA;
+  const Error error = checkpointer.Register(shards);
+  EXPECT_EQ(error.code, KS_INVALID_ARGUMENT);
+  EXPECT_STREQ(error.reason, "BAD_SHARD");
+  EXPECT_NE(std::strstr(error.message, "weights"), nullptr) << error.message;
+}
+
+TEST_F(CApiTest, InfoSaysByWhichPathMemoryGoes) {
+  Checkpointer checkpointer;
+  ASSERT_FALSE(checkpointer.Open(Options()));
+  ks_info info;
+  ASSERT_EQ(ks_get_info(checkpointer.get(), &info, nullptr), KS_OK);
+  EXPECT_STREQ(info.memory_paths, "host by pull");
+}
+
 // A fused allocation is one buffer, and a sample never reaches beyond it.
 TEST_F(CApiTest, EqualBuffersAreSharedAndSamplesStayInside) {
   std::vector<ks_shard> shards = {Shards()[0], Shards()[0]};

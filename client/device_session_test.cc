@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -21,7 +22,7 @@ namespace {
 using fake_cuda::Peer;
 
 constexpr int64_t kLongMs = 60'000;
-constexpr int kResourceExhausted = 8;
+constexpr int kResourceExhausted = 8, kFailedPrecondition = 9;
 
 // Opens an event of another process and says whether what it marks is done.
 PEER(event_looker) {
@@ -45,7 +46,7 @@ class DeviceSessionTest : public fake_cuda::DriverTest {
   void Start(FakeScript script = {}, proto::Transfer transfer = proto::Transfer::kAuto) {
     script.on_register = [this](const v1::RegisterRequest& request) {
       std::lock_guard lock(mu_);
-      if (refusals_ > 0 && refusals_-- > 0) return FakeAnswer{kResourceExhausted, "TOO_MANY_TENSORS"};
+      if (refusals_ > 0 && refusals_-- > 0) return refusal_;
       if (registered_.empty() || registered_.back().generation() != request.generation()) {
         registered_.push_back(request);
       } else {
@@ -101,15 +102,18 @@ class DeviceSessionTest : public fake_cuda::DriverTest {
 
   // Waits until all of `numbers` have come: their frames precede the registration, on another socket.
   void ExpectGiven(const std::vector<uint64_t>& numbers) {
-    for (uint64_t number : numbers) {
-      while (!daemon_->descriptors().contains(number)) ASSERT_FALSE(daemon_->AwaitFrame(kFrame).empty());
-    }
+    const auto given = [&] {
+      const std::map<uint64_t, int> came = daemon_->descriptors();
+      return std::all_of(numbers.begin(), numbers.end(), [&](uint64_t number) { return came.contains(number); });
+    };
+    while (!given()) ASSERT_FALSE(daemon_->AwaitFrame(kFrame).empty());
   }
 
   static constexpr proto::FrameKind kFrame = proto::FrameKind::kDescriptors;
   std::mutex mu_;
   std::vector<v1::RegisterRequest> registered_;  // guarded by mu_
   int refusals_ = 0;                             // guarded by mu_
+  FakeAnswer refusal_{kResourceExhausted, "TOO_MANY_TENSORS"};  // guarded by mu_
   std::unique_ptr<FakeDaemon> daemon_;
   std::unique_ptr<Client> client_;
 };
@@ -303,6 +307,24 @@ TEST_F(DeviceSessionTest, OnlyWhatHasNoHandleGoesByTheWindow) {
   EXPECT_TRUE(registered.buffers(0).has_device());
   EXPECT_TRUE(registered.buffers(1).has_host());
   EXPECT_TRUE(registered.buffers(2).has_device());
+}
+
+// A daemon in another container: handles that are good here lead nowhere there.
+TEST_F(DeviceSessionTest, WhatTheDaemonCannotMapGoesByTheWindow) {
+  Start();
+  {
+    std::lock_guard lock(mu_);
+    refusal_ = {kFailedPrecondition, "BAD_HANDLE"};
+    refusals_ = 2;  // by pull, and again on the connection with a window
+  }
+  const Block block(4096);
+  Declared declared;
+  Add(&declared, "a", block.pointer(), 4096);
+  ASSERT_TRUE(Register(declared).ok());
+  EXPECT_EQ(client_->session().info().device_paths, "1 allocation by window");
+  EXPECT_FALSE(client_->session().info().maps_gpu_memory);
+  ASSERT_TRUE(Register(declared).ok()) << "it is not asked again on this connection";
+  EXPECT_EQ(LastRegistered().memory_size(), 0);
 }
 
 TEST_F(DeviceSessionTest, AWindowThatIsNeededAndForbidden) {

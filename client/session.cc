@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -15,6 +16,15 @@
 #include "client/thread.h"
 
 namespace keepstep::client {
+namespace {
+
+// The memory is what it was said to be, and this daemon cannot have it: another container, a GPU in exclusive mode.
+bool CannotMap(const absl::Status& status) {
+  const std::string reason = BlameOf(status).reason;
+  return reason == "NO_GPU" || (reason == "BAD_HANDLE" && absl::IsFailedPrecondition(status));
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Session>> Session::Start(SessionSpec spec, SaveLedger* ledger,
                                                         BufferTable* buffers, Devices* devices,
@@ -198,7 +208,18 @@ absl::Status Session::RegisterAgain(const Connection& connection) {
 // Declares all of it as the next generation. The caller holds send_mu_. UNAVAILABLE: the connection has ended, or is
 // being ended because it has no window.
 absl::Status Session::Send(const Declared& declared, const Connection& connection, Deadline deadline) {
-  const DevicePaths paths = ChoosePaths(declared, connection.handoff->maps_gpu_memory());
+  const bool maps = connection.handoff->maps_gpu_memory() && cannot_map_ != connection.handoff;
+  const absl::Status status = SendOnce(declared, connection, maps, deadline);
+  if (!maps || !CannotMap(status) || spec_.transfer == proto::Transfer::kPull) return status;
+  std::fprintf(stderr, "keepstep: GPU memory goes through the window, as the daemon cannot map it: %s\n",
+               std::string(status.message()).c_str());
+  cannot_map_ = connection.handoff;
+  return SendOnce(declared, connection, false, deadline);
+}
+
+absl::Status Session::SendOnce(const Declared& declared, const Connection& connection, bool maps,
+                               Deadline deadline) {
+  const DevicePaths paths = ChoosePaths(declared, maps);
   if (paths.NeedWindow() && connection.handoff->transfer() != proto::Transfer::kWindow)
     return AskForWindow(connection);
   auto memory = book_.Offer(paths, connection.handoff, devices_, deadline);
@@ -217,6 +238,7 @@ absl::Status Session::Send(const Declared& declared, const Connection& connectio
   book_.Taken();
   std::lock_guard lock(mu_);
   info_.device_paths = paths.Text();
+  info_.maps_gpu_memory = maps;
   return status;
 }
 

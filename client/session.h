@@ -96,6 +96,7 @@ class Session {
   absl::Status Opened(const v1::Opened& opened, bool restarted, const Connection& connection);
   absl::Status RegisterAgain(const Connection& connection);
   absl::Status Send(const Declared& declared, const Connection& connection, Deadline deadline);
+  absl::Status SendOnce(const Declared& declared, const Connection& connection, bool maps, Deadline deadline);
   absl::Status AskForWindow(const Connection& connection);
   bool Ends(const absl::Status& status) const;
   void End(const absl::Status& status);
@@ -111,8 +112,9 @@ class Session {
 
   std::atomic<int> socket_fd_{-1};  // of handoff_, for a forked child, where mu_ may be locked for ever
 
-  std::mutex send_mu_;    // one generation at a time
+  std::mutex send_mu_;  // one generation at a time
   DescriptorBook book_;  // guarded by send_mu_
+  std::shared_ptr<HandoffClient> cannot_map_;  // guarded by send_mu_; whose daemon tried to map GPU memory in vain
 
   mutable std::mutex mu_;
   std::condition_variable changed_;

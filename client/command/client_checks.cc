@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "client/address.h"
 #include "client/command/format.h"
+#include "client/device/driver_facts.h"
 #include "client/limits.h"
 #include "client/version.h"
 
@@ -98,12 +99,20 @@ void CheckOwn(v1::DoctorResponse& checks) {
                    limits->progress_ms / 1000, " s of copying without progress"));
 }
 
+// What a trainer here finds; the daemon's own view is among its checks.
+void CheckDriver(v1::DoctorResponse& checks) {
+  const DriverFacts facts = LookAtDriver();
+  Add(checks, "CUDA driver", facts.works ? v1::Check::OK : v1::Check::WARNING, facts.text,
+      "GPU memory cannot be registered here. See whether nvidia-smi works in this container.");
+}
+
 }  // namespace
 
 void CheckClient(const Globals& globals, const absl::StatusOr<std::unique_ptr<Connection>>& daemon,
                  v1::DoctorResponse& checks) {
   CheckReach(globals, daemon.status(), checks);
   CheckOwn(checks);
+  CheckDriver(checks);
   if (!daemon.ok()) return;
   CheckTransfer(**daemon, checks);
   CheckVersion(**daemon, checks);

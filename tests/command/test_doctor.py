@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.e2e.world import World
 from tests.harness.daemon import KEEPSTEP, Daemon
 
-EVERYWHERE = {"reach", "open files here", "watchdog", "pull from here", "version", "daemon", "socket", "io_uring",
+EVERYWHERE = {"reach", "open files here", "watchdog", "CUDA driver", "pull from here", "version", "daemon", "socket", "io_uring",
               "open files", "GPU", "IPC path", "ordering", "staging pool", "memlock", "/dev/shm", "pull", "limits",
               "state directory", "file ownership"}
 
