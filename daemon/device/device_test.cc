@@ -1,0 +1,383 @@
+// Hub, mappings and port against workers of their own, with trainers in further processes: on the fake driver, or by
+// hand on a GPU's own (without LD_LIBRARY_PATH; then the tests of faults skip).
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <random>
+
+#include "daemon/device/device_port.h"
+#include "daemon/device/session_memory.h"
+#include "daemon/device/test_trainer.h"
+#include "daemon/error.h"
+#include "daemon/local_port.h"
+#include "tests/fake_cuda/counters.h"
+#include "tests/fake_cuda/driver_library.h"
+
+namespace keepstep::daemon {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr int64_t kMiB = 1 << 20;
+constexpr uint64_t kPieceBytes = 2 * kMiB;
+
+// The layout is in tests/fake_cuda/counters.h.
+int64_t Held(const std::string& path, fake_cuda::Counter counter) {
+  const storage::UniqueFd file(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  int64_t total = 0;
+  for (off_t slot = 4096; slot < 4096 + 256 * 512; slot += 512) {
+    struct flock probe {};
+    probe.l_type = F_WRLCK;
+    probe.l_whence = SEEK_SET;
+    probe.l_start = slot;
+    probe.l_len = 1;
+    int64_t value = 0;
+    if (fcntl(file.get(), F_OFD_GETLK, &probe) != 0 || probe.l_type == F_UNLCK) continue;
+    if (pread(file.get(), &value, sizeof(value), slot + 8 + 8 * counter) == sizeof(value)) total += value;
+  }
+  return total;
+}
+
+class DeviceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!fake_cuda::HasDriver()) GTEST_SKIP() << "no CUDA driver";
+    counters_ = ::testing::TempDir() + "/counters-" + std::to_string(getpid()) + "-" +
+                ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::remove(counters_);
+    setenv("KEEPSTEP_FAKE_CUDA_COUNTERS", counters_.c_str(), 1);
+    unsetenv("KEEPSTEP_FAKE_CUDA_FAULTS");
+    trainer_ = std::make_unique<TestTrainer>();
+  }
+
+  void TearDown() override {
+    session_ = nullptr;
+    hub_ = nullptr;
+    pool_ = nullptr;
+    trainer_ = nullptr;
+    std::filesystem::remove(counters_);
+  }
+
+  // `faults`: of the workers (tests/fake_cuda/options.h).
+  void Start(const std::string& faults = "", std::chrono::milliseconds stall = 30s) {
+    setenv("KEEPSTEP_FAKE_CUDA_FAULTS", faults.c_str(), 1);
+    pool_ = *StagingPool::Start({.limit_bytes = 8 * kMiB, .buffer_bytes = 2 * kMiB, .shared = true});
+    hub_ = std::make_unique<DeviceHub>(
+        DeviceHubSpec{.command = {"daemon/device/test_worker"}, .stall = stall}, pool_.get(), &log_);
+    session_ = std::make_unique<SessionMemory>(hub_.get());
+  }
+
+  std::shared_ptr<DevicePort> Port(std::shared_ptr<const DeviceTable> table, std::vector<Fence> fences = {}) {
+    return std::make_shared<DevicePort>(hub_.get(), std::make_shared<LocalPort>(), std::move(table),
+                                        std::move(fences), [](uint64_t) { return "layer.weight"; });
+  }
+
+  std::shared_ptr<const DeviceTable> Open(const std::vector<DeclaredMemory>& declared) {
+    auto table = session_->Open(declared);
+    EXPECT_TRUE(table.ok()) << table.status();
+    return table.ok() ? *table : nullptr;
+  }
+
+  // Bytes [offset, offset + size) of `memory`, copied into a staging buffer.
+  absl::Status Read(MemoryPort& port, const DeclaredMemory& memory, int64_t offset_bytes, int64_t size_bytes,
+                    std::vector<uint8_t>* bytes) {
+    auto buffer = pool_->Acquire(cancel_);
+    if (!buffer.ok()) return buffer.status();
+    absl::Status status = port.Read({{memory.address + offset_bytes, buffer->data(), size_bytes}}, cancel_);
+    const auto* begin = reinterpret_cast<const uint8_t*>(buffer->data());
+    bytes->assign(begin, begin + size_bytes);
+    return status;
+  }
+
+  void ExpectPattern(MemoryPort& port, const DeclaredMemory& memory, uint32_t seed) {
+    std::vector<uint8_t> bytes;
+    const int64_t size_bytes = std::min(memory.size_bytes, 2 * kMiB);
+    ASSERT_TRUE(Read(port, memory, 0, size_bytes, &bytes).ok());
+    for (int64_t i = 0; i < size_bytes; i += 997) ASSERT_EQ(bytes[i], PatternByte(seed, i)) << i;
+  }
+
+  int64_t Mappings() { return Held(counters_, fake_cuda::kImports) + Held(counters_, fake_cuda::kVmmMappings); }
+
+  // Waits for the hub's thread.
+  void Settle() {
+    std::promise<void> done;
+    hub_->Later([&] { done.set_value(); });
+    done.get_future().wait();
+  }
+
+  std::string counters_;
+  Log log_{Log::Format::kText, Log::Level::kError};
+  Cancellation cancel_;
+  std::unique_ptr<TestTrainer> trainer_;
+  std::unique_ptr<StagingPool> pool_;
+  std::unique_ptr<DeviceHub> hub_;
+  std::unique_ptr<SessionMemory> session_;
+};
+
+TEST_F(DeviceTest, ReadsAndWritesAnAllocation) {
+  Start();
+  const DeclaredMemory memory = trainer_->Allocate(3 * kMiB, 7);
+  const auto port = Port(Open({memory}));
+  ExpectPattern(*port, memory, 7);
+  auto buffer = *pool_->Acquire(cancel_);
+  std::fill_n(buffer.data(), 1000, std::byte{0x5a});
+  ASSERT_TRUE(port->Write({{memory.address + 5, buffer.data(), 1000}}, cancel_).ok());
+  const std::vector<uint8_t> there = trainer_->Read(memory);
+  for (int64_t i = 0; i < 2000; ++i) ASSERT_EQ(there[i], i < 5 || i >= 1005 ? PatternByte(7, i) : 0x5a) << i;
+}
+
+// A gather reads through scratch memory of its own, more of it than a bounce slot holds.
+TEST_F(DeviceTest, MemoryOutsideThePoolGoesByBounce) {
+  Start();
+  const DeclaredMemory memory = trainer_->Allocate(3 * kMiB, 9);
+  const auto port = Port(Open({memory}));
+  std::vector<std::byte> scratch(3 * kMiB);
+  std::vector<MemoryRun> runs;
+  for (int64_t at = 0; at < 3 * kMiB; at += kMiB + 4096)
+    runs.push_back({memory.address + at, scratch.data() + at, std::min(kMiB + 4096, 3 * kMiB - at)});
+  ASSERT_TRUE(port->Read(runs, cancel_).ok());
+  for (int64_t i = 0; i < 3 * kMiB; i += 331) ASSERT_EQ(static_cast<uint8_t>(scratch[i]), PatternByte(9, i)) << i;
+  for (std::byte& byte : scratch) byte ^= std::byte{0xff};
+  ASSERT_TRUE(port->Write(runs, cancel_).ok());
+  const std::vector<uint8_t> there = trainer_->Read(memory);
+  for (int64_t i = 0; i < 3 * kMiB; i += 331) ASSERT_EQ(there[i], static_cast<uint8_t>(~PatternByte(9, i))) << i;
+}
+
+// A tensor of an expandable segment lies over several pieces.
+TEST_F(DeviceTest, ARunCrossesPieces) {
+  Start();
+  std::vector<DeclaredMemory> pieces;
+  for (uint32_t i = 0; i < 3; ++i) {
+    auto [memory, descriptor] = trainer_->AllocatePiece(kPieceBytes, 20 + i);
+    memory.descriptor = i;
+    std::vector<storage::UniqueFd> descriptors;
+    descriptors.push_back(std::move(descriptor));
+    ASSERT_TRUE(session_->Take(i, std::move(descriptors)).ok());
+    pieces.push_back(memory);
+  }
+  const auto port = Port(Open(pieces));
+  EXPECT_EQ(Held(counters_, fake_cuda::kVmmMappings), 3 + 3);  // the trainer's, and the worker's
+  std::vector<std::byte> into(2 * kPieceBytes);
+  const uint64_t begin = pieces[0].address + kPieceBytes / 2;
+  ASSERT_TRUE(port->Read({{begin, into.data(), static_cast<int64_t>(into.size())}}, cancel_).ok());
+  for (uint64_t i = 0; i < into.size(); i += 499) {
+    const uint64_t at = kPieceBytes / 2 + i;
+    ASSERT_EQ(static_cast<uint8_t>(into[i]), PatternByte(20 + at / kPieceBytes, at % kPieceBytes)) << i;
+  }
+}
+
+// What the trainer has queued before the save, and the GPU has not run yet, belongs to the saved state.
+TEST_F(DeviceTest, AReadComesAfterItsFence) {
+  Start();
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  const auto table = Open({memory});
+  const Fence fence = trainer_->QueueFillBehindGate(memory, 2);
+  const auto port = Port(table, {fence});
+  auto reading = std::async(std::launch::async, [&] { ExpectPattern(*port, memory, 2); });
+  ExpectPattern(*Port(table), memory, 1);  // by the same worker meanwhile: it is the fence that holds the other up
+  EXPECT_EQ(reading.wait_for(0s), std::future_status::timeout);
+  trainer_->Release();
+  reading.get();
+}
+
+TEST_F(DeviceTest, AFenceThatIsNeverReachedCanBeCancelled) {
+  Start();
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  const auto port = Port(Open({memory}), {trainer_->QueueFillBehindGate(memory, 2)});
+  std::vector<uint8_t> bytes;
+  Cancellation cancel;
+  auto buffer = *pool_->Acquire(cancel_);
+  auto reading = std::async(std::launch::async, [&] {
+    return port->Read({{memory.address, buffer.data(), 4096}}, cancel);
+  });
+  cancel.Cancel(absl::AbortedError("the save is over"));
+  EXPECT_EQ(reading.get(), absl::AbortedError("the save is over"));
+  trainer_->Release();
+}
+
+// A save that is late must not read what the trainer may have freed.
+TEST_F(DeviceTest, WhatWasTakenBackIsNotRead) {
+  Start();
+  const DeclaredMemory first = trainer_->Allocate(kMiB, 1), second = trainer_->Allocate(kMiB, 2);
+  const auto old_port = Port(Open({std::min(first, second, [](auto& a, auto& b) { return a.address < b.address; }),
+                                   std::max(first, second, [](auto& a, auto& b) { return a.address < b.address; })}));
+  const auto table = Open({second});
+  session_->CloseAllBut(table.get());
+  EXPECT_EQ(Mappings(), 1);
+  trainer_->Free(first);
+  std::vector<uint8_t> bytes;
+  const absl::Status status = Read(*old_port, first, 0, 4096, &bytes);
+  EXPECT_EQ(ReasonOf(status), "MEMORY_TAKEN_BACK") << status;
+  EXPECT_NE(status.message().find("layer.weight"), std::string::npos) << status;
+  ExpectPattern(*old_port, second, 2);
+}
+
+TEST_F(DeviceTest, AnAddressUsedAgainIsTheNewMemory) {
+  Start();
+  const DeclaredMemory first = trainer_->Allocate(kMiB, 1);
+  ExpectPattern(*Port(Open({first})), first, 1);
+  session_->CloseAllBut(nullptr);
+  EXPECT_EQ(Mappings(), 0);
+  trainer_->Free(first);
+  const DeclaredMemory again = trainer_->Allocate(kMiB, 2);
+  EXPECT_EQ(again.address, first.address) << "the driver gives the address again, else this shows nothing";
+  ExpectPattern(*Port(Open({again})), again, 2);
+}
+
+TEST_F(DeviceTest, ADeadTrainersMemoryIsClosed) {
+  Start();
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  const auto table = Open({memory});
+  EXPECT_EQ(Mappings(), 1);
+  trainer_->Kill();
+  session_->End();
+  Settle();
+  EXPECT_EQ(Mappings(), 0);
+  std::vector<uint8_t> bytes;
+  EXPECT_EQ(ReasonOf(Read(*Port(table), memory, 0, 4096, &bytes)), "MEMORY_TAKEN_BACK");
+}
+
+TEST_F(DeviceTest, HandlesThatCannotBeOpenedAreRefused) {
+  Start();
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  DeclaredMemory bad = memory;
+  bad.ipc.fill(0x33);
+  EXPECT_EQ(ReasonOf(session_->Open({bad}).status()), "BAD_HANDLE");
+  DeclaredMemory larger = memory;
+  larger.size_bytes = 64 * kMiB;
+  EXPECT_EQ(ReasonOf(session_->Open({larger}).status()), "BAD_HANDLE");
+  DeclaredMemory foreign = memory;
+  foreign.gpu.fill(0x44);
+  EXPECT_EQ(ReasonOf(session_->Open({foreign}).status()), "NO_GPU");
+  DeclaredMemory unsent = memory;
+  unsent.kind = HandleKind::kDescriptor;
+  EXPECT_EQ(ReasonOf(session_->Open({unsent}).status()), "UNKNOWN_DESCRIPTOR");
+  EXPECT_EQ(Mappings(), 0);
+  EXPECT_EQ(ReasonOf(SessionMemory(nullptr).Open({memory}).status()), "GPU_OFF");
+  ExpectPattern(*Port(Open({memory})), memory, 1);
+}
+
+TEST_F(DeviceTest, AnErrorThatCudaSurvivesFailsItsCopyAlone) {
+  Start("cuMemcpyDtoHAsync:2:1");
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  const auto port = Port(Open({memory}));
+  ExpectPattern(*port, memory, 1);
+  std::vector<uint8_t> bytes;
+  const absl::Status status = Read(*port, memory, 0, 4096, &bytes);
+  EXPECT_EQ(ReasonOf(status), "DEVICE_ERROR") << status;
+  EXPECT_NE(status.message().find("layer.weight: GPU-"), std::string::npos) << status;
+  const pid_t worker = hub_->workers().at(0).pid;
+  ExpectPattern(*port, memory, 1);
+  EXPECT_EQ(hub_->workers().at(0).pid, worker);
+}
+
+// Each call of the driver fails in turn, in a way that CUDA does not survive, once: the save that meets it fails by
+// name, and the next one finds another worker and its memory mapped again.
+TEST_F(DeviceTest, AnErrorThatCudaDoesNotSurviveCostsOneWorker) {
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  for (const char* call : {"cuMemcpyDtoHAsync", "cuLaunchHostFunc", "cuIpcOpenMemHandle", "cuMemGetAddressRange",
+                           "cuCtxSetCurrent", "cuStreamCreateWithPriority", "cuDevicePrimaryCtxRetain", "cuDeviceGetUuid",
+                           "cuInit"}) {
+    SCOPED_TRACE(call);
+    std::filesystem::remove(counters_);
+    Start(std::string(call) + ":1:700:once");
+    auto table = session_->Open({memory});
+    std::vector<uint8_t> bytes;
+    absl::Status status = table.ok() ? Read(*Port(*table), memory, 0, 4096, &bytes) : table.status();
+    EXPECT_FALSE(status.ok());
+    EXPECT_TRUE(ReasonOf(status) == "DEVICE_LOST" || ReasonOf(status) == "NO_GPU") << status;
+    EXPECT_NE(status.message().find("GPU-"), std::string::npos) << status;
+    ExpectPattern(*Port(Open({memory})), memory, 1);
+    if (table.ok()) ExpectPattern(*Port(*table), memory, 1);
+    session_ = nullptr;
+    hub_ = nullptr;
+    pool_ = nullptr;
+  }
+}
+
+TEST_F(DeviceTest, ACallThatHangsCostsOneWorker) {
+  Start("cuMemcpyDtoHAsync:1:hang:once", 300ms);
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  const auto port = Port(Open({memory}));
+  std::vector<uint8_t> bytes;
+  const absl::Status status = Read(*port, memory, 0, 4096, &bytes);
+  EXPECT_EQ(ReasonOf(status), "DEVICE_STUCK") << status;
+  ExpectPattern(*port, memory, 1);
+}
+
+TEST_F(DeviceTest, AWorkerThatIsKilledIsReplaced) {
+  Start();
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  const auto port = Port(Open({memory}));
+  const pid_t worker = hub_->workers().at(0).pid;
+  kill(worker, SIGKILL);
+  std::vector<uint8_t> bytes;
+  // The copy that meets it fails; whether one does depends on when the loss is seen.
+  while (Read(*port, memory, 0, 4096, &bytes).ok() && !hub_->workers().empty() && hub_->workers()[0].pid == worker) {
+  }
+  ExpectPattern(*port, memory, 1);
+  EXPECT_NE(hub_->workers().at(0).pid, worker);
+}
+
+TEST_F(DeviceTest, ThePoolKeepsItsMemoryWhileAWorkerLives) {
+  Start();
+  ASSERT_TRUE(pool_->Reserve(8 * kMiB).ok());
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  ExpectPattern(*Port(Open({memory})), memory, 1);
+  EXPECT_EQ(pool_->Shrink(0), 0);
+  session_ = nullptr;
+  hub_ = nullptr;
+  EXPECT_EQ(pool_->Shrink(0), 8 * kMiB);
+}
+
+// Allocations come, go, and take each other's addresses; registrations follow. No read gives another allocation's
+// bytes, and no mapping outlives its registration.
+TEST_F(DeviceTest, RandomLivesOfAllocations) {
+  Start();
+  std::mt19937_64 random(4711);
+  struct Live {
+    DeclaredMemory memory;
+    uint32_t seed = 0;
+  };
+  std::map<uint64_t, Live> live;
+  std::shared_ptr<const DeviceTable> table = Open({});
+  uint32_t seed = 100;
+  const auto register_all = [&] {
+    std::vector<DeclaredMemory> declared;
+    for (const auto& [address, one] : live) declared.push_back(one.memory);
+    table = Open(declared);
+    session_->CloseAllBut(table.get());
+    ASSERT_EQ(Mappings(), static_cast<int64_t>(live.size()));
+  };
+  const char* operations = getenv("KEEPSTEP_TEST_OPERATIONS");
+  for (int i = 0; i < (operations == nullptr ? 10'000 : atoi(operations)); ++i) {
+    const uint64_t choice = random() % 10;
+    if (choice < 2 && live.size() < 12) {
+      const DeclaredMemory memory = trainer_->Allocate(4096 * (1 + random() % 64), ++seed);
+      live[memory.address] = {memory, seed};
+      register_all();
+    } else if (choice < 4 && !live.empty()) {
+      const auto gone = std::next(live.begin(), random() % live.size());
+      const DeclaredMemory memory = gone->second.memory;
+      live.erase(gone);
+      register_all();  // taken back before it is freed
+      trainer_->Free(memory);
+    } else if (choice < 5 && !live.empty()) {
+      Live& one = std::next(live.begin(), random() % live.size())->second;
+      trainer_->Fill(one.memory, one.seed = ++seed);
+    } else if (!live.empty()) {
+      const Live& one = std::next(live.begin(), random() % live.size())->second;
+      ExpectPattern(*Port(table), one.memory, one.seed);
+    }
+    if (HasFatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace keepstep::daemon
