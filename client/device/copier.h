@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <set>
 
 #include "absl/types/span.h"
 #include "client/device/allocation.h"
@@ -28,7 +29,8 @@ class Copier {
 
  private:
   CUresult StreamOf(CUcontext context, CUstream* stream);  // in the context, which is current
-  CUresult Queue(const proto::CopyEntry& entry, const Allocation& allocation, bool into_client, std::byte* window);
+  CUresult Queue(const proto::CopyEntry& entry, const Allocation& allocation, bool into_client,
+                 std::byte* window, size_t window_bytes, std::set<CUcontext>* used);
   void Pin(CUcontext context, std::byte* window, size_t window_bytes);
 
   const cuda::Driver& cu_;

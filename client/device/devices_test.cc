@@ -195,6 +195,21 @@ TEST_F(DevicesTest, CopiesOutWaitForWhatWasMarked) {
   devices_->ForgetWindow();
 }
 
+TEST_F(DevicesTest, ACopyGoesOnInTheNextPiece) {
+  const Pieces pieces(3, /*exportable=*/false);
+  const auto found = Find({{pieces.pointer(), pieces.size_bytes(), "w"}});
+  for (int i = 0; i < 3; ++i)
+    ASSERT_CUDA(CU(cuMemsetD8)(pieces.pointer() + i * pieces.piece_bytes(), 1 + i, pieces.piece_bytes()));
+  ASSERT_CUDA(CU(cuCtxSynchronize)());
+  std::vector<std::byte> window(pieces.size_bytes());
+  proto::CopyEntry entry{.address = pieces.pointer() + 10, .size_bytes = pieces.size_bytes() - 10};
+  EXPECT_EQ(devices_->Copy({&entry, 1}, found, false, window.data(), window.size()), 0);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(window[(i + 1) * pieces.piece_bytes() - 11], std::byte(1 + i)) << i;
+  entry.size_bytes += 1;
+  EXPECT_EQ(devices_->Copy({&entry, 1}, found, false, window.data(), window.size()), EFAULT);
+  devices_->ForgetWindow();
+}
+
 TEST_F(DevicesTest, ALoadWaitsForWhatIsQueued) {
   const Block block(4096);
   const auto found = Find({{block.pointer(), 4096, "w"}});
