@@ -11,9 +11,9 @@ from pathlib import Path
 from tests.e2e.world import World
 from tests.harness.daemon import KEEPSTEP, Daemon
 
-EVERYWHERE = {"reach", "open files here", "watchdog", "CUDA driver", "pull from here", "version", "daemon", "socket", "io_uring",
-              "open files", "GPU", "IPC path", "ordering", "staging pool", "memlock", "/dev/shm", "pull", "limits",
-              "state directory", "file ownership"}
+EVERYWHERE = {"reach", "open files here", "watchdog", "CUDA driver", "pull from here", "version", "daemon", "socket",
+              "io_uring", "open files", "GPU", "IPC path", "ordering", "staging pool", "memlock", "/dev/shm", "pull",
+              "limits", "state directory", "file ownership"}
 
 
 def test_every_check_is_made_and_none_fails_here(daemon: Daemon, home: Path) -> None:

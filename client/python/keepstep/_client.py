@@ -156,11 +156,12 @@ class Client:
         extras: Mapping[str, Packed],
         metrics: Mapping[str, float],
         tags: Sequence[str],
+        streams: Sequence[int] = (),
         timeout_ms: int = 0,
     ) -> int:
         """The save's number, once the daemon has answered; also when it has not, and may have taken the save.
 
-        `timeout_ms` 0: the library's own 10 s.
+        `streams`: handles of CUDA streams. `timeout_ms` 0: the library's own 10 s.
         """
         packed = (_ffi.Extra * max(1, len(extras)))()
         keep: list[Any] = []
@@ -182,6 +183,8 @@ class Client:
             tags=_ffi.strings(list(tags)),
             tag_count=len(tags),
             timeout_ms=timeout_ms,
+            streams=(c.c_void_p * max(1, len(streams)))(*streams),
+            stream_count=len(streams),
         )
         number = c.c_uint64()
         try:
@@ -311,6 +314,12 @@ class Client:
         info = _ffi.Info()
         self._call("ks_get_info", c.byref(info))
         return bool(info.connected)
+
+    def memory_paths(self) -> str:
+        """How registered memory reaches the daemon: "host by pull; 3 allocations by ipc, 2 by vmm"."""
+        info = _ffi.Info()
+        self._call("ks_get_info", c.byref(info))
+        return _ffi.text(info.memory_paths)
 
     def info(self) -> tuple[int, str, str]:
         """Epoch, transfer in use, and the job's label."""

@@ -23,6 +23,7 @@ TRANSFERS = {"auto": 0, "pull": 1, "window": 2}
 ON_BUSY = {"wait": 0, "skip": 1, "supersede": 2}
 COMPONENTS = {"model": 1, "optimizer": 2, "extra": 3}
 BOXES, FLAT, PLACED = 0, 1, 2
+HOST, CUDA = 0, 1
 STATES = (
     "NONE", "ACCEPTED", "SNAPSHOTTED", "PERSISTED", "COMMITTED", "SKIPPED", "SUPERSEDED", "CANCELLED", "FAILED",
 )  # fmt: skip
@@ -66,7 +67,7 @@ class Shard(c.Structure):
         ("data_bytes", c.c_int64), ("where", c.c_int), ("boxes", c.POINTER(Box)), ("box_count", c.c_size_t),
         ("flat_origin", _I64P), ("flat_shape", _I64P), ("flat_begin", c.c_int64), ("flat_end", c.c_int64),
         ("placements", c.POINTER(Placement)), ("placement_count", c.c_size_t), ("local_strides_bytes", _I64P),
-        ("replica_ranks", _I32P), ("replica_count", c.c_size_t),
+        ("replica_ranks", _I32P), ("replica_count", c.c_size_t), ("memory", c.c_int),
     ]  # fmt: skip
 
 
@@ -82,6 +83,7 @@ class SaveOptions(c.Structure):
         ("struct_bytes", c.c_uint32), ("on_busy", c.c_int), ("extras", c.POINTER(Extra)),
         ("extra_count", c.c_size_t), ("metric_names", _STRINGS), ("metric_values", c.POINTER(c.c_double)),
         ("metric_count", c.c_size_t), ("tags", _STRINGS), ("tag_count", c.c_size_t), ("timeout_ms", c.c_int64),
+        ("streams", c.POINTER(c.c_void_p)), ("stream_count", c.c_size_t),
     ]  # fmt: skip
 
 
@@ -118,7 +120,7 @@ class LoadReport(c.Structure):
 class Info(c.Structure):
     _fields_ = [
         ("epoch", c.c_int64), ("transfer", c.c_int), ("daemon_version", c.c_char * 32), ("job", c.c_char * 256),
-        ("connected", c.c_int32),
+        ("connected", c.c_int32), ("memory_paths", c.c_char * 64),
     ]  # fmt: skip
 
 

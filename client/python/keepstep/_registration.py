@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 
 from keepstep import _ffi, dtypes
+from keepstep._device import DeviceArray
 from keepstep.shards import (
     Array,
     Box,
     Component,
+    Memory,
     Placement,
     Shape,
     Sharded,
     StridedShard,
     address,
     allocation,
-    as_array,
+    as_memory,
     byte_bounds,
     check_strides,
     is_torch,
@@ -39,7 +41,7 @@ class Spec:
     """One tensor's part, resolved to memory: `data` and `data_bytes` name the buffer that `boxes` count from."""
 
     name: str
-    array: Array
+    array: Memory
     dtype: str
     component: Component
     data: int
@@ -53,6 +55,11 @@ class Spec:
     def writeable(self) -> bool:
         return bool(self.array.flags.writeable)
 
+    @property
+    def on_device(self) -> bool:
+        """Whether it lies in the memory of a GPU."""
+        return isinstance(self.array, DeviceArray)
+
 
 def resolve(name: str, value: Any, component: Component, bounds: Bounds | None = None) -> Spec:
     """Checks one registered value and finds its memory. TypeError or ValueError names the tensor and what to do.
@@ -61,25 +68,25 @@ def resolve(name: str, value: Any, component: Component, bounds: Bounds | None =
     """
     try:
         if isinstance(value, Sharded):
-            return _resolve(name, value, as_array(value.array), component)
-        return _resolve_whole(name, as_array(value), component, {} if bounds is None else bounds)
+            return _resolve(name, value, as_memory(value.array), component)
+        return _resolve_whole(name, as_memory(value), component, {} if bounds is None else bounds)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _resolve_whole(name: str, array: Array, component: Component, bounds: Bounds) -> Spec:
-    dtype = dtypes.from_numpy(array.dtype)
+def _resolve_whole(name: str, array: Memory, component: Component, bounds: Bounds) -> Spec:
+    dtype = _element(array)
     at = address(array)
     if not array.flags.c_contiguous:
         check_strides(array)
-    elif array.base is None:
+    elif isinstance(array, DeviceArray) or array.base is None:
         return Spec(name, array, dtype, component, at, array.nbytes)
     owner = allocation(array)
     low, high = bounds.setdefault(id(owner), byte_bounds(owner)) if id(owner) not in bounds else bounds[id(owner)]
     return Spec(name, array, dtype, component, low, high - low, offset_bytes=at - low if array.size else 0)
 
 
-def _resolve(name: str, source: Sharded, array: Array, component: Component) -> Spec:
+def _resolve(name: str, source: Sharded, array: Memory, component: Component) -> Spec:
     dtype = _dtype_name(source, array)
     chosen = source.component or component
     if source.boxes is not None:
@@ -103,15 +110,21 @@ def _resolve(name: str, source: Sharded, array: Array, component: Component) -> 
     return Spec(name, array, dtype, chosen, low, high - low, source.group, source, boxes=(box,))
 
 
-def _own_dtype(value: Any, array: Array) -> str:
+def _element(array: Memory) -> str:
+    if isinstance(array, DeviceArray) and array.element is not None:
+        return array.element
+    return dtypes.from_numpy(array.dtype)
+
+
+def _own_dtype(value: Any, array: Memory) -> str:
     if not is_torch(value):
-        return dtypes.from_numpy(array.dtype)
+        return _element(array)
     from keepstep.torch import dtype_name
 
     return dtype_name(value.dtype)
 
 
-def _dtype_name(source: Sharded, array: Array) -> str:
+def _dtype_name(source: Sharded, array: Memory) -> str:
     if source.dtype is None:
         return _own_dtype(source.array, array)
     # The memory of `boxes` may be one raw allocation of another dtype; elsewhere the elements are the array's.
@@ -120,7 +133,7 @@ def _dtype_name(source: Sharded, array: Array) -> str:
     return source.dtype
 
 
-def _check_flat(source: Sharded, array: Array) -> None:
+def _check_flat(source: Sharded, array: Memory) -> None:
     assert source.flat is not None
     begin, end = source.flat
     if end - begin != array.size:
@@ -188,6 +201,7 @@ class _Packer:
                 c.addressof(dtype), self._pool(shape), len(shape), _ffi.COMPONENTS[spec.component], spec.group,
                 int(source is not None and source.module_buffer), spec.data, spec.data_bytes, where,
                 boxes, len(self._boxes) - boxes, *flat, *placements, *replicas,
+                _ffi.CUDA if spec.on_device else _ffi.HOST,
             )
         )  # fmt: skip
 
@@ -195,7 +209,7 @@ class _Packer:
     _FIELDS = (
         "dtype", "global_shape", "ndim", "component", "group", "module_buffer", "data", "data_bytes", "where", "boxes",
         "box_count", "flat_origin", "flat_shape", "flat_begin", "flat_end", "placements", "placement_count",
-        "local_strides_bytes", "replica_ranks", "replica_count",
+        "local_strides_bytes", "replica_ranks", "replica_count", "memory",
     )  # fmt: skip
     _POINTERS = frozenset({"global_shape", "flat_origin", "flat_shape", "local_strides_bytes"})
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from keepstep import dataloader
 from keepstep._containers import Containers
+from keepstep._device import is_device_array
 from keepstep._registration import Bounds, Spec, resolve
 from keepstep.extras import Extra, Stored
 from keepstep.shards import Component, Sharded, is_torch
@@ -105,6 +106,8 @@ class Collector:
             self.tensor(name or shown, value, component)
         elif is_torch(value):
             self.found.append(entry)
+        elif is_device_array(value):
+            self.tensor(name or shown, value, component)
         elif isinstance(value, Mapping):
             self.registered.containers.add(value)
             for key, item in value.items():

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from keepstep import _daemon, _ffi, _preemption, _state, extras, reader
 from keepstep._client import Client, LoadReport, SaveStatus
+from keepstep._device import Streams
 from keepstep._verdicts import Verdicts
 from keepstep._world import rank_and_size
 from keepstep.errors import CheckpointNotFound, KeepstepError, SaveTimeout
@@ -101,6 +102,7 @@ class Checkpointer:
         self._mesh = dict(mesh) if mesh else None
         self._transfer = transfer
         self._registered = _state.Registered()
+        self._streams = Streams()
         self._groups: tuple[int, ...] = ()
         self._state: Mapping[str, Any] | None = None  # the arguments of `register`; None: nothing is registered
         # `before_update` compares these two and calls the library only where they differ: the gate of a group that was
@@ -149,7 +151,8 @@ class Checkpointer:
     ) -> None:
         """Declares what this rank holds; replaces everything registered before.
 
-        Each keyword takes a module, an optimizer, a tensor, an array, a buffer, a `Sharded`, an object with
+        Each keyword takes a module, an optimizer, a tensor, an array (of NumPy, or of a GPU: with
+        `__cuda_array_interface__` or DLPack), a buffer, a `Sharded`, an object with
         `state_dict()` and `load_state_dict()`, a callable, a pair of callables (read, restore), or dicts and lists of
         those, nested as you like. Tensors and arrays are saved and filled in place: their memory must stay theirs until
         the next registration. What has been replaced (an array in a dict, the memory of a parameter, optimizer state)
@@ -176,6 +179,7 @@ class Checkpointer:
             gate.attach(weakref.WeakMethod(self.before_update))
         self._registered = registered
         self._state = {**state, "replicated": replicated, "overlap": overlap}
+        self._streams = Streams(spec.array for spec in registered.specs.values())
         self._groups = tuple(sorted({spec.group for spec in registered.specs.values()}))
         self._passed.clear()
 
@@ -205,9 +209,18 @@ class Checkpointer:
         return self._client.should_save(step, every or 0)
 
     def save(
-        self, step: int, *, metrics: Mapping[str, float] | None = None, tags: Sequence[str] = ()
+        self,
+        step: int,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        tags: Sequence[str] = (),
+        streams: Sequence[int] = (),
     ) -> SaveHandle:
         """Starts a save of everything registered, after `step` completed updates.
+
+        Of tensors on a GPU it saves what they hold once the work is done that is queued by now on PyTorch's current
+        streams, on the default streams of GPUs that hold no tensors of PyTorch, and on `streams`, handles of further
+        CUDA streams. The call does not wait for that work.
 
         Returns when every tensor that no gate guards may change again; copying the others and writing go on in the
         background.
@@ -223,7 +236,7 @@ class Checkpointer:
         packed = {name: extras.pack(extra.read()) for name, extra in self._registered.extras.items()}
         begin = time.monotonic()
         self._issued += 1
-        status = self._issue(step, packed, metrics or {}, tags)
+        status = self._issue(step, packed, metrics or {}, tags, self._streams.now(streams))
         handle = SaveHandle(self._client, step, status, time.monotonic() - begin)
         self._verdicts.add(handle, status)
         if not self._gated:
@@ -233,10 +246,17 @@ class Checkpointer:
         return handle
 
     def _issue(
-        self, step: int, packed: Mapping[str, extras.Packed], metrics: Mapping[str, float], tags: Sequence[str]
+        self,
+        step: int,
+        packed: Mapping[str, extras.Packed],
+        metrics: Mapping[str, float],
+        tags: Sequence[str],
+        streams: Sequence[int],
     ) -> SaveStatus:
         try:
-            number = self._client.save(step, on_busy=self._on_busy, extras=packed, metrics=metrics, tags=tags)
+            number = self._client.save(
+                step, on_busy=self._on_busy, extras=packed, metrics=metrics, tags=tags, streams=streams
+            )
         except KeepstepError as error:
             if error.code not in _TRANSIENT or error.reason in _LASTING:
                 raise
@@ -310,6 +330,11 @@ class Checkpointer:
         finally:
             if client is not self._client:
                 client.close()
+
+    @property
+    def memory_paths(self) -> str:
+        """How registered memory reaches the daemon: "host by pull; 3 allocations by ipc, 2 by vmm" (docs/gpu.md)."""
+        return self._client.memory_paths()
 
     def latest_step(self) -> int | None:
         """The newest committed step, in the order of epochs; None when there is none."""

@@ -22,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from keepstep import dtypes
+from keepstep._device import DeviceArray, device_array, is_device_array
 
 Shape: TypeAlias = tuple[int, ...]
 Array: TypeAlias = npt.NDArray[Any]
+Memory: TypeAlias = "Array | DeviceArray"  # of this process, or of a GPU
 Component: TypeAlias = Literal["model", "optimizer", "extra"]
 Index: TypeAlias = "slice | tuple[slice | int, ...] | int"
 
@@ -121,14 +123,17 @@ def piece(array: Any, global_shape: Sequence[int], index: Index, **options: Any)
     """`array` holds `tensor[index]`; its shape must be that of the index. Options are fields of Sharded."""
     shape = tuple(global_shape)
     origin, extent = _bounds(index, shape)
-    local = as_array(array).shape
+    local = as_memory(array).shape
     if local != extent:
         raise ValueError(f"the index selects shape {extent} of {shape}, the array has shape {local}")
     return Sharded(array, shape, origin=origin, **options)
 
 
 def pieces(global_shape: Sequence[int], views: Iterable[tuple[Index, Array]], **options: Any) -> Sharded:
-    """Several boxes of one tensor, each a view of one allocation (fused weights under tensor parallelism)."""
+    """Several boxes of one tensor, each a view of one allocation (fused weights under tensor parallelism).
+
+    Of host memory; for a GPU's, give `Sharded` the allocation and its `boxes`.
+    """
     shape = tuple(global_shape)
     listed = list(views)
     if not listed:
@@ -151,7 +156,7 @@ def flat(array: Any, global_shape: Sequence[int], begin: int, *, of: Index | Non
     """`array` holds elements begin … begin + size of the row-major flattening of the tensor, or of its box `of`."""
     shape = tuple(global_shape)
     box = None if of is None else Box(*_bounds(of, shape))
-    return Sharded(array, shape, flat=(begin, begin + as_array(array).size), flat_of=box, **options)
+    return Sharded(array, shape, flat=(begin, begin + as_memory(array).size), flat_of=box, **options)
 
 
 def replica(array: Any, ranks: Iterable[int], *, of: Sharded | None = None, **options: Any) -> Sharded:
@@ -161,7 +166,7 @@ def replica(array: Any, ranks: Iterable[int], *, of: Sharded | None = None, **op
         return replace(of, replicated_over=over, **options)
     if is_torch(array):
         return _replica_of_torch(array, over, **options)
-    return Sharded(array, as_array(array).shape, replicated_over=over, **options)
+    return Sharded(array, as_memory(array).shape, replicated_over=over, **options)
 
 
 def _replica_of_torch(value: Any, ranks: tuple[int, ...], **options: Any) -> Sharded:
@@ -186,24 +191,31 @@ def is_torch(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor | torch.nn.Module | torch.optim.Optimizer)
 
 
-def as_array(value: Any) -> Array:
-    """An array over the same memory: arrays as they are, buffers by their format, raw ones (mmap) as bytes."""
+def as_memory(value: Any) -> Memory:
+    """An array over the same memory: arrays as they are, buffers by their format, raw ones (mmap) as bytes.
+
+    Values in the memory of a GPU become a DeviceArray, which has no elements to read.
+    """
     if isinstance(value, np.ndarray):
         return value
     if is_torch(value):
         from keepstep.torch import tensors
 
-        return tensors.memory(tensors.local_of(value))
+        return tensors.any_memory(tensors.local_of(value))
+    if is_device_array(value):
+        return device_array(value)
     view = memoryview(value)
     return np.asarray(view) if view.format != "B" else np.frombuffer(view, dtype=np.uint8)
 
 
-def address(array: Array) -> int:
-    """Where the array's first element lies in this process."""
+def address(array: Memory) -> int:
+    """Where the array's first element lies."""
+    if isinstance(array, DeviceArray):
+        return array.address
     return int(array.__array_interface__["data"][0])
 
 
-def byte_bounds(array: Array) -> tuple[int, int]:
+def byte_bounds(array: Memory) -> tuple[int, int]:
     """Lowest address of the array's elements, and one past their highest."""
     low = high = address(array)
     if array.size == 0:
@@ -216,8 +228,13 @@ def byte_bounds(array: Array) -> tuple[int, int]:
     return low, high + array.itemsize
 
 
-def allocation(array: Array) -> Array:
-    """The array that owns the memory of a view, so that views of one allocation are registered as one buffer."""
+def allocation(array: Memory) -> Memory:
+    """The array that owns the memory of a view, so that views of one allocation are registered as one buffer.
+
+    What a GPU allocated together the library finds out by itself.
+    """
+    if isinstance(array, DeviceArray):
+        return array
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
@@ -226,7 +243,7 @@ def allocation(array: Array) -> Array:
     return owner if low <= first and last <= high else array
 
 
-def check_strides(array: Array) -> Shape:
+def check_strides(array: Memory) -> Shape:
     """The strides, refused where an element would be stored twice or backwards."""
     for extent, stride in zip(array.shape, array.strides, strict=True):
         if extent > 1 and stride <= 0 and array.size:

@@ -20,7 +20,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
 
 from keepstep import shards
-from keepstep.shards import Array, Box, Component, Placement, Shape, Sharded
+from keepstep._device import DeviceArray
+from keepstep.shards import Array, Box, Component, Memory, Placement, Shape, Sharded
 from keepstep.torch.placement import Held, held
 
 # torch's dtype → its name on disk, and a NumPy type of the same size: elements are never converted.
@@ -77,6 +78,19 @@ class _Memory:
         }
 
 
+def any_memory(tensor: torch.Tensor) -> Memory:
+    """The memory of a plain tensor on the CPU or on CUDA; errors are those of `memory`."""
+    if tensor.device.type != "cuda":
+        return memory(tensor)
+    _, kind = _dtype(tensor.dtype)
+    _check(tensor)
+    strides = tuple(stride * tensor.element_size() for stride in tensor.stride())
+    storage = None if tensor.numel() == 0 else tensor.untyped_storage()
+    at = 0 if storage is None else tensor.data_ptr()
+    return DeviceArray(at, tuple(tensor.shape), strides, np.dtype(kind), storage, dtype_name(tensor.dtype),
+                       torch_device=tensor.get_device())  # fmt: skip
+
+
 def memory(tensor: torch.Tensor) -> Array:
     """A NumPy array over the elements of a plain CPU tensor, whatever its strides.
 
@@ -86,23 +100,28 @@ def memory(tensor: torch.Tensor) -> Array:
         TypeError: there is no such memory; the message says why, and what to register instead.
     """
     _, kind = _dtype(tensor.dtype)
+    if tensor.device.type not in ("cpu", "meta"):
+        raise TypeError(f"a tensor on {tensor.device}, which is neither CPU nor CUDA memory: register a CPU copy")
+    _check(tensor)
+    if tensor.numel() == 0:
+        return np.empty(tuple(tensor.shape), np.dtype(kind))
+    return np.asarray(_Memory(tensor, kind, tensor.element_size()))
+
+
+def _check(tensor: torch.Tensor) -> None:
+    """TypeError: no memory that holds the elements one by one."""
     if tensor.layout is not torch.strided:
         raise TypeError(f"a tensor of layout {tensor.layout}; register its indices and values as tensors of their own")
     if tensor.device.type == "meta":
         raise TypeError("a tensor without memory (device meta); materialise the module first: module.to_empty(...)")
-    if tensor.device.type != "cpu":
-        raise TypeError(f"a tensor on {tensor.device}; this version saves CPU memory: register a CPU copy")
     if tensor.is_conj() or tensor.is_neg():
         raise TypeError("a conjugated or negated view; register tensor.resolve_conj().resolve_neg()")
     if any(stride == 0 and extent > 1 for stride, extent in zip(tensor.stride(), tensor.shape, strict=True)):
         raise TypeError("an expanded view, whose elements share memory; register tensor.contiguous()")
     if hasattr(tensor, "__tensor_flatten__"):
         raise TypeError(f"a {type(tensor).__name__} keeps its content in other tensors; register those")
-    if tensor.numel() == 0:
-        return np.empty(tuple(tensor.shape), np.dtype(kind))
-    if tensor.data_ptr() == 0:
+    if tensor.numel() and tensor.data_ptr() == 0:
         raise TypeError("a tensor whose storage is freed at this moment; register outside of forward and backward")
-    return np.asarray(_Memory(tensor, kind, tensor.element_size()))
 
 
 _PLAIN = frozenset({torch.Tensor, torch.nn.Parameter, torch.nn.Buffer})
@@ -139,7 +158,7 @@ def shard(
     """
     ranks = tuple(sorted(set(replicated_over)))
     local = local_of(tensor) if memory_of is None else memory_of
-    array = memory(local)
+    array = any_memory(local)
     boxes: tuple[Box, ...] | None = None
     if isinstance(tensor, DTensor):
         place = _place(tensor)
@@ -169,7 +188,7 @@ def flat_shard(
     if tensor.dim() != 1:
         raise ValueError(f"a flat shard has one dimension, this tensor has {tensor.dim()}")
     return Sharded(
-        memory(tensor),
+        any_memory(tensor),
         tuple(global_shape),
         flat=(begin, begin + tensor.numel()),
         flat_of=of,
