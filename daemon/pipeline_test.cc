@@ -257,7 +257,7 @@ class UpdatingPort : public LocalPort {
  public:
   absl::Status Read(absl::Span<const MemoryRun> runs, Cancellation& cancel) override {
     absl::Status status = LocalPort::Read(runs, cancel);
-    for (const MemoryRun& run : runs) *reinterpret_cast<uint8_t*>(run.address) ^= update_;
+    for (const MemoryRun& run : runs) *reinterpret_cast<uint8_t*>(run.address) += update_;
     return status;
   }
   bool waits_for_trainer() const override { return true; }
@@ -267,7 +267,6 @@ class UpdatingPort : public LocalPort {
 // The client samples host memory itself; GPU memory is the pipeline's to sample.
 TEST(Pipeline, AGpuTensorThatChangesWhileItIsCopiedFailsTheSave) {
   const std::unique_ptr<DataPlane> plane = StartTestPlane(4);
-  TestJob job(plane.get(), std::make_shared<MemoryStore>());
   reshard::World world;
   world.ranks.resize(1);
   const reshard::TensorMeta meta{"w", reshard::DType::kF32, {16}, reshard::Component::kModel};
@@ -275,6 +274,7 @@ TEST(Pipeline, AGpuTensorThatChangesWhileItIsCopiedFailsTheSave) {
   world.buffer_bytes = {{64}};
   const auto plan = std::make_shared<const reshard::SavePlan>(*reshard::MakeSavePlan(world.ranks));
   for (const uint8_t update : {0, 1}) {
+    TestJob job(plane.get(), std::make_shared<MemoryStore>());
     RankBuffers rank(world, 0);
     SaveSpec spec = job.Spec(rank, plan, 1);
     const auto port = std::make_shared<UpdatingPort>();
