@@ -14,7 +14,7 @@ constexpr size_t kStepBytes = size_t{1} << 20;
 // Sleeping less than this takes longer than it says.
 constexpr auto kShortestSleep = std::chrono::microseconds(100);
 // How much of a delay, of memory or of the scheduler, later copies may make good.
-constexpr auto kMostCatchUp = std::chrono::milliseconds(20);
+constexpr auto kMostCatchUp = std::chrono::milliseconds(200);
 
 void SleepUntil(Time due) {
   if (due - Clock::now() > kShortestSleep) std::this_thread::sleep_until(due);

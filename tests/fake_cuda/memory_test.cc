@@ -4,9 +4,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "tests/fake_cuda/driver_library.h"
@@ -173,6 +173,29 @@ TEST_F(MemoryTest, ThousandsOfAllocationsAreKeptApart) {
     ASSERT_EQ(last, i);
   }
   for (CUdeviceptr pointer : pointers) EXPECT_CUDA(CU(cuMemFree)(pointer));
+}
+
+TEST_F(MemoryTest, ThreadsWorkAtOnce) {
+  std::vector<std::thread> threads;
+  for (uint32_t thread = 1; thread <= 4; ++thread) {
+    threads.emplace_back([this, thread] {
+      EXPECT_CUDA(CU(cuCtxSetCurrent)(context_));
+      CUstream stream = nullptr;
+      EXPECT_CUDA(CU(cuStreamCreate)(&stream, CU_STREAM_NON_BLOCKING));
+      for (uint32_t round = 0; round < 50; ++round) {
+        const CUdeviceptr a = Allocate(64 << 10), b = Allocate(64 << 10);
+        uint32_t last = 0;
+        EXPECT_CUDA(CU(cuMemsetD32Async)(a, thread << 16 | round, 16 << 10, stream));
+        EXPECT_CUDA(CU(cuMemcpyDtoDAsync)(b, a, 64 << 10, stream));
+        EXPECT_CUDA(CU(cuMemcpyDtoHAsync)(&last, b + (64 << 10) - 4, 4, stream));
+        EXPECT_EQ(last, thread << 16 | round);
+        EXPECT_CUDA(CU(cuMemFree)(a));
+        EXPECT_CUDA(CU(cuMemFree)(b));
+      }
+      EXPECT_CUDA(CU(cuStreamDestroy)(stream));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST_F(MemoryTest, HostMemoryIsRegisteredOnce) {
