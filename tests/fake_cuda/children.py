@@ -126,7 +126,7 @@ def hold() -> None:
 
 
 def fork() -> None:
-    """Says a handle; and then a child by fork, which lives until its input is closed, what an allocation there gives."""
+    """Says a handle; and then a child by fork, which lives until its input is closed, how it can allocate."""
     gpu = Gpu()
     block = gpu.alloc(MIB)
     say(block.export().hex())

@@ -46,7 +46,8 @@ Time CopyEngine::Copy(const std::vector<Piece>& to, const std::vector<Piece>& fr
   std::lock_guard lock(mutex_);
   const Time begin = std::max({ready, free_at_, Clock::now() - kMostCatchUp});
   InSteps(to, from, [&](size_t done) {
-    free_at_ = begin + std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(done) / gigabytes_per_second_));
+    free_at_ = begin + std::chrono::nanoseconds(
+                           static_cast<int64_t>(static_cast<double>(done) / gigabytes_per_second_));
     SleepUntil(free_at_);
   });
   return free_at_;

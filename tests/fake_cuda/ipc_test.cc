@@ -28,8 +28,8 @@ Exported ExportNew(size_t size_bytes, unsigned char content) {
   return exported;
 }
 
-// Exports a block of 0x11; at each word the other sends: 'r' reads its last byte, 'f' frees it, 'n' frees it and
-// exports a new one of 0x22.
+// Exports a block of 0x11; at each word the other sends: 'r' reads its last byte, 'f' frees it, 'n' frees it
+// and exports a new one of 0x22.
 PEER(exporter) {
   StartGpu();
   Exported block = ExportNew(kBytes, 0x11);
@@ -143,7 +143,8 @@ TEST_F(IpcTest, WhatTheExporterFreedCannotBeOpened) {
   EXPECT_EQ(Open(exported, pointer), CUDA_ERROR_INVALID_VALUE);
 }
 
-// A cache that goes by addresses would serve the old block for the new one: here it reads garbage, not old bytes.
+// A cache that goes by addresses would serve the old block for the new one: here it reads garbage, not old
+// bytes.
 TEST_F(IpcTest, AStaleMappingReadsGarbage) {
   SKIP_UNLESS_FAKE("undefined there");
   Peer peer("exporter");
@@ -192,7 +193,8 @@ class IpcEventTest : public DriverTest {
   void SetUp() override {
     DriverTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    if (!Attribute(CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED)) GTEST_SKIP() << "the GPU has no interprocess events";
+    if (!Attribute(CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED))
+      GTEST_SKIP() << "the GPU has no interprocess events";
     ASSERT_CUDA(CU(cuStreamCreate)(&stream_, CU_STREAM_NON_BLOCKING));
   }
 
@@ -230,7 +232,8 @@ TEST_F(IpcEventTest, OnlyInterprocessEventsHaveHandlesAndOnlyForOthers) {
   EXPECT_CUDA(CU(cuStreamDestroy)(stream_));
 }
 
-// What a dead process had queued is never done: who waits for its event waits for good, and must have another way out.
+// What a dead process had queued is never done: who waits for its event waits for good, and must have another
+// way out.
 PEER(waiter_for_a_dead_one) {
   StartGpu();
   CUstream stream = nullptr;

@@ -115,9 +115,11 @@ TEST_F(MemoryTest, HostMemoryThatIsNotRegisteredIsUnknown) {
   int local = 0;
   unsigned type = 0;
   const auto address = reinterpret_cast<CUdeviceptr>(&local);
-  EXPECT_EQ(CU(cuPointerGetAttribute)(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(CU(cuPointerGetAttribute)(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address),
+            CUDA_ERROR_INVALID_VALUE);
   CUdeviceptr start = 1;
-  CUpointer_attribute attributes[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR};
+  CUpointer_attribute attributes[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+                                      CU_POINTER_ATTRIBUTE_RANGE_START_ADDR};
   void* into[] = {&type, &start};
   EXPECT_CUDA(CU(cuPointerGetAttributes)(2, attributes, into, address));
   EXPECT_EQ(start, 0u);
@@ -233,7 +235,8 @@ TEST_F(MemoryTest, TheDriverAllocatesHostMemory) {
 }
 
 TEST_F(MemoryTest, PoolMemoryHasNoHandles) {
-  if (!Attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)) GTEST_SKIP() << "the driver has no memory pools";
+  if (!Attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED))
+    GTEST_SKIP() << "the driver has no memory pools";
   CUdeviceptr pointer = 0;
   ASSERT_CUDA(CU(cuMemAllocAsync)(&pointer, 4096, nullptr));
   ASSERT_CUDA(CU(cuMemsetD8Async)(pointer, 5, 4096, nullptr));

@@ -55,8 +55,8 @@ class MemoryFile {
   char* At(uint64_t offset) const { return memory_ + (offset - begin_); }
   int fd() const { return fd_; }
 
-  // Where the next `bytes` of a slab begin; false when it is full. Nothing is handed out twice: whoever still maps a
-  // piece that was freed must not see another one's bytes.
+  // Where the next `bytes` of a slab begin; false when it is full. Nothing is handed out twice: whoever still
+  // maps a piece that was freed must not see another one's bytes.
   bool Take(size_t bytes, uint64_t& offset) {
     if (taken_ + bytes > size_bytes_) return false;
     offset = taken_;

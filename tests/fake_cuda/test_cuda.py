@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=MISSING)
 
 MIB = 1 << 20
 APART = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-INVALID_VALUE, OUT_OF_MEMORY, NOT_INITIALIZED, UNAVAILABLE, LAUNCH_FAILED, NOT_SUPPORTED = 1, 2, 3, 46, 719, 801
+INVALID_VALUE, OUT_OF_MEMORY, NOT_INITIALIZED, UNAVAILABLE, INVALID_DEVICE = 1, 2, 3, 46, 101
+LAUNCH_FAILED, NOT_SUPPORTED = 719, 801
 
 
 class Child:
@@ -109,7 +110,8 @@ def test_no_gpu_is_an_error_of_its_own(child: Any) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"off": ["everything"]}, {"faults": ["cuMemAlloc:2"]}, {"uuids": ["12"]},
-                                     {"faults": ["cuMemAlloc:0:2"]}, {"devices": 17}])
+                                     {"faults": ["cuMemAlloc:0:2"]}, {"faults": ["cuMemAlloc_:1:2"]},
+                                     {"devices": 17}, {"h2d_gbps": -1}])
 def test_settings_without_sense_are_refused(child: Any, setting: dict[str, Any]) -> None:
     assert child("start", environment(**setting)).hear() == 1
 
@@ -152,6 +154,14 @@ def test_a_child_by_fork_has_no_part_in_it(child: Any, counters: Counters) -> No
     parent.wait()  # the fork still has the pipes, and whatever descriptors it was left with
     assert counters.held() == {}
     assert child("open", environment(counters=counters.path)).ask(handle) == INVALID_VALUE
+
+
+def test_a_handle_of_another_gpu_is_refused(child: Any) -> None:
+    exporter = child("hold", environment(uuids=["11" * 16, "22" * 16]))
+    exporter.hear()
+    handle = exporter.hear()
+    assert child("open", environment(uuids=["22" * 16])).ask(handle) == INVALID_DEVICE
+    assert child("open", environment(uuids=["22" * 16, "11" * 16])).ask(handle) == 0
 
 
 def may_unshare() -> bool:
