@@ -143,6 +143,37 @@ TEST_F(IpcTest, WhatTheExporterFreedCannotBeOpened) {
   EXPECT_EQ(Open(exported, pointer), CUDA_ERROR_INVALID_VALUE);
 }
 
+// Exports a small block that has a neighbour, frees it when told to, and says so.
+PEER(small_exporter) {
+  StartGpu();
+  const Exported block = ExportNew(1000, 0x11), neighbour = ExportNew(1000, 0x12);
+  channel.Send(block);
+  channel.Send(neighbour);
+  channel.Receive<char>();
+  REQUIRE(CU(cuMemFree)(block.pointer) == CUDA_SUCCESS);
+  channel.Send('f');
+  channel.Receive<char>();
+}
+
+// Small blocks share what lies behind them, and still come and go each for itself.
+TEST_F(IpcTest, SmallBlocksAreSharedAndFreedOneByOne) {
+  Peer peer("small_exporter");
+  const auto block = peer.channel().Receive<Exported>();
+  const auto neighbour = peer.channel().Receive<Exported>();
+  CUdeviceptr one = 0, two = 0;
+  ASSERT_CUDA(Open(block, one));
+  EXPECT_EQ(At(one + 999), 0x11);
+  EXPECT_CUDA(CU(cuIpcCloseMemHandle)(one));
+  peer.channel().Send('f');
+  peer.channel().Receive<char>();
+  if (IsFake()) {
+    EXPECT_EQ(Open(block, one), CUDA_ERROR_INVALID_VALUE);
+  }
+  ASSERT_CUDA(Open(neighbour, two));
+  EXPECT_EQ(At(two + 999), 0x12);
+  EXPECT_CUDA(CU(cuIpcCloseMemHandle)(two));
+}
+
 // A cache that goes by addresses would serve the old block for the new one: here it reads garbage, not old
 // bytes.
 TEST_F(IpcTest, AStaleMappingReadsGarbage) {
