@@ -263,6 +263,25 @@ TEST_F(IpcEventTest, OnlyInterprocessEventsHaveHandlesAndOnlyForOthers) {
   EXPECT_CUDA(CU(cuStreamDestroy)(stream_));
 }
 
+PEER(event_destroyer) {
+  StartGpu();
+  CUevent event = nullptr;
+  CUipcEventHandle handle;
+  REQUIRE(CU(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS) == CUDA_SUCCESS);
+  REQUIRE(CU(cuIpcGetEventHandle)(&handle, event) == CUDA_SUCCESS);
+  REQUIRE(CU(cuEventDestroy)(event) == CUDA_SUCCESS);
+  channel.Send(handle);
+  channel.Receive<char>();
+}
+
+TEST_F(IpcEventTest, AnEventThatIsGoneCannotBeOpened) {
+  SKIP_UNLESS_FAKE("undefined there");
+  Peer peer("event_destroyer");
+  CUevent event = nullptr;
+  EXPECT_NE(CU(cuIpcOpenEventHandle)(&event, peer.channel().Receive<CUipcEventHandle>()), CUDA_SUCCESS);
+  EXPECT_CUDA(CU(cuStreamDestroy)(stream_));
+}
+
 // What a dead process had queued is never done: who waits for its event waits for good, and must have another
 // way out.
 PEER(waiter_for_a_dead_one) {

@@ -1,9 +1,11 @@
 // Device memory, registered host memory, and copies.
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <numeric>
 #include <thread>
@@ -163,6 +165,10 @@ TEST_F(MemoryTest, MoreThanThereIsIsRefusedAndFreeMemoryIsTold) {
 
 // Small allocations by the thousand: more than a process may have descriptors.
 TEST_F(MemoryTest, ThousandsOfAllocationsAreKeptApart) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit usual{std::min<rlim_t>(1024, before.rlim_max), before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &usual), 0);
   std::vector<CUdeviceptr> pointers;
   for (uint32_t i = 0; i < 5000; ++i) {
     pointers.push_back(Allocate(4096));
@@ -175,6 +181,7 @@ TEST_F(MemoryTest, ThousandsOfAllocationsAreKeptApart) {
     ASSERT_EQ(last, i);
   }
   for (CUdeviceptr pointer : pointers) EXPECT_CUDA(CU(cuMemFree)(pointer));
+  EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 TEST_F(MemoryTest, ThreadsWorkAtOnce) {

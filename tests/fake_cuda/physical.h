@@ -77,7 +77,7 @@ class Physical {
   Label& label() const { return *label_; }
   char* data() const;
   size_t size_bytes() const { return label_->size_bytes; }
-  int fd() const;  // of the whole file; owned by this
+  int fd() const;  // of the whole file, owned by this; -1 when opened by a handle
 
  private:
   Physical(std::shared_ptr<MemoryFile> file, uint64_t offset_bytes, bool in_own_slab);
