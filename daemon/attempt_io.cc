@@ -49,6 +49,7 @@ void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, 
                 .plan = plan_,
                 .shards = args.registration->shards,
                 .buffer_addresses = args.registration->addresses,
+                .on_gpu = args.registration->on_gpu,
                 .port = session->port(args.registration, args.fences),
                 .extras = args.extras};
   for (const reshard::BlobPlan& blob : plan_->blobs) {

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "daemon/error.h"
 #include "daemon/pipeline_test_job.h"
 #include "daemon/read_box.h"
 #include "daemon/verify.h"
@@ -249,6 +250,47 @@ TEST(Pipeline, CancelEndsAHeldSaveWithNothingInUse) {
   EXPECT_TRUE(record.status().ok()) << record.status();
   EXPECT_TRUE(record.groups().empty());
   EXPECT_EQ(plane->pool().stats().used_bytes, 0);
+}
+
+// A port under which each tensor is changed once it has been read for the save: the second read sees its sample differ.
+class UpdatingPort : public LocalPort {
+ public:
+  absl::Status Read(absl::Span<const MemoryRun> runs, Cancellation& cancel) override {
+    absl::Status status = LocalPort::Read(runs, cancel);
+    for (const MemoryRun& run : runs) *reinterpret_cast<uint8_t*>(run.address) += update_;
+    return status;
+  }
+  bool waits_for_trainer() const override { return true; }
+  uint8_t update_ = 0;
+};
+
+// The client samples host memory itself; GPU memory is the pipeline's to sample.
+TEST(Pipeline, AGpuTensorThatChangesWhileItIsCopiedFailsTheSave) {
+  const std::unique_ptr<DataPlane> plane = StartTestPlane(4);
+  reshard::World world;
+  world.ranks.resize(1);
+  const reshard::TensorMeta meta{"w", reshard::DType::kF32, {16}, reshard::Component::kModel};
+  world.ranks[0].shards.push_back({meta, 0, {reshard::RowMajorLayout(reshard::WholeBox({16}), 4)}, {}, 5, false});
+  world.buffer_bytes = {{64}};
+  const auto plan = std::make_shared<const reshard::SavePlan>(*reshard::MakeSavePlan(world.ranks));
+  for (const uint8_t update : {0, 1}) {
+    TestJob job(plane.get(), std::make_shared<MemoryStore>());
+    RankBuffers rank(world, 0);
+    SaveSpec spec = job.Spec(rank, plan, 1);
+    const auto port = std::make_shared<UpdatingPort>();
+    port->update_ = update;
+    spec.port = port;
+    spec.on_gpu = {true};
+    SaveRecord record;
+    const std::unique_ptr<SavePipeline> save = StartSave(*plane, std::move(spec), record.callbacks());
+    record.AwaitEnd();
+    EXPECT_EQ(record.flushed(), update == 0);
+    EXPECT_EQ(record.groups().size(), update == 0 ? 1u : 0u) << "a changed group is not released as copied";
+    if (update == 0) continue;
+    const absl::Status status = record.status();
+    EXPECT_EQ(ReasonOf(status), "UPDATED_DURING_SAVE") << status;
+    EXPECT_EQ(status.message().substr(0, 2), "w ") << status;
+  }
 }
 
 // Groups that a rank does not write are released too: its gate must not wait for bytes that nobody copies

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "daemon/save_blob.h"
+#include "daemon/save_samples.h"
 #include "reshard/check.h"
 
 namespace keepstep::daemon {
@@ -54,7 +55,10 @@ struct BlobState {
 class Pipeline : public SavePipeline {
  public:
   Pipeline(DataPlane& plane, SaveSpec spec, SaveCallbacks callbacks)
-      : plane_(plane), spec_(std::move(spec)), callbacks_(std::move(callbacks)) {
+      : plane_(plane),
+        spec_(std::move(spec)),
+        callbacks_(std::move(callbacks)),
+        samples_(*spec_.shards, spec_.buffer_addresses, spec_.on_gpu) {
     if (spec_.port->waits_for_trainer()) own_copiers_ = std::make_unique<WorkerPool>(kOwnCopiers);
     driver_ = std::thread([this] { Run(); });
   }
@@ -78,7 +82,7 @@ class Pipeline : public SavePipeline {
   void StartCopy(BlobState& blob, size_t chunk);
   void Copy(BlobState& blob, size_t chunk);
   int64_t TensorBytes(const BlobState& blob, size_t chunk) const;
-  void Release(BlobState& blob, size_t chunk);
+  absl::Status Release(BlobState& blob, size_t chunk);
   void StartWrite(BlobState& blob, size_t chunk);
   void StartDigestLocked(BlobState& blob, size_t chunk);
   void EndStage(BlobState& blob, size_t chunk, bool ChunkState::*stage);
@@ -91,6 +95,7 @@ class Pipeline : public SavePipeline {
   DataPlane& plane_;
   const SaveSpec spec_;
   const SaveCallbacks callbacks_;
+  SaveSamples samples_;
   std::unique_ptr<WorkerPool> own_copiers_;
   Cancellation stop_;
   std::atomic<bool> user_cancelled_{false};
@@ -98,7 +103,7 @@ class Pipeline : public SavePipeline {
 
   std::mutex callback_mutex_;                   // orders callbacks; taken before mutex_
   std::map<uint32_t, int64_t> uncopied_bytes_;  // by group
-  int64_t uncopied_total_bytes_ = 0;
+  size_t unreleased_groups_ = 0;                // of those with bytes
   int64_t copied_bytes_ = 0;
 
   std::mutex mutex_;
@@ -113,6 +118,10 @@ class Pipeline : public SavePipeline {
 void Pipeline::Run() {
   absl::Status status = Plan();
   if (!status.ok()) Fail("plan", status);
+  if (status.ok()) {
+    status = samples_.Take(*spec_.port, stop_);
+    if (!status.ok()) Fail("copy", status);
+  }
   if (status.ok()) status = Stream();
   AwaitTasks();
   SavedShare share{spec_.shards->rank, {}, spec_.shards, spec_.plan};
@@ -157,13 +166,16 @@ void Pipeline::CountGroups() {
   for (const auto& state : blobs_) {
     state->blob->ForEachGroup(0, state->blob->size_bytes(), [&](uint32_t group, int64_t bytes) {
       uncopied_bytes_[group] += bytes;
-      uncopied_total_bytes_ += bytes;
     });
   }
   for (const auto& [group, bytes] : uncopied_bytes_) {
-    if (bytes == 0 && callbacks_.group_copied) callbacks_.group_copied(group);
+    if (bytes > 0) {
+      ++unreleased_groups_;
+    } else if (callbacks_.group_copied) {
+      callbacks_.group_copied(group);
+    }
   }
-  if (uncopied_total_bytes_ == 0 && callbacks_.copied) callbacks_.copied();
+  if (unreleased_groups_ == 0 && callbacks_.copied) callbacks_.copied();
 }
 
 absl::Status Pipeline::Stream() {
@@ -223,7 +235,10 @@ void Pipeline::Copy(BlobState& blob, size_t chunk) {
     return;
   }
   timer.Done(TensorBytes(blob, chunk));
-  Release(blob, chunk);
+  if (status = Release(blob, chunk); !status.ok()) {
+    Fail("copy", std::move(status));
+    return;
+  }
   StartWrite(blob, chunk);
   std::lock_guard<std::mutex> lock(mutex_);
   blob.chunks[chunk].copied = true;
@@ -238,19 +253,26 @@ int64_t Pipeline::TensorBytes(const BlobState& blob, size_t chunk) const {
   return total_bytes;
 }
 
-// Opens the gates that wait for this chunk alone.
-void Pipeline::Release(BlobState& blob, size_t chunk) {
-  std::lock_guard<std::mutex> order(callback_mutex_);
-  const int64_t before_bytes = uncopied_total_bytes_;
-  const auto count = [&](uint32_t group, int64_t bytes) {
-    uncopied_total_bytes_ -= bytes;
-    copied_bytes_ += bytes;
-    if ((uncopied_bytes_[group] -= bytes) == 0 && callbacks_.group_copied) callbacks_.group_copied(group);
-  };
-  blob.blob->ForEachGroup(blob.blob->WriteBegin(chunk), blob.blob->WriteBegin(chunk + 1), count);
-  if (before_bytes == uncopied_total_bytes_) return;
-  if (callbacks_.progress) callbacks_.progress(copied_bytes_);
-  if (uncopied_total_bytes_ == 0 && callbacks_.copied) callbacks_.copied();
+// Opens the gates that wait for this chunk alone. Samples are read without the lock: it takes a GPU a moment.
+absl::Status Pipeline::Release(BlobState& blob, size_t chunk) {
+  std::vector<uint32_t> complete;
+  {
+    std::lock_guard<std::mutex> order(callback_mutex_);
+    const int64_t before_bytes = copied_bytes_;
+    const auto count = [&](uint32_t group, int64_t bytes) {
+      copied_bytes_ += bytes;
+      if ((uncopied_bytes_[group] -= bytes) == 0) complete.push_back(group);
+    };
+    blob.blob->ForEachGroup(blob.blob->WriteBegin(chunk), blob.blob->WriteBegin(chunk + 1), count);
+    if (before_bytes < copied_bytes_ && callbacks_.progress) callbacks_.progress(copied_bytes_);
+  }
+  for (const uint32_t group : complete) {
+    if (absl::Status status = samples_.Check(group, *spec_.port, stop_); !status.ok()) return status;
+    std::lock_guard<std::mutex> order(callback_mutex_);
+    if (callbacks_.group_copied) callbacks_.group_copied(group);
+    if (--unreleased_groups_ == 0 && callbacks_.copied) callbacks_.copied();
+  }
+  return absl::OkStatus();
 }
 
 void Pipeline::StartWrite(BlobState& blob, size_t chunk) {

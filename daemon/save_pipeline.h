@@ -4,7 +4,8 @@
 //   2. For each chunk, as a staging buffer comes free: copy on a worker (runs of many small tensors in one
 //      vectored read), then write (asynchronous) and digest (on a worker; a blob's chunks in order) side by
 //      side. All stages of all blobs and ranks overlap; buffers bound them.
-//   3. A group's last copied byte releases it, before anything of it is written.
+//   3. A group's last copied byte releases it, before anything of it is written; of a group with GPU memory, once
+//      samples show that it is as it was before the first byte (save_samples.h).
 //   4. The header's space is reserved; it is written last. Finish flushes.
 //   5. A buffer leaves when it is written and digested: to the block cache, to warm a restart's load. So a
 //      failed write or flush fails the save.
@@ -49,6 +50,7 @@ struct SaveSpec {
   std::shared_ptr<const reshard::SavePlan> plan;  // this rank's blobs are taken from it
   std::shared_ptr<const reshard::RankShards> shards;
   std::vector<uint64_t> buffer_addresses;  // by TensorShard::buffer; shards were checked against sizes
+  std::vector<bool> on_gpu;                // likewise; empty: none is
   std::shared_ptr<MemoryPort> port;
   std::vector<ExtraSource> extras;
 };

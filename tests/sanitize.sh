@@ -47,7 +47,7 @@ fi
 
 # Not tests/crash: its seam takes the place of libc's functions before the sanitizer's runtime is up.
 [ $# -gt 0 ] || set -- tests/e2e tests/command tests/attack/test_bad_input.py
-bazel build --config=sanitize //daemon:keepstepd //client/command:keepstep //client:libkeepstep.so
+bazel build --config=sanitize //daemon:keepstepd //client/command:keepstep //client:libkeepstep.so //tests/fake_cuda:all
 KEEPSTEP_TEST_BIN=$(bazel info --config=sanitize bazel-bin 2>/dev/null)
 export KEEPSTEP_TEST_BIN KEEPSTEP_LIBRARY="$KEEPSTEP_TEST_BIN/client/libkeepstep.so"
 export ASAN_OPTIONS="detect_leaks=0:log_path=$reports/report" UBSAN_OPTIONS="print_stacktrace=1:log_path=$reports/report"

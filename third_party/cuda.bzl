@@ -27,9 +27,9 @@ def _candidates(ctx):
             folders.append(ctx.path(str(python) + "/site-packages/nvidia/cu13/include"))
     return folders
 
-def _say(found):
-    # buildifier: disable=print
-    print("@cuda: " + found)
+# Not with print: .bazelrc hides what rules print.
+def _say(ctx, found):
+    ctx.execute(["echo", "@cuda: " + found], quiet = False)
 
 def _cuda_headers_impl(ctx):
     found = None
@@ -40,13 +40,13 @@ def _cuda_headers_impl(ctx):
         version = _version(ctx, header)
         if version >= _OLDEST:
             found = header
-            _say("%s, CUDA %d.%d" % (header, version // 1000, version % 1000 // 10))
+            _say(ctx, "%s, CUDA %d.%d" % (header, version // 1000, version % 1000 // 10))
             break
-        _say("%s is older than CUDA %d and not used" % (header, _OLDEST // 1000))
+        _say(ctx, "%s is older than CUDA %d and not used" % (header, _OLDEST // 1000))
     if found:
         ctx.symlink(found, "include/cuda.h")
     else:
-        _say("no cuda.h found; building without GPU support (set CUDA_HOME, or install nvidia-cuda-runtime in .venv)")
+        _say(ctx, "no cuda.h found; building without GPU support (set CUDA_HOME, or install nvidia-cuda-runtime in .venv)")
     ctx.file("defs.bzl", "HAVE_CUDA_HEADERS = %s\n" % bool(found))
     ctx.file("BUILD.bazel", """
 cc_library(

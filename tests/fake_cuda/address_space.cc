@@ -9,7 +9,9 @@ namespace {
 
 constexpr size_t kReservedBytes = size_t{512} << 30;
 
-uint64_t AlignUp(uint64_t address, size_t alignment) { return (address + alignment - 1) / alignment * alignment; }
+uint64_t AlignUp(uint64_t address, size_t alignment) {
+  return (address + alignment - 1) / alignment * alignment;
+}
 
 }  // namespace
 

@@ -1,8 +1,8 @@
-// Device addresses: a range of this process that nothing is mapped in, so that no host pointer is ever inside, and
-// dereferencing a device address on the host ends in SIGSEGV.
+// Device addresses: a range of this process that nothing is mapped in, so that no host pointer is ever
+// inside, and dereferencing a device address on the host ends in SIGSEGV.
 //
-// An address that was given back is the first to be handed out again, to whatever fits: a caching driver does so too, and
-// whoever recognises memory by its address is found out.
+// An address that was given back is the first to be handed out again, to whatever fits: a caching driver does
+// so too, and whoever recognises memory by its address is found out.
 
 #ifndef KEEPSTEP_TESTS_FAKE_CUDA_ADDRESS_SPACE_H_
 #define KEEPSTEP_TESTS_FAKE_CUDA_ADDRESS_SPACE_H_

@@ -1,7 +1,8 @@
-// Older names of calls that take the same arguments and do the same as their newest version, which cuda.h's names mean.
+// Older names of calls that take the same arguments and do the same as their newest version, which cuda.h's
+// names mean.
 //
-// Where an older version took other arguments (cuMemAlloc with an address of 32 bits, …) its name is left out: whoever
-// looks that one up would break on a real driver, and here finds nothing.
+// Where an older version took other arguments (cuMemAlloc with an address of 32 bits, …) its name is left
+// out: whoever looks that one up would break on a real driver, and here finds nothing.
 
 #include <cuda.h>
 

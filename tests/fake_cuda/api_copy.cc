@@ -44,8 +44,8 @@ bool RowsOf(const CUDA_MEMCPY2D* copy, std::vector<Row>& rows) {
   if (!copy) return false;
   const size_t from_pitch = copy->srcPitch ? copy->srcPitch : copy->WidthInBytes;
   const size_t to_pitch = copy->dstPitch ? copy->dstPitch : copy->WidthInBytes;
-  const uint64_t from = Side(copy->srcMemoryType, copy->srcHost, copy->srcDevice, copy->srcXInBytes, copy->srcY,
-                             from_pitch);
+  const uint64_t from =
+      Side(copy->srcMemoryType, copy->srcHost, copy->srcDevice, copy->srcXInBytes, copy->srcY, from_pitch);
   const uint64_t to =
       Side(copy->dstMemoryType, copy->dstHost, copy->dstDevice, copy->dstXInBytes, copy->dstY, to_pitch);
   if (from == 0 || to == 0 || from_pitch < copy->srcXInBytes + copy->WidthInBytes ||

@@ -1,11 +1,8 @@
 // Names of errors, and the way from a call's name to its address.
 
-#include <dlfcn.h>
+#include <cuda.h>
 
-#include <string>
-#include <utility>
-
-#include "tests/fake_cuda/driver.h"
+#include "tests/fake_cuda/find_call.h"
 
 using namespace keepstep::fake_cuda;
 
@@ -43,8 +40,10 @@ constexpr Text kTexts[] = {
     KEEPSTEP_TEXT(CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE, "cannot set while device is active in this process"),
     KEEPSTEP_TEXT(CUDA_ERROR_CONTEXT_IS_DESTROYED, "context is destroyed"),
     KEEPSTEP_TEXT(CUDA_ERROR_ASSERT, "device-side assert triggered"),
-    KEEPSTEP_TEXT(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, "part or all of the requested memory range is already mapped"),
-    KEEPSTEP_TEXT(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "pointer does not correspond to a registered memory region"),
+    KEEPSTEP_TEXT(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED,
+                  "part or all of the requested memory range is already mapped"),
+    KEEPSTEP_TEXT(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED,
+                  "pointer does not correspond to a registered memory region"),
     KEEPSTEP_TEXT(CUDA_ERROR_HARDWARE_STACK_ERROR, "hardware stack error"),
     KEEPSTEP_TEXT(CUDA_ERROR_ILLEGAL_INSTRUCTION, "an illegal instruction was encountered"),
     KEEPSTEP_TEXT(CUDA_ERROR_MISALIGNED_ADDRESS, "misaligned address"),
@@ -52,7 +51,8 @@ constexpr Text kTexts[] = {
     KEEPSTEP_TEXT(CUDA_ERROR_INVALID_PC, "invalid program counter"),
     KEEPSTEP_TEXT(CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure"),
     KEEPSTEP_TEXT(CUDA_ERROR_TENSOR_MEMORY_LEAK, "tensor memory was not completely deallocated"),
-    KEEPSTEP_TEXT(CUDA_ERROR_EXTERNAL_DEVICE, "an async error has occurred in external entity outside of CUDA"),
+    KEEPSTEP_TEXT(CUDA_ERROR_EXTERNAL_DEVICE,
+                  "an async error has occurred in external entity outside of CUDA"),
     KEEPSTEP_TEXT(CUDA_ERROR_NOT_PERMITTED, "operation not permitted"),
     KEEPSTEP_TEXT(CUDA_ERROR_NOT_SUPPORTED, "operation not supported"),
     KEEPSTEP_TEXT(CUDA_ERROR_SYSTEM_NOT_READY, "system not yet initialized"),
@@ -70,13 +70,6 @@ CUresult Find(CUresult code, const char** into, const char* Text::*field) {
   return *into ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-// This library, however it was loaded.
-void* ThisLibrary() {
-  Dl_info info;
-  if (dladdr(reinterpret_cast<void*>(&ThisLibrary), &info) == 0) return nullptr;
-  return dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-}
-
 }  // namespace
 
 CUresult CUDAAPI cuGetErrorName(CUresult code, const char** name) { return Find(code, name, &Text::name); }
@@ -85,17 +78,13 @@ CUresult CUDAAPI cuGetErrorString(CUresult code, const char** meaning) {
   return Find(code, meaning, &Text::meaning);
 }
 
-// The newest version of the call that this library has. There are no variants for per-thread default streams: pass
-// CU_STREAM_PER_THREAD.
+// The newest version of the call that this library has. There are no variants for per-thread default streams:
+// pass CU_STREAM_PER_THREAD.
 CUresult CUDAAPI cuGetProcAddress(const char* symbol, void** function, int version, cuuint64_t flags,
                                   CUdriverProcAddressQueryResult* status) {
   if (!symbol || !function) return CUDA_ERROR_INVALID_VALUE;
   if ((flags & CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0) return CUDA_ERROR_NOT_SUPPORTED;
-  static void* const library = ThisLibrary();
-  *function = nullptr;
-  for (const char* suffix : {"_v3", "_v2", ""}) {
-    if (library && !*function) *function = dlsym(library, (std::string(symbol) + suffix).c_str());
-  }
+  *function = FindCall(symbol);
   if (status) *status = *function ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
   return *function ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
 }

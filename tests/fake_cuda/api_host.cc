@@ -68,7 +68,8 @@ CUresult CUDAAPI cuMemHostAlloc(void** pointer, size_t size_bytes, unsigned int 
 }
 
 CUresult CUDAAPI cuMemAllocHost(void** pointer, size_t size_bytes) {
-  return InContext("cuMemAllocHost", [&](Context& context) { return cuMemHostAlloc(pointer, size_bytes, 0); });
+  return InContext("cuMemAllocHost",
+                   [&](Context& context) { return cuMemHostAlloc(pointer, size_bytes, 0); });
 }
 
 CUresult CUDAAPI cuMemFreeHost(void* pointer) {

@@ -1,7 +1,7 @@
 // Legacy handles of memory and events.
 //
-// A handle maps a whole allocation at its base, in another process only. Opening one again in the same context counts and
-// gives the same address; who closes more often than opened gets an error.
+// A handle maps a whole allocation at its base, in another process only. Opening one again in the same
+// context counts and gives the same address; who closes more often than opened gets an error.
 
 #include <cstring>
 
@@ -11,7 +11,8 @@ using namespace keepstep::fake_cuda;
 
 namespace {
 
-static_assert(sizeof(HandleBytes) == sizeof(CUipcMemHandle) && sizeof(HandleBytes) == sizeof(CUipcEventHandle));
+static_assert(sizeof(HandleBytes) == sizeof(CUipcMemHandle) &&
+              sizeof(HandleBytes) == sizeof(CUipcEventHandle));
 
 // What is wrong with a handle before anything is opened.
 CUresult Check(const HandleBytes& handle, Use use) {
@@ -21,7 +22,8 @@ CUresult Check(const HandleBytes& handle, Use use) {
   return CUDA_SUCCESS;
 }
 
-// Whether this process exported it. A process id says so only within one namespace; the identity says so anywhere.
+// Whether this process exported it. A process id says so only within one namespace; the identity says so
+// anywhere.
 bool IsOwn(const HandleBytes& handle) {
   bool own = false;
   Driver::Get().memory().Change([&](Range& range) {

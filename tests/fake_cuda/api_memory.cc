@@ -18,7 +18,9 @@ CUresult Allocate(Context& context, Use use, CUdeviceptr* pointer, size_t size_b
   return *pointer == 0 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
 }
 
-bool IsOwn(const Range& range) { return range.kind == Range::Kind::kAllocated || range.kind == Range::Kind::kPool; }
+bool IsOwn(const Range& range) {
+  return range.kind == Range::Kind::kAllocated || range.kind == Range::Kind::kPool;
+}
 
 CUresult Free(CUdeviceptr pointer) {
   const std::optional<Range> range = Driver::Get().memory().Remove(pointer, IsOwn);
@@ -43,8 +45,8 @@ CUresult CUDAAPI cuMemFree(CUdeviceptr pointer) {
   });
 }
 
-// The address is there at once, the memory behind it too: it is only from this stream that it may be used before the
-// stream has come here.
+// The address is there at once, the memory behind it too: it is only from this stream that it may be used
+// before the stream has come here.
 CUresult CUDAAPI cuMemAllocAsync(CUdeviceptr* pointer, size_t size_bytes, CUstream stream) {
   return OnStream("cuMemAllocAsync", stream, [&](Context& context, Stream&) -> CUresult {
     if (!Driver::Get().options().pools) return CUDA_ERROR_NOT_SUPPORTED;

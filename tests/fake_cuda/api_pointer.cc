@@ -87,7 +87,8 @@ CUresult OfHost(void* into, CUpointer_attribute attribute, CUdeviceptr pointer, 
 CUresult Get(void* into, CUpointer_attribute attribute, CUdeviceptr pointer) {
   if (!into) return CUDA_ERROR_INVALID_VALUE;
   MemoryMap& memory = Driver::Get().memory();
-  if (const std::optional<Range> range = memory.Find(pointer)) return OfDevice(into, attribute, pointer, *range);
+  if (const std::optional<Range> range = memory.Find(pointer))
+    return OfDevice(into, attribute, pointer, *range);
   if (const std::optional<HostRange> range = memory.FindHost(pointer)) {
     return OfHost(into, attribute, pointer, *range);
   }

@@ -12,12 +12,14 @@ namespace {
 constexpr auto kPoll = std::chrono::microseconds(50);
 
 CUresult Create(Context& context, CUstream* stream, unsigned flags) {
-  if (!stream || (flags & ~static_cast<unsigned>(CU_STREAM_NON_BLOCKING)) != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!stream || (flags & ~static_cast<unsigned>(CU_STREAM_NON_BLOCKING)) != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   *stream = Driver::Get().AddStream(context, context.NewStream(flags == CU_STREAM_DEFAULT));
   return CUDA_SUCCESS;
 }
 
-// The word at `address` as the GPU sees it: in its own memory or in registered host memory; null anywhere else.
+// The word at `address` as the GPU sees it: in its own memory or in registered host memory; null anywhere
+// else.
 template <typename Word>
 std::optional<Piece> WordAt(uint64_t address, Access access) {
   MemoryMap& memory = Driver::Get().memory();
@@ -135,7 +137,8 @@ CUresult CUDAAPI cuStreamGetCtx(CUstream stream, CUcontext* result) {
   });
 }
 
-// Which record is waited for is settled now, and none is none: an event that is recorded later orders nothing.
+// Which record is waited for is settled now, and none is none: an event that is recorded later orders
+// nothing.
 CUresult CUDAAPI cuStreamWaitEvent(CUstream stream, CUevent handle, unsigned int flags) {
   return OnStream("cuStreamWaitEvent", stream, [&](Context& context, Stream& on) -> CUresult {
     const std::shared_ptr<Event> event = Driver::Get().FindEvent(handle);
@@ -164,11 +167,13 @@ CUresult CUDAAPI cuLaunchHostFunc(CUstream stream, CUhostFn function, void* data
   });
 }
 
-CUresult CUDAAPI cuStreamWaitValue32(CUstream stream, CUdeviceptr address, cuuint32_t value, unsigned int flags) {
+CUresult CUDAAPI cuStreamWaitValue32(CUstream stream, CUdeviceptr address, cuuint32_t value,
+                                     unsigned int flags) {
   return WaitValue<uint32_t>("cuStreamWaitValue32", stream, address, value, flags);
 }
 
-CUresult CUDAAPI cuStreamWaitValue64(CUstream stream, CUdeviceptr address, cuuint64_t value, unsigned int flags) {
+CUresult CUDAAPI cuStreamWaitValue64(CUstream stream, CUdeviceptr address, cuuint64_t value,
+                                     unsigned int flags) {
   return WaitValue<uint64_t>("cuStreamWaitValue64", stream, address, value, flags);
 }
 

@@ -1,6 +1,7 @@
 // Virtual memory management: addresses, memory and access apart, and memory as descriptors.
 //
-// The memory lives until all its mappings and handles, in all processes, are gone: a descriptor of its memfd is one.
+// The memory lives until all its mappings and handles, in all processes, are gone: a descriptor of its memfd
+// is one.
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -184,7 +185,8 @@ CUresult CUDAAPI cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* ha
     const int fd = fcntl(static_cast<int>(reinterpret_cast<intptr_t>(shareable)), F_DUPFD_CLOEXEC, 0);
     if (fd < 0) return CUDA_ERROR_INVALID_VALUE;
     std::shared_ptr<Physical> physical = Physical::Open(fd, 0);
-    if (!physical || physical->label().use != static_cast<uint32_t>(Use::kVmm)) return CUDA_ERROR_INVALID_VALUE;
+    if (!physical || physical->label().use != static_cast<uint32_t>(Use::kVmm))
+      return CUDA_ERROR_INVALID_VALUE;
     if (Driver::Get().Ordinal(physical->label().device) < 0) return CUDA_ERROR_INVALID_DEVICE;
     *handle = Driver::Get().ReferVmm(std::move(physical));
     return CUDA_SUCCESS;

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 import sys
 from typing import Any
 
@@ -123,6 +125,18 @@ def hold() -> None:
     heard()
 
 
+def fork() -> None:
+    """Says a handle; and then a child by fork, which lives until its input is closed, how it can allocate."""
+    gpu = Gpu()
+    block = gpu.alloc(MIB)
+    say(block.export().hex())
+    if os.fork() == 0:
+        say(code_of(gpu.alloc, MIB))
+        sys.stdin.readline()
+        os._exit(0)
+    signal.pause()
+
+
 def importer() -> None:
     """Opens the handle that the parent gives, twice, and closes at its words."""
     gpu = Gpu()
@@ -136,6 +150,14 @@ def importer() -> None:
     heard()
     again.close()
     say(code_of(again.close))
+    heard()
+
+
+def open() -> None:
+    """Says the code of opening the handle that the parent gives."""
+    gpu = Gpu()
+    handle = bytes.fromhex(heard())
+    say(code_of(gpu.open, handle))
     heard()
 
 

@@ -14,7 +14,7 @@ constexpr size_t kStepBytes = size_t{1} << 20;
 // Sleeping less than this takes longer than it says.
 constexpr auto kShortestSleep = std::chrono::microseconds(100);
 // How much of a delay, of memory or of the scheduler, later copies may make good.
-constexpr auto kMostCatchUp = std::chrono::milliseconds(20);
+constexpr auto kMostCatchUp = std::chrono::milliseconds(200);
 
 void SleepUntil(Time due) {
   if (due - Clock::now() > kShortestSleep) std::this_thread::sleep_until(due);
@@ -46,7 +46,8 @@ Time CopyEngine::Copy(const std::vector<Piece>& to, const std::vector<Piece>& fr
   std::lock_guard lock(mutex_);
   const Time begin = std::max({ready, free_at_, Clock::now() - kMostCatchUp});
   InSteps(to, from, [&](size_t done) {
-    free_at_ = begin + std::chrono::nanoseconds(static_cast<int64_t>(static_cast<double>(done) / gigabytes_per_second_));
+    free_at_ = begin + std::chrono::nanoseconds(
+                           static_cast<int64_t>(static_cast<double>(done) / gigabytes_per_second_));
     SleepUntil(free_at_);
   });
   return free_at_;

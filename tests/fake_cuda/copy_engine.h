@@ -1,4 +1,5 @@
-// Copies bytes at a set bandwidth, and in small steps: who changes the source meanwhile tears the copy, as on a GPU.
+// Copies bytes at a set bandwidth, and in small steps: who changes the source meanwhile tears the copy, as on
+// a GPU.
 
 #ifndef KEEPSTEP_TESTS_FAKE_CUDA_COPY_ENGINE_H_
 #define KEEPSTEP_TESTS_FAKE_CUDA_COPY_ENGINE_H_
@@ -16,8 +17,9 @@ class CopyEngine {
  public:
   explicit CopyEngine(double gigabytes_per_second) : gigabytes_per_second_(gigabytes_per_second) {}
 
-  // Copies `from` to `to`, of the same length in all. Blocks until it is due to be done at the engine's bandwidth, as
-  // exactly as sleeping can; what is lost to a late wake-up the next copy makes good. Returns when it was due.
+  // Copies `from` to `to`, of the same length in all. Blocks until it is due to be done at the engine's
+  // bandwidth, as exactly as sleeping can; what is lost to a late wake-up the next copy makes good. Returns
+  // when it was due.
   Time Copy(const std::vector<Piece>& to, const std::vector<Piece>& from, Time ready);
 
  private:

@@ -62,9 +62,8 @@ bool Counters::Open(const std::string& path) {
     const bool fresh = status.st_size == 0;
     if (fresh && ftruncate(fd_, sizeof(File)) != 0) return;
     if (!fresh && status.st_size != sizeof(File)) return;
-    void* memory = mmap(nullptr, sizeof(File), PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
-    if (memory == MAP_FAILED) return;
-    file_ = static_cast<File*>(memory);
+    file_ = Map();
+    if (!file_) return;
     if (fresh) std::memcpy(file_->magic, kMagic, sizeof kMagic);
     usable = std::memcmp(file_->magic, kMagic, sizeof kMagic) == 0 && TakeSlot();
   });
@@ -72,6 +71,16 @@ bool Counters::Open(const std::string& path) {
   static std::once_flag registered;
   std::call_once(registered, [] { pthread_atfork(nullptr, nullptr, CloseInChild); });
   return usable;
+}
+
+// By a descriptor of its own: a mapping keeps the description of its file open, and the locks with it, in a
+// forked child too, which has the mapping for as long as it lives.
+Counters::File* Counters::Map() {
+  const int fd = open(("/proc/self/fd/" + std::to_string(fd_)).c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return nullptr;
+  void* memory = mmap(nullptr, sizeof(File), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  close(fd);
+  return memory == MAP_FAILED ? nullptr : static_cast<File*>(memory);
 }
 
 // Unused slots first, so that those of the dead can be read for as long as there is room.

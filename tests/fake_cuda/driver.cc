@@ -83,11 +83,13 @@ std::vector<Context*>& CurrentContexts() {
   return current;
 }
 
-std::shared_ptr<Physical> Driver::Allocate(Context& context, Use use, size_t size_bytes, uint32_t handle_types) {
+std::shared_ptr<Physical> Driver::Allocate(Context& context, Use use, size_t size_bytes,
+                                           uint32_t handle_types) {
   const int number = context.device_number();
   const auto bytes = static_cast<int64_t>(size_bytes);
   if (!counters_.TakeMemory(number, bytes, options_.memory_bytes)) return nullptr;
-  std::shared_ptr<Physical> physical = Physical::Create(use, context.options().uuid, size_bytes, handle_types);
+  std::shared_ptr<Physical> physical =
+      Physical::Create(use, context.options().uuid, size_bytes, handle_types);
   if (!physical) {
     counters_.GiveMemory(number, bytes);
     return nullptr;
@@ -106,8 +108,9 @@ void Driver::Destroy(Context& context) {
   {
     std::lock_guard lock(mutex_);
     std::erase_if(streams_, [&](const auto& entry) { return entry.second.context == &context; });
-    counters_.Add(kEvents, -static_cast<int64_t>(std::erase_if(
-                               events_, [&](const auto& entry) { return entry.second.context == &context; })));
+    counters_.Add(kEvents, -static_cast<int64_t>(std::erase_if(events_, [&](const auto& entry) {
+                    return entry.second.context == &context;
+                  })));
   }
   std::vector<CUdeviceptr> bases;
   memory_.Change([&](Range& range) {

@@ -1,8 +1,8 @@
 // The state of the driver in this process, and the way into every call.
 //
-// A call of the API is `return InContext("cuName", [&](Context& context) { … })`, or Initialized where no context is needed.
-// In that order: an injected fault of that name, CUDA_ERROR_NOT_INITIALIZED before cuInit and in a forked child,
-// CUDA_ERROR_NOT_PERMITTED inside a host function, no context, a sticky error.
+// A call of the API is `return InContext("cuName", [&](Context& context) { … })`, or Initialized where no
+// context is needed. In that order: an injected fault of that name, CUDA_ERROR_NOT_INITIALIZED before cuInit
+// and in a forked child, CUDA_ERROR_NOT_PERMITTED inside a host function, no context, a sticky error.
 
 #ifndef KEEPSTEP_TESTS_FAKE_CUDA_DRIVER_H_
 #define KEEPSTEP_TESTS_FAKE_CUDA_DRIVER_H_
@@ -52,7 +52,8 @@ class Driver {
   // New memory of the context's GPU, counted until its last user lets go; null when there is no more.
   std::shared_ptr<Physical> Allocate(Context& context, Use use, size_t size_bytes, uint32_t handle_types = 0);
 
-  // Ends a context with all it holds: streams, events, memory, mappings. VMM memory is the process's and stays.
+  // Ends a context with all it holds: streams, events, memory, mappings. VMM memory is the process's and
+  // stays.
   void Destroy(Context& context);
 
   // Handles that the API gave out. Null for any other.

@@ -35,7 +35,8 @@ bool IsFake() {
 }
 
 void DriverTest::SetUp() {
-  if (!HasDriver()) GTEST_SKIP() << "no libcuda.so.1: neither a GPU's driver nor tests/fake_cuda on LD_LIBRARY_PATH";
+  if (!HasDriver())
+    GTEST_SKIP() << "no libcuda.so.1: neither a GPU's driver nor tests/fake_cuda on LD_LIBRARY_PATH";
   ASSERT_CUDA(CU(cuInit)(0));
   ASSERT_CUDA(CU(cuDeviceGet)(&device_, 0));
   ASSERT_CUDA(CU(cuDevicePrimaryCtxRetain)(&context_, device_));

@@ -1,5 +1,5 @@
-// The driver under test, as the product loads it: the libcuda.so.1 that the loader finds. With tests/fake_cuda first on
-// LD_LIBRARY_PATH that is the fake, without it the real one.
+// The driver under test, as the product loads it: the libcuda.so.1 that the loader finds. With
+// tests/fake_cuda first on LD_LIBRARY_PATH that is the fake, without it the real one.
 
 #ifndef KEEPSTEP_TESTS_FAKE_CUDA_DRIVER_LIBRARY_H_
 #define KEEPSTEP_TESTS_FAKE_CUDA_DRIVER_LIBRARY_H_
@@ -24,7 +24,8 @@ bool IsFake();
 #define KEEPSTEP_STRING(text) KEEPSTEP_STRING_OF(text)
 
 // A call of the driver by the name that cuda.h maps it to: CU(cuMemAlloc)(&pointer, bytes).
-#define CU(function) (reinterpret_cast<decltype(&function)>(keepstep::fake_cuda::Symbol(KEEPSTEP_STRING(function))))
+#define CU(function) \
+  (reinterpret_cast<decltype(&function)>(keepstep::fake_cuda::Symbol(KEEPSTEP_STRING(function))))
 
 #define EXPECT_CUDA(call) EXPECT_EQ(call, CUDA_SUCCESS)
 #define ASSERT_CUDA(call) ASSERT_EQ(call, CUDA_SUCCESS)

@@ -1,9 +1,10 @@
-// An event. Its state is two counters: how often it was recorded, and which of these records work has passed. So "not
-// recorded yet" is "nothing to wait for", and a later record never holds up who waits for an earlier one.
+// An event. Its state is two counters: how often it was recorded, and which of these records work has passed.
+// So "not recorded yet" is "nothing to wait for", and a later record never holds up who waits for an earlier
+// one.
 //
-// The state of an interprocess event lies in memory that its importers map: they see records and completions as this
-// process does. When the recording process dies nobody completes what it had queued, and who waits for that waits for
-// good: no driver promises better.
+// The state of an interprocess event lies in memory that its importers map: they see records and completions
+// as this process does. When the recording process dies nobody completes what it had queued, and who waits
+// for that waits for good: no driver promises better.
 
 #ifndef KEEPSTEP_TESTS_FAKE_CUDA_EVENT_H_
 #define KEEPSTEP_TESTS_FAKE_CUDA_EVENT_H_

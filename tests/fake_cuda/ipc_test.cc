@@ -28,8 +28,8 @@ Exported ExportNew(size_t size_bytes, unsigned char content) {
   return exported;
 }
 
-// Exports a block of 0x11; at each word the other sends: 'r' reads its last byte, 'f' frees it, 'n' frees it and
-// exports a new one of 0x22.
+// Exports a block of 0x11; at each word the other sends: 'r' reads its last byte, 'f' frees it, 'n' frees it
+// and exports a new one of 0x22.
 PEER(exporter) {
   StartGpu();
   Exported block = ExportNew(kBytes, 0x11);
@@ -143,7 +143,39 @@ TEST_F(IpcTest, WhatTheExporterFreedCannotBeOpened) {
   EXPECT_EQ(Open(exported, pointer), CUDA_ERROR_INVALID_VALUE);
 }
 
-// A cache that goes by addresses would serve the old block for the new one: here it reads garbage, not old bytes.
+// Exports a small block that has a neighbour, frees it when told to, and says so.
+PEER(small_exporter) {
+  StartGpu();
+  const Exported block = ExportNew(1000, 0x11), neighbour = ExportNew(1000, 0x12);
+  channel.Send(block);
+  channel.Send(neighbour);
+  channel.Receive<char>();
+  REQUIRE(CU(cuMemFree)(block.pointer) == CUDA_SUCCESS);
+  channel.Send('f');
+  channel.Receive<char>();
+}
+
+// Small blocks share what lies behind them, and still come and go each for itself.
+TEST_F(IpcTest, SmallBlocksAreSharedAndFreedOneByOne) {
+  Peer peer("small_exporter");
+  const auto block = peer.channel().Receive<Exported>();
+  const auto neighbour = peer.channel().Receive<Exported>();
+  CUdeviceptr one = 0, two = 0;
+  ASSERT_CUDA(Open(block, one));
+  EXPECT_EQ(At(one + 999), 0x11);
+  EXPECT_CUDA(CU(cuIpcCloseMemHandle)(one));
+  peer.channel().Send('f');
+  peer.channel().Receive<char>();
+  if (IsFake()) {
+    EXPECT_EQ(Open(block, one), CUDA_ERROR_INVALID_VALUE);
+  }
+  ASSERT_CUDA(Open(neighbour, two));
+  EXPECT_EQ(At(two + 999), 0x12);
+  EXPECT_CUDA(CU(cuIpcCloseMemHandle)(two));
+}
+
+// A cache that goes by addresses would serve the old block for the new one: here it reads garbage, not old
+// bytes.
 TEST_F(IpcTest, AStaleMappingReadsGarbage) {
   SKIP_UNLESS_FAKE("undefined there");
   Peer peer("exporter");
@@ -192,7 +224,8 @@ class IpcEventTest : public DriverTest {
   void SetUp() override {
     DriverTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    if (!Attribute(CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED)) GTEST_SKIP() << "the GPU has no interprocess events";
+    if (!Attribute(CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED))
+      GTEST_SKIP() << "the GPU has no interprocess events";
     ASSERT_CUDA(CU(cuStreamCreate)(&stream_, CU_STREAM_NON_BLOCKING));
   }
 
@@ -230,7 +263,27 @@ TEST_F(IpcEventTest, OnlyInterprocessEventsHaveHandlesAndOnlyForOthers) {
   EXPECT_CUDA(CU(cuStreamDestroy)(stream_));
 }
 
-// What a dead process had queued is never done: who waits for its event waits for good, and must have another way out.
+PEER(event_destroyer) {
+  StartGpu();
+  CUevent event = nullptr;
+  CUipcEventHandle handle;
+  REQUIRE(CU(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS) == CUDA_SUCCESS);
+  REQUIRE(CU(cuIpcGetEventHandle)(&handle, event) == CUDA_SUCCESS);
+  REQUIRE(CU(cuEventDestroy)(event) == CUDA_SUCCESS);
+  channel.Send(handle);
+  channel.Receive<char>();
+}
+
+TEST_F(IpcEventTest, AnEventThatIsGoneCannotBeOpened) {
+  SKIP_UNLESS_FAKE("undefined there");
+  Peer peer("event_destroyer");
+  CUevent event = nullptr;
+  EXPECT_NE(CU(cuIpcOpenEventHandle)(&event, peer.channel().Receive<CUipcEventHandle>()), CUDA_SUCCESS);
+  EXPECT_CUDA(CU(cuStreamDestroy)(stream_));
+}
+
+// What a dead process had queued is never done: who waits for its event waits for good, and must have another
+// way out.
 PEER(waiter_for_a_dead_one) {
   StartGpu();
   CUstream stream = nullptr;

@@ -57,7 +57,8 @@ void MemoryMap::Change(const std::function<bool(Range&)>& change) {
   }
 }
 
-CUresult MemoryMap::Resolve(uint64_t address, size_t size_bytes, Access access, std::vector<Piece>& into) const {
+CUresult MemoryMap::Resolve(uint64_t address, size_t size_bytes, Access access,
+                            std::vector<Piece>& into) const {
   if (!IsDevice(address)) {
     into.push_back({reinterpret_cast<char*>(address), size_bytes, nullptr});
     return CUDA_SUCCESS;

@@ -25,12 +25,12 @@ struct Range {
   CUdeviceptr base = 0;
   size_t size_bytes = 0;
   Kind kind = Kind::kAllocated;
-  int device = 0;  // ordinal
+  int device = 0;   // ordinal
   uint64_t id = 0;  // of this range, never used again
   std::shared_ptr<Physical> physical;
   bool readable = true;
   bool writable = true;
-  int opens = 1;                     // of an imported one
+  int opens = 1;  // of an imported one
 };
 
 struct HostRange {
@@ -58,7 +58,8 @@ class MemoryMap {
   // Puts `range` at addresses of its own and returns its base, 0 when there are none.
   CUdeviceptr Place(Range range);
 
-  // Takes away the range that begins at `base` if `wanted` says so, and gives its addresses to the next one that asks.
+  // Takes away the range that begins at `base` if `wanted` says so, and gives its addresses to the next one
+  // that asks.
   std::optional<Range> Remove(CUdeviceptr base, const std::function<bool(const Range&)>& wanted);
 
   // The range that `address` is in.
@@ -67,14 +68,14 @@ class MemoryMap {
   // Calls `change` with each range, under the lock, until it returns true.
   void Change(const std::function<bool(Range&)>& change);
 
-  // The pieces behind `size_bytes` from `address` on, of the host or the device. CUDA_ERROR_INVALID_VALUE where device
-  // memory is not mapped or ends; CUDA_ERROR_ILLEGAL_ADDRESS where it must not be accessed so.
+  // The pieces behind `size_bytes` from `address` on, of the host or the device. CUDA_ERROR_INVALID_VALUE
+  // where device memory is not mapped or ends; CUDA_ERROR_ILLEGAL_ADDRESS where it must not be accessed so.
   CUresult Resolve(uint64_t address, size_t size_bytes, Access access, std::vector<Piece>& into) const;
 
   // Reserved addresses, and mappings in them.
   CUdeviceptr ReserveAddresses(size_t size_bytes, size_t alignment);
   bool FreeAddresses(CUdeviceptr base, size_t size_bytes);  // false unless reserved so, and empty
-  bool MapReserved(Range range);                            // false unless in one reservation, and not mapped yet
+  bool MapReserved(Range range);  // false unless in one reservation, and not mapped yet
   // Removes the mappings that make up exactly these addresses, or none and returns nothing.
   std::vector<Range> UnmapReserved(CUdeviceptr base, size_t size_bytes);
 
@@ -90,9 +91,9 @@ class MemoryMap {
 
   mutable std::mutex mutex_;
   AddressSpace addresses_;
-  Ranges ranges_;                                // by base, disjoint
-  std::map<CUdeviceptr, size_t> reservations_;   // of cuMemAddressReserve
-  std::map<uint64_t, HostRange> host_;           // by base, disjoint
+  Ranges ranges_;                               // by base, disjoint
+  std::map<CUdeviceptr, size_t> reservations_;  // of cuMemAddressReserve
+  std::map<uint64_t, HostRange> host_;          // by base, disjoint
   uint64_t last_id_ = 0;
 };
 

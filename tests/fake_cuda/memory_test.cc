@@ -1,12 +1,14 @@
 // Device memory, registered host memory, and copies.
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "tests/fake_cuda/driver_library.h"
@@ -115,9 +117,11 @@ TEST_F(MemoryTest, HostMemoryThatIsNotRegisteredIsUnknown) {
   int local = 0;
   unsigned type = 0;
   const auto address = reinterpret_cast<CUdeviceptr>(&local);
-  EXPECT_EQ(CU(cuPointerGetAttribute)(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(CU(cuPointerGetAttribute)(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address),
+            CUDA_ERROR_INVALID_VALUE);
   CUdeviceptr start = 1;
-  CUpointer_attribute attributes[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR};
+  CUpointer_attribute attributes[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+                                      CU_POINTER_ATTRIBUTE_RANGE_START_ADDR};
   void* into[] = {&type, &start};
   EXPECT_CUDA(CU(cuPointerGetAttributes)(2, attributes, into, address));
   EXPECT_EQ(start, 0u);
@@ -161,6 +165,10 @@ TEST_F(MemoryTest, MoreThanThereIsIsRefusedAndFreeMemoryIsTold) {
 
 // Small allocations by the thousand: more than a process may have descriptors.
 TEST_F(MemoryTest, ThousandsOfAllocationsAreKeptApart) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit usual{std::min<rlim_t>(1024, before.rlim_max), before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &usual), 0);
   std::vector<CUdeviceptr> pointers;
   for (uint32_t i = 0; i < 5000; ++i) {
     pointers.push_back(Allocate(4096));
@@ -173,6 +181,30 @@ TEST_F(MemoryTest, ThousandsOfAllocationsAreKeptApart) {
     ASSERT_EQ(last, i);
   }
   for (CUdeviceptr pointer : pointers) EXPECT_CUDA(CU(cuMemFree)(pointer));
+  EXPECT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+TEST_F(MemoryTest, ThreadsWorkAtOnce) {
+  std::vector<std::thread> threads;
+  for (uint32_t thread = 1; thread <= 4; ++thread) {
+    threads.emplace_back([this, thread] {
+      EXPECT_CUDA(CU(cuCtxSetCurrent)(context_));
+      CUstream stream = nullptr;
+      EXPECT_CUDA(CU(cuStreamCreate)(&stream, CU_STREAM_NON_BLOCKING));
+      for (uint32_t round = 0; round < 50; ++round) {
+        const CUdeviceptr a = Allocate(64 << 10), b = Allocate(64 << 10);
+        uint32_t last = 0;
+        EXPECT_CUDA(CU(cuMemsetD32Async)(a, thread << 16 | round, 16 << 10, stream));
+        EXPECT_CUDA(CU(cuMemcpyDtoDAsync)(b, a, 64 << 10, stream));
+        EXPECT_CUDA(CU(cuMemcpyDtoHAsync)(&last, b + (64 << 10) - 4, 4, stream));
+        EXPECT_EQ(last, thread << 16 | round);
+        EXPECT_CUDA(CU(cuMemFree)(a));
+        EXPECT_CUDA(CU(cuMemFree)(b));
+      }
+      EXPECT_CUDA(CU(cuStreamDestroy)(stream));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST_F(MemoryTest, HostMemoryIsRegisteredOnce) {
@@ -210,7 +242,8 @@ TEST_F(MemoryTest, TheDriverAllocatesHostMemory) {
 }
 
 TEST_F(MemoryTest, PoolMemoryHasNoHandles) {
-  if (!Attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)) GTEST_SKIP() << "the driver has no memory pools";
+  if (!Attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED))
+    GTEST_SKIP() << "the driver has no memory pools";
   CUdeviceptr pointer = 0;
   ASSERT_CUDA(CU(cuMemAllocAsync)(&pointer, 4096, nullptr));
   ASSERT_CUDA(CU(cuMemsetD8Async)(pointer, 5, 4096, nullptr));

@@ -2,7 +2,8 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <string_view>
+
+#include "tests/fake_cuda/find_call.h"
 
 namespace keepstep::fake_cuda {
 namespace {
@@ -133,6 +134,7 @@ bool ReadFaults(Options& options) {
     int64_t code = 0;
     fault.hangs = parts[2] == "hang";
     if (!fault.hangs && !Number(parts[2], code)) return false;
+    if (!FindCall(fault.call)) return false;  // a fault that cannot happen would let its test pass
     fault.code = static_cast<int>(code);
     options.faults.push_back(fault);
   }
@@ -156,7 +158,8 @@ std::optional<Options> ReadOptions() {
   if (!ReadFeatures(options)) wrong = "OFF";
   if (!ReadFaults(options)) wrong = "FAULTS";
   if (wrong) {
-    std::fprintf(stderr, "fake CUDA driver: KEEPSTEP_FAKE_CUDA_%s makes no sense; see tests/fake_cuda/options.h\n",
+    std::fprintf(stderr,
+                 "fake CUDA driver: KEEPSTEP_FAKE_CUDA_%s makes no sense; see tests/fake_cuda/options.h\n",
                  wrong);
     return std::nullopt;
   }

@@ -1,21 +1,24 @@
-// What a test sets of the fake driver, by environment variables that cuInit reads once.
+// What a test sets of the fake driver, by environment variables that cuInit reads once. All but the last
+// begin with KEEPSTEP_FAKE_CUDA_.
 //
-//   KEEPSTEP_FAKE_CUDA_DEVICES=2          number of GPUs (default 1, at most 16)
-//   KEEPSTEP_FAKE_CUDA_UUIDS=HEX,HEX      their UUIDs, 32 hexadecimal digits each; else facefacefaceface and the ordinal
-//   KEEPSTEP_FAKE_CUDA_MEMORY_BYTES=N     memory of each GPU, shared by all processes of a counters file (default 16 GiB)
-//   KEEPSTEP_FAKE_CUDA_H2D_GBPS=10,5      bandwidth host to device in 10^9 bytes a second, for each GPU; the last number
-//   KEEPSTEP_FAKE_CUDA_D2H_GBPS=          is for all further ones, 0 or nothing is as fast as memcpy. Each process has
-//   KEEPSTEP_FAKE_CUDA_D2D_GBPS=          copy engines of its own, one for each GPU and direction
-//   KEEPSTEP_FAKE_CUDA_OFF=ipc,…          what this driver cannot do: ipc (legacy handles and events), vmm (cuMemCreate),
-//                                         posix_fd (VMM handles as descriptors), stream_memory_operations, pools
-//   KEEPSTEP_FAKE_CUDA_EXCLUSIVE=1        compute mode EXCLUSIVE_PROCESS, over the processes of a counters file
-//   KEEPSTEP_FAKE_CUDA_FAULTS=F;F         calls that fail: NAME:NTH:CODE, NAME:NTH:hang (never returns), NTH `*` for every
-//                                         one. Each process counts for itself; with `:once` after it, the first process
-//                                         of the counters file that comes to it has it alone
-//   KEEPSTEP_FAKE_CUDA_COUNTERS=PATH      the counters file (counters.h); made if it is not there
-//   CUDA_VISIBLE_DEVICES=1,GPU-UUID       as NVIDIA's driver has it: ordinals or beginnings of UUIDs; ends at one unknown
+// - DEVICES=2: number of GPUs (default 1, at most 16).
+// - UUIDS=HEX,HEX: their UUIDs, 32 hexadecimal digits each; else facefacefaceface… and the ordinal.
+// - MEMORY_BYTES=N: memory of each GPU, shared by all processes of a counters file (default 16 GiB).
+// - H2D_GBPS=10,5 and D2H_GBPS, D2D_GBPS: bandwidth from host to device, from device to host, and within the
+//   device, in 10^9 bytes a second for each GPU; the last number is for all further ones. 0 or nothing is as
+//   fast as memcpy. Each process has copy engines of its own, one for each GPU and direction.
+// - OFF=NAME,NAME: what this driver cannot do: ipc (legacy handles and events), vmm (cuMemCreate), posix_fd
+//   (VMM handles as descriptors), stream_memory_operations, pools.
+// - EXCLUSIVE=1: compute mode EXCLUSIVE_PROCESS, over the processes of a counters file.
+// - FAULTS=F;F: calls that fail, at most 64, by cuda.h's names: NAME:NTH:CODE, or NAME:NTH:hang, which never
+// returns. NTH is a
+//   number from 1, or `*` for every call. Each process counts for itself; with `:once` after it, the first
+//   process of the counters file that comes to it has it alone.
+// - COUNTERS=PATH: the counters file (counters.h); made if it is not there.
+// - CUDA_VISIBLE_DEVICES=1,GPU-UUID: as NVIDIA's driver has it, ordinals or beginnings of UUIDs; what follows
+//   an unknown one is invisible too.
 //
-// A value that cannot be understood makes cuInit fail with CUDA_ERROR_INVALID_VALUE, and say why on stderr.
+// A value that makes no sense makes cuInit fail with CUDA_ERROR_INVALID_VALUE, and say why on stderr.
 
 #ifndef KEEPSTEP_TESTS_FAKE_CUDA_OPTIONS_H_
 #define KEEPSTEP_TESTS_FAKE_CUDA_OPTIONS_H_

@@ -1,4 +1,5 @@
-// A second process of a test: the same program, started anew, which does one named thing and talks over a socket.
+// A second process of a test: the same program, started anew, which does one named thing and talks over a
+// socket.
 //
 //   PEER(export_block) { …  channel.Send(handle); channel.Receive<char>(); }
 //   Peer peer("export_block");  auto handle = peer.channel().Receive<CUipcMemHandle>();
@@ -78,9 +79,9 @@ struct PeerRegistration {
   PeerRegistration(const char* name, PeerFunction function);
 };
 
-#define PEER(name)                                                                          \
-  void Peer_##name(keepstep::fake_cuda::Channel& channel);                                  \
-  const keepstep::fake_cuda::PeerRegistration registration_##name(#name, &Peer_##name);     \
+#define PEER(name)                                                                      \
+  void Peer_##name(keepstep::fake_cuda::Channel& channel);                              \
+  const keepstep::fake_cuda::PeerRegistration registration_##name(#name, &Peer_##name); \
   void Peer_##name([[maybe_unused]] keepstep::fake_cuda::Channel& channel)
 
 }  // namespace keepstep::fake_cuda

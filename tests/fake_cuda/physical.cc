@@ -49,14 +49,20 @@ class MemoryFile {
 
   ~MemoryFile() {
     munmap(memory_, size_bytes_);
-    close(fd_);
+    CloseDescriptor();
+  }
+
+  // For what nobody will export from here: the mapping is enough.
+  void CloseDescriptor() {
+    if (fd_ >= 0) close(fd_);
+    fd_ = -1;
   }
 
   char* At(uint64_t offset) const { return memory_ + (offset - begin_); }
   int fd() const { return fd_; }
 
-  // Where the next `bytes` of a slab begin; false when it is full. Nothing is handed out twice: whoever still maps a
-  // piece that was freed must not see another one's bytes.
+  // Where the next `bytes` of a slab begin; false when it is full. Nothing is handed out twice: whoever still
+  // maps a piece that was freed must not see another one's bytes.
   bool Take(size_t bytes, uint64_t& offset) {
     if (taken_ + bytes > size_bytes_) return false;
     offset = taken_;
@@ -68,7 +74,7 @@ class MemoryFile {
   MemoryFile(int fd, uint64_t begin, char* memory, size_t size_bytes)
       : fd_(fd), begin_(begin), memory_(memory), size_bytes_(size_bytes) {}
 
-  const int fd_;
+  int fd_;
   const uint64_t begin_;
   char* const memory_;
   const size_t size_bytes_;
@@ -142,6 +148,7 @@ std::shared_ptr<Physical> Physical::OpenHandle(const HandleBytes& handle) {
       found->label().freed != 0) {
     return nullptr;
   }
+  found->file_->CloseDescriptor();
   return found;
 }
 

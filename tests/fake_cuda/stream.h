@@ -1,7 +1,7 @@
 // A stream: a thread that does what is put into it, one after the other.
 //
-// Once the context has a sticky error nothing more is done: what is queued is passed over, so that whoever waits comes
-// back and finds the error.
+// Once the context has a sticky error nothing more is done: what is queued is passed over, so that whoever
+// waits comes back and finds the error.
 
 #ifndef KEEPSTEP_TESTS_FAKE_CUDA_STREAM_H_
 #define KEEPSTEP_TESTS_FAKE_CUDA_STREAM_H_
@@ -21,11 +21,12 @@ namespace keepstep::fake_cuda {
 
 using Time = std::chrono::steady_clock::time_point;
 
-// Thread-safe. Held by shared_ptr: the thread holds it too, until Close and then the last operation are through.
+// Thread-safe. Held by shared_ptr: the thread holds it too, until Close and then the last operation are
+// through.
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
-  // What the thread does. `ready` is when it could begin: when it was queued, or when the one before it was due to end,
-  // whichever is later. Returns when it is due to have ended.
+  // What the thread does. `ready` is when it could begin: when it was queued, or when the one before it was
+  // due to end, whichever is later. Returns when it is due to have ended.
   using Operation = std::function<Time(Time ready)>;
 
   Stream(Sticky& sticky, bool blocking) : sticky_(sticky), blocking_(blocking) {}
@@ -59,7 +60,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Entry> entries_;
-  uint64_t queued_ = 0;   // through_ ≤ queued_
+  uint64_t queued_ = 0;  // through_ ≤ queued_
   uint64_t through_ = 0;
   bool started_ = false;
   bool closed_ = false;

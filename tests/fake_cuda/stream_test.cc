@@ -95,8 +95,9 @@ TEST_F(StreamTest, WordsAreComparedInFourWays) {
     unsigned flags;
     uint64_t value, too_little, enough;
   };
-  for (const Case& one : {Case{CU_STREAM_WAIT_VALUE_GEQ, 5, 4, 6}, Case{CU_STREAM_WAIT_VALUE_EQ, 5, 6, 5},
-                          Case{CU_STREAM_WAIT_VALUE_AND, 4, 3, 5}, Case{CU_STREAM_WAIT_VALUE_NOR, 0, ~0ull, 1}}) {
+  for (const Case& one :
+       {Case{CU_STREAM_WAIT_VALUE_GEQ, 5, 4, 6}, Case{CU_STREAM_WAIT_VALUE_EQ, 5, 6, 5},
+        Case{CU_STREAM_WAIT_VALUE_AND, 4, 3, 5}, Case{CU_STREAM_WAIT_VALUE_NOR, 0, ~0ull, 1}}) {
     std::atomic_ref wide(*static_cast<uint64_t*>(page_));
     wide = one.too_little;
     ASSERT_CUDA(CU(cuStreamWaitValue64)(stream_, gate(), one.value, one.flags));

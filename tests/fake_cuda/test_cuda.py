@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from tests.harness.daemon import REPOSITORY
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=MISSING)
 
 MIB = 1 << 20
-OUT_OF_MEMORY, UNAVAILABLE, LAUNCH_FAILED, NOT_SUPPORTED = 2, 46, 719, 801
+APART = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+INVALID_VALUE, OUT_OF_MEMORY, NOT_INITIALIZED, UNAVAILABLE, INVALID_DEVICE = 1, 2, 3, 46, 101
+LAUNCH_FAILED, NOT_SUPPORTED = 719, 801
 
 
 class Child:
     """One of children.py, on the fake driver set up by `variables`."""
 
-    def __init__(self, name: str, variables: dict[str, str], **more: str) -> None:
+    def __init__(self, name: str, variables: dict[str, str], wrapper: Sequence[str] = (), **more: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fake_cuda.children", name], cwd=REPOSITORY, text=True,
+            [*wrapper, sys.executable, "-m", "tests.fake_cuda.children", name], cwd=REPOSITORY, text=True,
             env={**os.environ, **variables, **more}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE)
         self.pid = self._process.pid
@@ -54,8 +56,11 @@ class Child:
         assert self._process.stdout
         return not select.select([self._process.stdout], [], [], seconds)[0]
 
-    def end(self, number: int = signal.SIGKILL) -> None:
-        self._process.send_signal(number)
+    def wait(self) -> None:
+        self._process.wait()
+
+    def end(self) -> None:
+        self._process.kill()
         self._process.communicate()
 
 
@@ -64,8 +69,8 @@ def child() -> Iterator[Any]:
     """Makes children, all of which are ended afterwards."""
     made: list[Child] = []
 
-    def make(name: str, variables: dict[str, str], **more: str) -> Child:
-        made.append(Child(name, variables, **more))
+    def make(name: str, variables: dict[str, str], wrapper: Sequence[str] = (), **more: str) -> Child:
+        made.append(Child(name, variables, wrapper, **more))
         return made[-1]
 
     yield make
@@ -79,7 +84,7 @@ def counters(tmp_path: Path) -> Counters:
 
 
 def test_memory_of_every_kind_is_written_and_read(child: Any) -> None:
-    assert child("round_trip", environment()).hear() == 1  # reading what was freed is CUDA_ERROR_INVALID_VALUE
+    assert child("round_trip", environment()).hear() == INVALID_VALUE  # of what was freed
 
 
 def test_a_stream_stands_at_its_gate(child: Any) -> None:
@@ -105,7 +110,8 @@ def test_no_gpu_is_an_error_of_its_own(child: Any) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"off": ["everything"]}, {"faults": ["cuMemAlloc:2"]}, {"uuids": ["12"]},
-                                     {"faults": ["cuMemAlloc:0:2"]}, {"devices": 17}])
+                                     {"faults": ["cuMemAlloc:0:2"]}, {"faults": ["cuMemAlloc_:1:2"]},
+                                     {"devices": 17}, {"h2d_gbps": -1}])
 def test_settings_without_sense_are_refused(child: Any, setting: dict[str, Any]) -> None:
     assert child("start", environment(**setting)).hear() == 1
 
@@ -138,6 +144,40 @@ def test_a_killed_process_holds_nothing(child: Any, counters: Counters) -> None:
     assert counters.held() == {}
     [dead] = counters.processes()
     assert (dead.pid, dead.alive, dead.counts["allocations"]) == (holder.pid, False, 3)
+
+
+def test_a_child_by_fork_has_no_part_in_it(child: Any, counters: Counters) -> None:
+    parent = child("fork", environment(counters=counters.path))
+    handle = parent.hear()
+    assert parent.hear() == NOT_INITIALIZED
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()  # the fork still has the pipes, and whatever descriptors it was left with
+    assert counters.held() == {}
+    assert child("open", environment(counters=counters.path)).ask(handle) == INVALID_VALUE
+
+
+def test_a_handle_of_another_gpu_is_refused(child: Any) -> None:
+    exporter = child("hold", environment(uuids=["11" * 16, "22" * 16]))
+    exporter.hear()
+    handle = exporter.hear()
+    assert child("open", environment(uuids=["22" * 16])).ask(handle) == INVALID_DEVICE
+    assert child("open", environment(uuids=["22" * 16, "11" * 16])).ask(handle) == 0
+
+
+def may_unshare() -> bool:
+    return subprocess.run([*APART, "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not may_unshare(), reason="needs the right to make a PID namespace")
+def test_a_legacy_handle_ends_at_a_pid_namespace(child: Any, counters: Counters) -> None:
+    variables = environment(counters=counters.path)
+    exporter = child("hold", variables)
+    exporter.hear()
+    handle = exporter.hear()
+    apart = child("open", variables, wrapper=APART)
+    assert apart.ask(handle) == INVALID_VALUE
+    assert len(counters.processes()) == 2  # they still share the counters
+    assert child("open", variables).ask(handle) == 0
 
 
 def test_processes_share_the_memory_of_a_gpu(child: Any, counters: Counters) -> None:

@@ -65,17 +65,17 @@ CUresult Transfer(Context& context, Stream& stream, std::vector<Row> rows) {
   if (IsPageable(rows.front().from)) staged = Stage(rows);
   size_t size_bytes = 0;
   for (const Row& row : rows) size_bytes += row.size_bytes;
-  const uint64_t ticket = context.Enqueue(
-      stream, [&context, rows = std::move(rows), direction, staged = std::move(staged), size_bytes](Time ready) {
-        Pieces pieces;
-        if (Resolve(rows, Access::kRead, Access::kWrite, pieces) != CUDA_SUCCESS) {
-          context.sticky().Set(CUDA_ERROR_ILLEGAL_ADDRESS);
-          return ready;
-        }
-        const Time due = direction.engine->Copy(pieces.to, pieces.from, ready);
-        Driver::Get().counters().Add(direction.counter, static_cast<int64_t>(size_bytes));
-        return due;
-      });
+  const uint64_t ticket = context.Enqueue(stream, [&context, rows = std::move(rows), direction,
+                                                   staged = std::move(staged), size_bytes](Time ready) {
+    Pieces pieces;
+    if (Resolve(rows, Access::kRead, Access::kWrite, pieces) != CUDA_SUCCESS) {
+      context.sticky().Set(CUDA_ERROR_ILLEGAL_ADDRESS);
+      return ready;
+    }
+    const Time due = direction.engine->Copy(pieces.to, pieces.from, ready);
+    Driver::Get().counters().Add(direction.counter, static_cast<int64_t>(size_bytes));
+    return due;
+  });
   if (!returns_when_over) return CUDA_SUCCESS;
   stream.Wait(ticket);
   return Waited(context);

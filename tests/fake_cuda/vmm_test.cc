@@ -178,7 +178,8 @@ TEST_F(VmmTest, MappingsAreWholeAndDoNotOverlap) {
 TEST_F(VmmTest, WhatIsNoMemoryIsNotImported) {
   const int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
   CUmemGenericAllocationHandle handle = 0;
-  EXPECT_NE(CU(cuMemImportFromShareableHandle)(&handle, reinterpret_cast<void*>(static_cast<intptr_t>(fd)), kDescriptor),
+  EXPECT_NE(CU(cuMemImportFromShareableHandle)(&handle, reinterpret_cast<void*>(static_cast<intptr_t>(fd)),
+                                               kDescriptor),
             CUDA_SUCCESS);
   close(fd);
 }
@@ -240,8 +241,8 @@ TEST_F(VmmTest, MemoryIsSharedByDescriptorAndOutlivesItsExporter) {
   EXPECT_CUDA(CU(cuMemRelease)(first));
 }
 
-// A mapping for saves is read-only: a stray write must not reach the trainer's memory. The error is the context's from
-// then on, and every call returns it.
+// A mapping for saves is read-only: a stray write must not reach the trainer's memory. The error is the
+// context's from then on, and every call returns it.
 PEER(write_to_read_only) {
   StartGpu();
   const size_t granule = Granularity();

@@ -30,7 +30,8 @@ void ToDaemon(absl::Span<const std::byte> frame, size_t descriptors) {
     KEEPSTEP_CHECK(hello->umask <= 0777, "a umask of more than nine bits");
   }
   if (const auto said = daemon::ParseClientFrame(frame, descriptors)) {
-    KEEPSTEP_CHECK(descriptors == 0, "a frame with descriptors");
+    const bool carries = std::holds_alternative<proto::Descriptors>(*said);
+    KEEPSTEP_CHECK((descriptors != 0) == carries, "a frame with descriptors that has none to have");
     if (const auto* ask = std::get_if<daemon::AskedSave>(&*said)) {
       KEEPSTEP_CHECK(ask->request.size() <= proto::kMaxAskBytes, "too long a request");
       KEEPSTEP_CHECK(ask->request.size() + sizeof(proto::AskSave) == frame.size(), "bytes that nobody takes");
@@ -40,6 +41,7 @@ void ToDaemon(absl::Span<const std::byte> frame, size_t descriptors) {
     std::memcpy(static_cast<void*>(&header), frame.data(), sizeof(header));
     const size_t size = std::holds_alternative<proto::CopyDone>(*said)  ? sizeof(proto::CopyDone)
                         : std::holds_alternative<proto::Goodbye>(*said) ? sizeof(proto::Goodbye)
+                        : carries                                       ? sizeof(proto::Descriptors)
                                                                         : sizeof(proto::Notify);
     KEEPSTEP_CHECK(frame.size() == size, "a frame of another size");
     KEEPSTEP_CHECK(header.magic == proto::kHandoffMagic, "a frame without the magic");
