@@ -11,7 +11,8 @@ void BufferTable::Replace(const std::vector<MemoryRange>& ranges, std::vector<Al
     uint64_t& size_bytes = longest[range.address];
     size_bytes = std::max(size_bytes, range.size_bytes);
   }
-  // Buffers that overlap or touch (views of one allocation) are one run: the daemon reads through from one to the next.
+  // Buffers that overlap or touch (views of one allocation) are one run: the daemon reads through from one to
+  // the next.
   std::map<uint64_t, uint64_t> runs;
   for (const auto& [address, size_bytes] : longest) {
     if (runs.empty() || address > runs.rbegin()->first + runs.rbegin()->second) {

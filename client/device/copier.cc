@@ -16,8 +16,10 @@ CUresult Copier::StreamOf(CUcontext context, CUstream* stream) {
   CUstream& held = streams_[context];
   CUresult result = CUDA_SUCCESS;
   if (held == nullptr) result = cu_.cuStreamCreateWithPriority(&held, CU_STREAM_NON_BLOCKING, 0);
-  if (result != CUDA_SUCCESS) streams_.erase(context);
-  else *stream = held;
+  if (result != CUDA_SUCCESS)
+    streams_.erase(context);
+  else
+    *stream = held;
   return result;
 }
 
@@ -26,7 +28,8 @@ void Copier::Pin(CUcontext context, std::byte* window, size_t window_bytes) {
   if (window_ == window) return;
   ForgetWindow();
   window_ = window;
-  if (cu_.cuMemHostRegister(window, window_bytes, CU_MEMHOSTREGISTER_PORTABLE) == CUDA_SUCCESS) pinned_in_ = context;
+  if (cu_.cuMemHostRegister(window, window_bytes, CU_MEMHOSTREGISTER_PORTABLE) == CUDA_SUCCESS)
+    pinned_in_ = context;
 }
 
 void Copier::ForgetWindow() {

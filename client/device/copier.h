@@ -1,5 +1,5 @@
-// The `window` path: copies between GPU memory and the shared window, which it pins, on a stream of its own for each
-// context.
+// The `window` path: copies between GPU memory and the shared window, which it pins, on a stream of its own
+// for each context.
 
 #ifndef KEEPSTEP_CLIENT_DEVICE_COPIER_H_
 #define KEEPSTEP_CLIENT_DEVICE_COPIER_H_
@@ -23,8 +23,8 @@ class Copier {
   ~Copier();  // the window is forgotten by then
 
   // As Devices::Copy says.
-  int Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations, bool into_client,
-           std::byte* window, size_t window_bytes);
+  int Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations,
+           bool into_client, std::byte* window, size_t window_bytes);
   void ForgetWindow();
 
  private:

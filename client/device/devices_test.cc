@@ -91,9 +91,9 @@ TEST_F(DevicesTest, DescriptorsAreTheMemory) {
     ASSERT_TRUE(fds.ok()) << fds.status();
     ASSERT_EQ(fds->size(), 2u);
     CUmemGenericAllocationHandle handle = 0;
-    ASSERT_CUDA(CU(cuMemImportFromShareableHandle)(&handle,
-                                                   reinterpret_cast<void*>(static_cast<intptr_t>((*fds)[1].get())),
-                                                   CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+    ASSERT_CUDA(CU(cuMemImportFromShareableHandle)(
+        &handle, reinterpret_cast<void*>(static_cast<intptr_t>((*fds)[1].get())),
+        CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
     ASSERT_CUDA(CU(cuMemRelease)(handle));
   }
   EXPECT_EQ(OpenDescriptors(), before);
