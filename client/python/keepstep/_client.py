@@ -16,6 +16,7 @@ from typing import Any
 
 from keepstep import _ffi
 from keepstep._registration import Spec, marshal
+from keepstep._save_options import SaveOptions
 from keepstep.errors import KeepstepError, SaveTimeout
 from keepstep.extras import Packed, StoredExtra, parse_record
 
@@ -82,6 +83,7 @@ class Client:
         self._users = 0
         self._pointer: c.c_void_p | None = None
         self._pid = os.getpid()
+        self._save_options = SaveOptions()
         names = list(mesh or {})
         options = _ffi.OpenOptions(
             struct_bytes=c.sizeof(_ffi.OpenOptions),
@@ -160,29 +162,9 @@ class Client:
     ) -> int:
         """The save's number, once the daemon has answered; also when it has not, and may have taken the save.
 
-        `timeout_ms` 0: the library's own 10 s.
+        `timeout_ms` 0: the library's own 10 s. One thread at a time.
         """
-        packed = (_ffi.Extra * max(1, len(extras)))()
-        keep: list[Any] = []
-        for target, (name, extra) in zip(packed, extras.items(), strict=False):
-            count = len(extra.items)
-            items = (c.c_void_p * count)(*[c.cast(c.c_char_p(data), c.c_void_p) for data in extra.items])
-            sizes = (c.c_size_t * count)(*map(len, extra.items))
-            keep += [extra, items, sizes]
-            target.name, target.items, target.item_bytes, target.item_count = name.encode(), items, sizes, count
-            target.splittable = int(extra.splittable)
-        options = _ffi.SaveOptions(
-            struct_bytes=c.sizeof(_ffi.SaveOptions),
-            on_busy=_ffi.ON_BUSY[on_busy],
-            extras=packed,
-            extra_count=len(extras),
-            metric_names=_ffi.strings(list(metrics)),
-            metric_values=(c.c_double * max(1, len(metrics)))(*metrics.values()),
-            metric_count=len(metrics),
-            tags=_ffi.strings(list(tags)),
-            tag_count=len(tags),
-            timeout_ms=timeout_ms,
-        )
+        options = self._save_options.build(on_busy, extras, metrics, tags, timeout_ms)
         number = c.c_uint64()
         try:
             self._call("ks_save", step, c.byref(options), c.byref(number))
