@@ -69,5 +69,4 @@ def train(address: str, folder: str, stop: int | None, resume: bool | None = Non
         trained.train(resume_from_checkpoint=resume)
     except KeyboardInterrupt:
         return [], ""
-    whole = b"".join(value.detach().numpy().tobytes() for value in trained.model.state_dict().values())
-    return losses(trained), hashlib.sha256(whole).hexdigest()
+    return losses(trained), digest(trained.model.state_dict())
