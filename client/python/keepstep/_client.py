@@ -9,8 +9,7 @@ import ctypes as c
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +78,8 @@ class Client:
         keep_every: int = 0,
     ) -> None:
         self._library = _ffi.library()
-        self._idle = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)  # nobody uses the pointer of a closed client any more
         self._users = 0
         self._pointer: c.c_void_p | None = None
         self._pid = os.getpid()
@@ -123,27 +123,28 @@ class Client:
     def closed(self) -> bool:
         return self._pointer is None
 
-    @contextmanager
-    def _use(self) -> Iterator[c.c_void_p]:
-        with self._idle:
-            if self._pointer is None:
+    def _use(self, function: str, *arguments: Any) -> int:
+        """Calls the library; `close` waits until it has returned."""
+        with self._lock:
+            pointer = self._pointer
+            if pointer is None:
                 raise KeepstepError(
                     "the Checkpointer is closed; open another one.", code="FAILED_PRECONDITION", reason="CLOSED"
                 )
             self._users += 1
-            pointer = self._pointer
         try:
-            yield pointer
+            return int(getattr(self._library, function)(pointer, *arguments))
         finally:
-            with self._idle:
+            with self._lock:
                 self._users -= 1
-                self._idle.notify_all()
+                if self._pointer is None:
+                    self._idle.notify_all()
 
     def _call(self, function: str, *arguments: Any) -> None:
         error = _ffi.Error()
-        with self._use() as pointer:
-            code = getattr(self._library, function)(pointer, *arguments, c.byref(error))
-        _ffi.check(code, error)
+        code = self._use(function, *arguments, c.byref(error))
+        if code != _ffi.OK:
+            _ffi.check(code, error)
 
     def register(self, specs: Sequence[Spec]) -> None:
         shards, keep = marshal(specs)
@@ -186,8 +187,7 @@ class Client:
     def accepted(self, number: int) -> SaveStatus:
         """What a save that `save` has returned is: ACCEPTED, over, or of unknown outcome. Asks nobody, never blocks."""
         status, error = _ffi.SaveStatus(), _ffi.Error()
-        with self._use() as pointer:
-            code = self._library.ks_wait(pointer, number, _ffi.ACCEPTED, 0, c.byref(status), c.byref(error))
+        code = self._use("ks_wait", number, _ffi.ACCEPTED, 0, c.byref(status), c.byref(error))
         if code != _ffi.DEADLINE_EXCEEDED:
             _ffi.check(code, error)
         return _to_status(status)
@@ -220,8 +220,7 @@ class Client:
                     raise SaveTimeout(str(error), code=error.code, reason=error.reason, stage=error.stage) from None
 
     def should_save(self, step: int, every: int) -> bool:
-        with self._use() as pointer:
-            return bool(self._library.ks_should_save(pointer, step, every))
+        return bool(self._use("ks_should_save", step, every))
 
     def wish_save(self) -> None:
         """Asks for a save at a step that all ranks have still ahead: `should_save` says which."""

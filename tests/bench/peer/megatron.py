@@ -1,6 +1,6 @@
 """Megatron-Core's dist_checkpointing: the `torch_dist` format, saved by its queue of asynchronous calls.
 
-Each call forks a process, which has the tensors as they were; so on the CPU nothing is copied, and updates need not wait.
+Each call forks a process, which has the tensors as they were; so on the CPU nothing is copied, and no update waits.
 Megatron-Core asks CUDA for a device to reduce flags on and to wait for: where there is none, the CPU takes that part.
 """
 
