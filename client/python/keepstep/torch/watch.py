@@ -38,7 +38,8 @@ class _Part:
     def fetch(self) -> None:
         """Has the processor fetch what `changed` will read."""
         if self._lines is None:
-            self._lines = np.array([line for tensor in self.tensors for line in _lines(tensor)], np.uint64)
+            wrappers = [line for tensor in self.sharded for line in (id(tensor), id(tensor) + _LINE)]
+            self._lines = np.array(wrappers + [line for tensor in self.tensors for line in _lines(tensor)], np.uint64)
         _ffi.prefetch(self._lines.ctypes.data, len(self._lines))
 
     def changed(self) -> str:
