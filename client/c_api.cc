@@ -218,4 +218,9 @@ ks_code ks_steps(ks_client* client, int64_t** steps, size_t* count, ks_error* er
 
 void ks_free(void* memory) { std::free(memory); }
 
+void ks_prefetch(const uint64_t* addresses, size_t count) {
+  if (addresses == nullptr) return;
+  for (size_t i = 0; i < count; ++i) __builtin_prefetch(reinterpret_cast<const void*>(addresses[i]));
+}
+
 }  // extern "C"

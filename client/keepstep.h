@@ -259,6 +259,10 @@ KS_API ks_code ks_get_extras(ks_client* client, int32_t latest, int64_t step, in
 KS_API ks_code ks_steps(ks_client* client, int64_t** steps, size_t* count, ks_error* error);
 KS_API void ks_free(void* memory);
 
+/* Tells the processor that the memory at each of `count` addresses will be read soon: for a caller that looks
+ * at many small objects. Reads none of it, so any address may be given. Never blocks. */
+KS_API void ks_prefetch(const uint64_t* addresses, size_t count);
+
 #ifdef __cplusplus
 }
 #endif
