@@ -138,6 +138,11 @@ ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeout_ms, 
   return ToError(client->client->gate().Wait(group, After(timeout_ms)), error);
 }
 
+ks_code ks_before_update_on(ks_client* client, uint32_t group, void* stream, int64_t timeout_ms, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  return ToError(client->client->stream_gates().BeforeUpdate(group, stream, After(timeout_ms)), error);
+}
+
 int32_t ks_gate_open(ks_client* client, uint32_t group) {
   return Check(client, nullptr) == KS_OK && client->client->gate().IsOpen(group);
 }

@@ -179,6 +179,10 @@ class Client:
         """Returns when tensors of `group` may change. SaveTimeout: not within `timeout` seconds."""
         self._sliced(timeout, lambda slice_ms: self._call("ks_before_update", group, slice_ms))
 
+    def before_update_on(self, group: int, stream: int) -> None:
+        """Returns when work queued on `stream` from now on may change the group: at once where the stream waits itself."""
+        self._sliced(None, lambda slice_ms: self._call("ks_before_update_on", group, stream, slice_ms))
+
     def wait(self, number: int, state: int, timeout: float | None) -> SaveStatus:
         """Until the save reached `state` or is over; None waits without limit. SaveTimeout: neither happened."""
         status = _ffi.SaveStatus()

@@ -136,6 +136,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ks_register": (c.c_int, [c.c_void_p, c.POINTER(Shard), c.c_size_t, _ERROR]),
     "ks_save": (c.c_int, [c.c_void_p, c.c_int64, c.POINTER(SaveOptions), c.POINTER(c.c_uint64), _ERROR]),
     "ks_before_update": (c.c_int, [c.c_void_p, c.c_uint32, c.c_int64, _ERROR]),
+    "ks_before_update_on": (c.c_int, [c.c_void_p, c.c_uint32, c.c_void_p, c.c_int64, _ERROR]),
     "ks_gate_open": (c.c_int32, [c.c_void_p, c.c_uint32]),
     "ks_wait": (c.c_int, [c.c_void_p, c.c_uint64, c.c_int, c.c_int64, c.POINTER(SaveStatus), _ERROR]),
     "ks_should_save": (c.c_int32, [c.c_void_p, c.c_int64, c.c_int64]),

@@ -109,7 +109,9 @@ class Checkpointer:
         # `before_update` compares these two and calls the library only where they differ: the gate of a group that was
         # open for the newest save stays open until the next one.
         self._issued = 0
-        self._passed: dict[int | None, int] = {}  # group (None: all) → the newest save for which its gate was seen open
+        # Group (None: all) and stream (None: the host) → the newest save for which the gate was seen open, or is waited
+        # for by the stream.
+        self._passed: dict[tuple[int | None, int | None], int] = {}
         self.last_load: LoadReport | None = None
         self.extras: dict[str, Any] = {}  # of the last load, by name: this rank's, else the lowest rank's
         self._client = self._open(self.directory, read_only=read_only, label=job)
@@ -177,7 +179,7 @@ class Checkpointer:
         for gate in self._registered.gates:
             gate.detach()
         for gate in registered.gates:
-            gate.attach(weakref.WeakMethod(self.before_update))
+            gate.attach(weakref.WeakMethod(self._before_step))
         self._registered = registered
         self._state = {**state, "replicated": replicated, "overlap": overlap}
         self._streams = Streams(spec.array for spec in registered.specs.values())
@@ -267,21 +269,32 @@ class Checkpointer:
             return SaveStatus(number=0, step=step, state="FAILED", error=error)
         return self._client.accepted(number)
 
-    def before_update(self, group: int | str | None = None) -> None:
+    def before_update(self, group: int | str | None = None, *, stream: int | None = None) -> None:
         """Returns when tensors of `group` may change; at once when nothing is in flight.
 
-        `group` is a number, a keyword of `register` whose optimizers' or averaged tensors are meant, or None: all.
+        Args:
+            group: a number, a keyword of `register` whose optimizers' or averaged tensors are meant, or None: all.
+            stream: the handle of a CUDA stream, where only work that is queued on it from now on changes the group: the
+                stream then waits, and the call does not, if all of the group is on that stream's GPU (docs/gpu.md).
         """
         if isinstance(group, str):
             for member in self._groups_of(group):
-                self.before_update(member)
+                self.before_update(member, stream=stream)
             return
         issued = self._issued
-        if self._passed.get(group) == issued:
+        key = group, stream
+        if self._passed.get(key) == issued:
             return
         for member in self._groups if group is None else (group,):
-            self._client.before_update(member)
-        self._passed[group] = issued
+            if stream is None:
+                self._client.before_update(member)
+            else:
+                self._client.before_update_on(member, stream)
+        self._passed[key] = issued
+
+    def _before_step(self, group: int) -> None:
+        """An optimizer of PyTorch is about to change `group`, by work that it queues on the current stream."""
+        self.before_update(group, stream=self._streams.of_torch())
 
     def _groups_of(self, keyword: str) -> list[int]:
         groups = self._registered.groups
