@@ -140,6 +140,11 @@ ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeout_ms, 
   return ToError(client->client->gate().Wait(group, After(timeout_ms)), error);
 }
 
+ks_code ks_before_update_on(ks_client* client, uint32_t group, void* stream, int64_t timeout_ms, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  return ToError(client->client->stream_gates().BeforeUpdate(group, stream, After(timeout_ms)), error);
+}
+
 int32_t ks_gate_open(ks_client* client, uint32_t group) {
   return Check(client, nullptr) == KS_OK && client->client->gate().IsOpen(group);
 }
@@ -219,5 +224,10 @@ ks_code ks_steps(ks_client* client, int64_t** steps, size_t* count, ks_error* er
 }
 
 void ks_free(void* memory) { std::free(memory); }
+
+void ks_prefetch(const uint64_t* addresses, size_t count) {
+  if (addresses == nullptr) return;
+  for (size_t i = 0; i < count; ++i) __builtin_prefetch(reinterpret_cast<const void*>(addresses[i]));
+}
 
 }  // extern "C"

@@ -64,6 +64,13 @@ TEST_F(CApiTest, SavesThroughTheWrapper) {
   EXPECT_GT(status.call_seconds, 0);
 }
 
+TEST(PrefetchTest, TakesAnyAddress) {
+  const uint64_t addresses[] = {0, 1, 0xffff'ffff'ffff'ffff, reinterpret_cast<uint64_t>(&addresses)};
+  ks_prefetch(addresses, 4);
+  ks_prefetch(addresses, 0);
+  ks_prefetch(nullptr, 4);
+}
+
 TEST_F(CApiTest, NullArgumentsAreErrorsNotCrashes) {
   ks_error error{};
   ks_client* client = nullptr;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -173,6 +174,7 @@ absl::StatusOr<Declared> DeclareShards(const ks_shard* shards, size_t count) {
   if (count > kMaxShards) return absl::InvalidArgumentError("more than 4,194,304 shards");
   Declared declared;
   std::map<std::tuple<const void*, int64_t, int32_t>, uint32_t> ids;
+  std::set<uint32_t> on_host;  // groups
   for (size_t i = 0; i < count; ++i) {
     const ks_shard& shard = shards[i];
     if (absl::Status status = CheckShard(shard); !status.ok()) return status;
@@ -190,10 +192,14 @@ absl::StatusOr<Declared> DeclareShards(const ks_shard* shards, size_t count) {
         buffer.mutable_host()->set_size_bytes(shard.data_bytes);
       }
     }
+    if (shard.memory != KS_CUDA) on_host.insert(shard.group);
     declared.shards.push_back(ToShard(shard, known->second));
     PlanSample(shard, &declared);
   }
   LimitPlan(&declared.samples);
+  for (const auto& [group, runs] : declared.samples) {
+    if (!on_host.contains(group)) declared.gpu_groups.push_back(group);
+  }
   return declared;
 }
 

@@ -18,12 +18,15 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline 
   client->sealer_ = std::make_unique<Sealer>(&client->ledger_, client->limits_);
   client->saves_ = std::make_unique<Saves>(client->session_.get(), &client->ledger_, &client->gate_,
                                            client->sealer_.get(), &client->devices_, client->limits_);
+  client->stream_gates_ = std::make_unique<StreamGates>(client->session_.get(), &client->ledger_, &client->gate_,
+                                                        &client->devices_);
   return client;
 }
 
 // The last seals go out before the goodbye; the session's end frees every call that still waits for it.
 Client::~Client() {
   sealer_.reset();
+  stream_gates_.reset();
   if (session_ != nullptr) session_->Close();
   saves_.reset();
   session_.reset();

@@ -18,6 +18,7 @@
 #include "client/saves.h"
 #include "client/sealer.h"
 #include "client/session.h"
+#include "client/stream_gates.h"
 #include "client/watchdog.h"
 
 namespace keepstep::client {
@@ -31,6 +32,7 @@ class Client {
   Session& session() { return *session_; }
   Saves& saves() { return *saves_; }
   Gate& gate() { return gate_; }
+  StreamGates& stream_gates() { return *stream_gates_; }
   const Limits& limits() const { return limits_; }
 
   // The same answer on every rank: `step` is a positive multiple of `every`, or the step that the job was
@@ -70,6 +72,7 @@ class Client {
   std::unique_ptr<Sealer> sealer_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<Saves> saves_;
+  std::unique_ptr<StreamGates> stream_gates_;
 };
 
 }  // namespace keepstep::client

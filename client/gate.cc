@@ -33,6 +33,10 @@ absl::Status Gate::Wait(uint32_t group, Deadline deadline) {
   return WaitUntil([&] { return ledger_->TryClear(group); }, deadline);
 }
 
+absl::Status Gate::WaitFor(const std::function<bool()>& opened, Deadline deadline) {
+  return WaitUntil(opened, deadline);
+}
+
 absl::Status Gate::WaitAll(Deadline deadline) {
   return WaitUntil([&] { return ledger_->Advance(); }, deadline);
 }

@@ -4,6 +4,7 @@
 #define KEEPSTEP_CLIENT_GATE_H_
 
 #include <cstdint>
+#include <functional>
 
 #include "absl/status/status.h"
 #include "client/deadline.h"
@@ -20,6 +21,9 @@ class Gate {
   // Returns when tensors of `group` may change. Without a save in flight: one comparison. DEADLINE_EXCEEDED:
   // it is still closed. INVALID_ARGUMENT: no such group.
   absl::Status Wait(uint32_t group, Deadline deadline);
+
+  // Returns when `opened` does, which is asked at once and whenever a gate may have opened.
+  absl::Status WaitFor(const std::function<bool()>& opened, Deadline deadline);
 
   // Returns when every registered tensor may change.
   absl::Status WaitAll(Deadline deadline);

@@ -235,6 +235,11 @@ KS_API ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* o
 /* The gate: returns when tensors of `group` may change. One comparison when nothing is in flight. The
  * library's watchdog opens it by itself when the daemon is gone or stuck, and that save then fails. */
 KS_API ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeout_ms, ks_error* error);
+/* The same for work that is queued on `stream` (a CUstream of the GPU that holds the group's memory) from now on: where the
+ * driver can, the wait is queued there and the call returns at once; the group's memory must then be changed by that work
+ * alone. Else, and for a group with host memory, it waits as ks_before_update does. */
+KS_API ks_code ks_before_update_on(ks_client* client, uint32_t group, void* stream, int64_t timeout_ms,
+                                   ks_error* error);
 /* 1 when the gate of `group` is open; never blocks. */
 KS_API int32_t ks_gate_open(ks_client* client, uint32_t group);
 /* Waits until the save reached `state` or is over. KS_OK with status->state FAILED says that it failed. */
@@ -258,6 +263,10 @@ KS_API ks_code ks_get_extras(ks_client* client, int32_t latest, int64_t step, in
 /* Committed steps as the daemon lists them, newest last; free with ks_free. */
 KS_API ks_code ks_steps(ks_client* client, int64_t** steps, size_t* count, ks_error* error);
 KS_API void ks_free(void* memory);
+
+/* Tells the processor that the memory at each of `count` addresses will be read soon: for a caller that looks
+ * at many small objects. Reads none of it, so any address may be given. Never blocks. */
+KS_API void ks_prefetch(const uint64_t* addresses, size_t count);
 
 #ifdef __cplusplus
 }

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "client/keepstep.h"
+#include "keepstep.h"  // beside this one, wherever the two are installed
 
 namespace keepstep {
 

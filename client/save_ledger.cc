@@ -195,6 +195,15 @@ bool SaveLedger::TryClear(uint32_t group) {
   return clear;
 }
 
+bool SaveLedger::ClearThrough(uint32_t group, uint64_t number) {
+  std::lock_guard lock(mu_);
+  bool clear = true;
+  for (auto& [each, record] : records_) {
+    if (each <= number) clear &= ClearGroup(record.get(), group);
+  }
+  return clear;
+}
+
 bool SaveLedger::Advance() {
   std::lock_guard lock(mu_);
   bool clear = true;

@@ -75,6 +75,8 @@ class SaveLedger {
 
   // Whether `group` may change now; compares what has been released and not compared. group < kMaxGroups.
   bool TryClear(uint32_t group);
+  // The same for the saves up to `number` alone.
+  bool ClearThrough(uint32_t group, uint64_t number);
   // The same for all groups of all saves; seals what can be sealed. False while anything is closed.
   bool Advance();
   // A save is open and unsealed: there is something to wait for.

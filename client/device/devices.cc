@@ -17,6 +17,7 @@
 #include "client/device/copier.h"
 #include "client/device/fences.h"
 #include "client/device/finder.h"
+#include "client/device/gate_words.h"
 #include "client/failure.h"
 
 namespace keepstep::client {
@@ -28,13 +29,15 @@ struct Parts {
         contexts(driver),
         finder(driver, &contexts),
         fences(driver, &contexts),
-        copier(driver, &fences) {}
+        copier(driver, &fences),
+        gate(driver) {}
   const cuda::Driver& cu;
   Contexts contexts;
   std::mutex finding;
   Finder finder;  // guarded by finding
   Fences fences;
   Copier copier;
+  GateWords gate;
 };
 
 absl::Status NoMemoryRegistered() {
@@ -131,6 +134,16 @@ absl::Status Devices::Mark(absl::Span<const Allocation> allocations, absl::Span<
   Parts* const parts = rep_->get();
   return parts == nullptr ? NoMemoryRegistered()
                           : parts->fences.Mark(allocations, streams, daemon_maps, request);
+}
+
+absl::StatusOr<bool> Devices::FollowGate(void* stream, uint32_t group, uint64_t number) {
+  Parts* const parts = rep_->get();
+  if (parts == nullptr) return false;
+  return parts->gate.Follow(static_cast<CUstream>(stream), group, number);
+}
+
+void Devices::RaiseGate(uint32_t group, uint64_t number) {
+  if (Parts* const parts = rep_->get(); parts != nullptr) parts->gate.Raise(group, number);
 }
 
 absl::Status Devices::Synchronize(absl::Span<const Allocation> allocations) {

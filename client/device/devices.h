@@ -49,6 +49,10 @@ class Devices {
   absl::Status Mark(absl::Span<const Allocation> allocations, absl::Span<void* const> streams,
                     bool daemon_maps, v1::SaveRequest* request);
 
+  // The gate in stream order, as GateWords has it. False also: there is no GPU memory.
+  absl::StatusOr<bool> FollowGate(void* stream, uint32_t group, uint64_t number);
+  void RaiseGate(uint32_t group, uint64_t number);
+
   // Blocks until everything that was queued on the contexts of `allocations` is done.
   absl::Status Synchronize(absl::Span<const Allocation> allocations);
 

@@ -32,6 +32,10 @@ absl::Status Devices::Mark(absl::Span<const Allocation>, absl::Span<void* const>
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> Devices::FollowGate(void*, uint32_t, uint64_t) { return false; }
+
+void Devices::RaiseGate(uint32_t, uint64_t) {}
+
 absl::Status Devices::Synchronize(absl::Span<const Allocation>) { return absl::OkStatus(); }
 
 int Devices::Copy(absl::Span<const proto::CopyEntry>, absl::Span<const Allocation>, bool, std::byte*,

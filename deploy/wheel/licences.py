@@ -1,6 +1,6 @@
 """licences.py DESTINATION PROGRAM…: the licences of the libraries that the programs load, as their packages state them.
 
-One file a Debian package. What every Linux system has by itself, and the wheel therefore does not hold, is left out.
+One file a Debian package. What the system itself has (SYSTEM), so that wheel and bundle do not hold it, is left out.
 Fails where a library belongs to no package: nobody could say under which terms it is passed on.
 """
 
@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-SYSTEM = re.compile(r"(linux-vdso|ld-linux.*|libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s)\.so\.\d+")
+# On every Debian and Ubuntu system: glibc's libraries, those of its compiler, zlib. auditwheel leaves these outside.
+SYSTEM = re.compile(r"(linux-vdso|ld-linux.*|libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libz)\.so\.\d+")
 
 
 def libraries(programs: list[str]) -> set[Path]:
@@ -36,12 +37,12 @@ def packages(libraries: set[Path]) -> dict[Path, str]:
     return found
 
 
-def main() -> None:
-    destination = Path(sys.argv[1])
+def put(destination: Path, programs: list[str]) -> None:
+    """Writes them into a new directory."""
     destination.mkdir(parents=True)
-    for package in sorted(set(packages(libraries(sys.argv[2:])).values())):
-        shutil.copy(f"/usr/share/doc/{package}/copyright", destination / f"{package}.txt")
+    for package in sorted(set(packages(libraries(programs)).values())):
+        shutil.copyfile(f"/usr/share/doc/{package}/copyright", destination / f"{package}.txt")
 
 
 if __name__ == "__main__":
-    main()
+    put(Path(sys.argv[1]), sys.argv[2:])

@@ -151,3 +151,20 @@ def test_two_processes_save_once_and_one_goes_on(ranks: Ranks, daemon: Daemon, h
     alone = trainer(daemon.address, home / "ours")
     alone.train(resume_from_checkpoint=str(home / "ours/checkpoint-4"))
     assert alone.state.global_step == 8
+
+
+def test_fsdp_saves_shards_and_resumes_bit_for_bit(ranks: Ranks, daemon: Daemon, home: Path) -> None:
+    """FSDP2 by Accelerate: each process stores its shards, and an unsharded process goes on from them too."""
+    whole = ranks.run("train", "", str(home / "plain"), None, None, True)
+    cut = ranks.run("train", daemon.address, str(home / "ours"), 5, None, True)
+    assert cut == [([], "")] * 2
+    assert checkpoints(home / "ours") == ["checkpoint-2", "checkpoint-4"]
+    assert not list((home / "ours").glob("**/*.distcp")), "Keepstep alone has the state"
+    stored = keepstep.open(home / "ours/checkpoint-4")
+    for name in ("transformer.h.0.attn.c_attn.weight", "optimizer.transformer.h.0.attn.c_attn.weight.exp_avg"):
+        assert len(stored.tensor(name).boxes()) == 2, name
+    resumed = ranks.run("train", daemon.address, str(home / "ours"), None, True, True)
+    assert resumed == whole
+    alone = trainer(daemon.address, home / "ours")
+    alone.train(resume_from_checkpoint=str(home / "ours/checkpoint-4"))
+    assert alone.state.global_step == 8

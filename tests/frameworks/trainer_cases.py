@@ -10,10 +10,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.state import AcceleratorState, DistributedType
 from keepstep.hf import KeepstepTrainerMixin
+from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 CONFIG = GPT2Config(vocab_size=64, n_positions=16, n_embd=16, n_layer=2, n_head=2)
+
+INIT = AcceleratorState.__init__
 
 
 class Text(torch.utils.data.Dataset[Any]):
@@ -59,15 +63,43 @@ def losses(trained: Any) -> list[float]:
     return [entry["loss"] for entry in trained.state.log_history if "loss" in entry]
 
 
-def train(address: str, folder: str, stop: int | None, resume: bool | None = None) -> tuple[list[float], str]:
-    """Losses, and a digest of the parameters; nothing of a training that was cut off."""
+def digest(state: dict[str, torch.Tensor]) -> str:
+    """Of whole tensors, however they are held. Every rank calls it."""
+    told = hashlib.sha256()
+    for name, value in state.items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        told.update(name.encode() + whole.detach().numpy().tobytes())
+    return told.hexdigest()
+
+
+def allow_fsdp_on_cpu() -> None:
+    """Accelerate takes its FSDP plugin for accelerators alone; all that it then does runs on the CPU as well."""
+
+    def init(self: Any, *arguments: Any, fsdp_plugin: Any = None, **options: Any) -> None:
+        INIT(self, *arguments, fsdp_plugin=fsdp_plugin, **options)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+    AcceleratorState.__init__ = init
+
+
+def train(
+    address: str, folder: str, stop: int | None, resume: bool | None = None, fsdp: bool = False, **options: Any
+) -> tuple[list[float], str]:
+    """Losses, and a digest of the parameters; nothing of a training that was cut off. `fsdp`: Accelerate's FSDP2."""
     warnings.filterwarnings("ignore")
     rank, size = str(dist.get_rank()), str(dist.get_world_size())
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    trained = trainer(address, folder, stop=stop, ddp_backend="gloo")
+    if fsdp:
+        allow_fsdp_on_cpu()
+        config = {"version": 2, "transformer_layer_cls_to_wrap": ["GPT2Block"], "state_dict_type": "SHARDED_STATE_DICT"}
+        options |= {"fsdp": True, "fsdp_config": config}
+    trained = trainer(address, folder, stop=stop, ddp_backend="gloo", **options)
     try:
         trained.train(resume_from_checkpoint=resume)
     except KeyboardInterrupt:
         return [], ""
-    whole = b"".join(value.detach().numpy().tobytes() for value in trained.model.state_dict().values())
-    return losses(trained), hashlib.sha256(whole).hexdigest()
+    if fsdp:
+        sharded = [isinstance(parameter, DTensor) for parameter in trained.model.parameters()]
+        assert all(sharded), "Accelerate has sharded the model"
+    return losses(trained), digest(trained.model.state_dict())

@@ -16,11 +16,9 @@ from types import ModuleType
 import keepstep
 import pytest
 
-from tests.harness.daemon import BUILT, REPOSITORY
-
-PROGRAMS = [BUILT / "daemon/keepstepd", BUILT / "client/command/keepstep", BUILT / "client/libkeepstep.so"]
-LEFT_TO_THE_SYSTEM = {"libc", "libm", "libpthread", "libdl", "librt", "libstdc++", "libgcc_s", "libz", "linux-vdso",
-                      "ld-linux-x86-64", "ld-linux-aarch64"}
+from tests.harness.daemon import REPOSITORY
+from tests.operations.bare_root import LEFT_TO_THE_SYSTEM, loaded, stem
+from tests.operations.conftest import PROGRAMS
 
 USE = """
 import sys
@@ -36,19 +34,6 @@ with keepstep.Checkpointer(sys.argv[1], rank=0, world_size=1) as ck:
 assert keepstep.open(sys.argv[1]).tensor("w")[3] == 3
 print("used")
 """
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not all(program.exists() for program in PROGRAMS):
-        pytest.fail("not built: bazel build //daemon:keepstepd //client/command:keepstep //client:libkeepstep.so")
-    out = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run([str(REPOSITORY / "deploy/wheel.sh"), "--built", str(out)], capture_output=True, text=True,
-                          timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    [wheel] = out.iterdir()
-    assert wheel.name in done.stdout and "MiB installed" in done.stderr
-    return wheel
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +59,6 @@ def licences() -> ModuleType:
     return module
 
 
-def stem(library: str) -> str:
-    return re.split(r"(?:-[0-9a-f]{8})?\.so", library)[0]
-
-
 def test_it_says_what_it_is_and_under_which_terms(wheel: Path) -> None:
     assert re.fullmatch(r"keepstep-[\d.]+-py3-none-manylinux_2_\d+_\w+\.whl", wheel.name)
     tools = licences()
@@ -99,11 +80,9 @@ def test_it_says_what_it_is_and_under_which_terms(wheel: Path) -> None:
 def test_what_it_loads_is_its_own(installed: Path) -> None:
     [package] = installed.glob("lib/python3*/site-packages/keepstep")
     for program in [*(package / "bin").iterdir(), package / "libkeepstep.so"]:
-        listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True).stdout
-        for line in listed.splitlines():
-            name, _, path = line.strip().partition(" => ")
-            own = str(package.parent) in os.path.realpath(path.split(" (")[0])
-            assert own or stem(Path(name.split(" (")[0]).name) in LEFT_TO_THE_SYSTEM, line
+        for name, path in loaded(program).items():
+            own = str(package.parent) in os.path.realpath(path)
+            assert own or stem(name) in LEFT_TO_THE_SYSTEM, f"{name} is {path}"
         assert ".debug_info" not in subprocess.run(["readelf", "-S", str(program)], capture_output=True, text=True,
                                                    check=True).stdout
 

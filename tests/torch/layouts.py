@@ -80,7 +80,8 @@ def build(layout: str, seed: int = 0, kind: str = "AdamW", dropout: float = 0.1)
     if layout == "single":
         assert size == 1
     elif layout in ("ddp", "zero1"):
-        module = DistributedDataParallel(module)
+        # It keeps the buckets of its first backward; otherwise a resumed step may add gradients up in another order.
+        module = DistributedDataParallel(module, find_unused_parameters=True)
     elif layout.startswith("fsdp1"):
         module = FullyShardedDataParallel(
             module, auto_wrap_policy=ModuleWrapPolicy({Block}), use_orig_params="flat" not in layout,

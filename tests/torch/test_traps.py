@@ -183,6 +183,46 @@ def test_memory_that_was_replaced_is_found_at_the_next_save(opener: Opener) -> N
         saved(8, "new.weight", net.new.weight)  # type: ignore[union-attr, arg-type]
 
 
+@pytest.mark.parametrize("index", [0, 255, 256, 599])
+def test_the_memory_of_any_of_many_tensors_is_watched(opener: Opener, index: int) -> None:
+    """They are looked at a part at a time."""
+    many = nn.ParameterList([nn.Parameter(torch.zeros(2)) for _ in range(600)])
+    with opener() as ck:
+        ck.register(model=many)
+        ck.save(1).result()
+        many[index].data = torch.ones(2)
+        ck.save(2).result()
+        assert (opener.stored(str(index)) == 1).all()
+
+
+def test_an_option_is_saved_as_it_is_now(opener: Opener) -> None:
+    """Whatever of the optimizer's options changed, in place or by another value; and what did not, again."""
+    rate = torch.tensor(0.5)
+    net = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([{"params": [net.weight], "lr": 0.25}, {"params": [net.bias], "lr": rate}])
+    first, second = optimizer.param_groups
+
+    def saved(number: int) -> list[tuple[Any, Any]]:
+        ck.save(number).result()
+        options = [group["options"] for group in keepstep.open(opener.directory).extra("optimizer")["groups"]]
+        assert repr(options[0]["momentum"]) == repr(first["momentum"])
+        return [(one["lr"], one["weight_decay"]) for one in options]
+
+    with opener() as ck:
+        ck.register(model=net, optimizer=optimizer)
+        assert saved(1) == [(0.25, 0), (0.5, 0)]
+        assert saved(2) == [(0.25, 0), (0.5, 0)]
+        rate.fill_(0.125)
+        assert saved(3) == [(0.25, 0), (0.125, 0)]
+        second["lr"] = 0.5  # from here on nothing is a tensor
+        assert saved(4) == [(0.25, 0), (0.5, 0)]
+        second["weight_decay"] = 0.0625
+        assert saved(5) == [(0.25, 0), (0.5, 0.0625)]
+        for number, momentum in enumerate((1, 1.0, True, 0.0, -0.0), 6):  # equal, and not the same
+            first["momentum"] = momentum
+            saved(number)
+
+
 def test_writes_that_pass_no_gate_never_become_a_mixed_checkpoint(opener: Opener) -> None:
     """`.data` writes are seen by no hook and no version counter: the samples fail the save, or it held still."""
     big = nn.Linear(2048, 2048, bias=False)

@@ -54,6 +54,7 @@ namespace keepstep::cuda {
   X(cuMemSetAccess)                           \
   X(cuMemHostRegister)                        \
   X(cuMemHostUnregister)                      \
+  X(cuMemHostGetDevicePointer)                \
   X(cuMemcpyHtoDAsync)                        \
   X(cuMemcpyDtoHAsync)                        \
   X(cuStreamCreateWithPriority)               \
@@ -61,6 +62,8 @@ namespace keepstep::cuda {
   X(cuStreamGetCtx)                           \
   X(cuStreamQuery)                            \
   X(cuStreamSynchronize)                      \
+  X(cuStreamGetCtx)                           \
+  X(cuStreamWaitValue32)                      \
   X(cuStreamWaitEvent)                        \
   X(cuLaunchHostFunc)                         \
   X(cuEventCreate)                            \

@@ -9,13 +9,13 @@ import ctypes as c
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keepstep import _ffi
 from keepstep._registration import Spec, marshal
+from keepstep._save_options import SaveOptions
 from keepstep.errors import KeepstepError, SaveTimeout
 from keepstep.extras import Packed, StoredExtra, parse_record
 
@@ -78,10 +78,12 @@ class Client:
         keep_every: int = 0,
     ) -> None:
         self._library = _ffi.library()
-        self._idle = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)  # nobody uses the pointer of a closed client any more
         self._users = 0
         self._pointer: c.c_void_p | None = None
         self._pid = os.getpid()
+        self._save_options = SaveOptions()
         names = list(mesh or {})
         options = _ffi.OpenOptions(
             struct_bytes=c.sizeof(_ffi.OpenOptions),
@@ -121,27 +123,28 @@ class Client:
     def closed(self) -> bool:
         return self._pointer is None
 
-    @contextmanager
-    def _use(self) -> Iterator[c.c_void_p]:
-        with self._idle:
-            if self._pointer is None:
+    def _use(self, function: str, *arguments: Any) -> int:
+        """Calls the library; `close` waits until it has returned."""
+        with self._lock:
+            pointer = self._pointer
+            if pointer is None:
                 raise KeepstepError(
                     "the Checkpointer is closed; open another one.", code="FAILED_PRECONDITION", reason="CLOSED"
                 )
             self._users += 1
-            pointer = self._pointer
         try:
-            yield pointer
+            return int(getattr(self._library, function)(pointer, *arguments))
         finally:
-            with self._idle:
+            with self._lock:
                 self._users -= 1
-                self._idle.notify_all()
+                if self._pointer is None:
+                    self._idle.notify_all()
 
     def _call(self, function: str, *arguments: Any) -> None:
         error = _ffi.Error()
-        with self._use() as pointer:
-            code = getattr(self._library, function)(pointer, *arguments, c.byref(error))
-        _ffi.check(code, error)
+        code = self._use(function, *arguments, c.byref(error))
+        if code != _ffi.OK:
+            _ffi.check(code, error)
 
     def register(self, specs: Sequence[Spec]) -> None:
         shards, keep = marshal(specs)
@@ -161,31 +164,9 @@ class Client:
     ) -> int:
         """The save's number, once the daemon has answered; also when it has not, and may have taken the save.
 
-        `streams`: handles of CUDA streams. `timeout_ms` 0: the library's own 10 s.
+        `streams`: handles of CUDA streams. `timeout_ms` 0: the library's own 10 s. One thread at a time.
         """
-        packed = (_ffi.Extra * max(1, len(extras)))()
-        keep: list[Any] = []
-        for target, (name, extra) in zip(packed, extras.items(), strict=False):
-            count = len(extra.items)
-            items = (c.c_void_p * count)(*[c.cast(c.c_char_p(data), c.c_void_p) for data in extra.items])
-            sizes = (c.c_size_t * count)(*map(len, extra.items))
-            keep += [extra, items, sizes]
-            target.name, target.items, target.item_bytes, target.item_count = name.encode(), items, sizes, count
-            target.splittable = int(extra.splittable)
-        options = _ffi.SaveOptions(
-            struct_bytes=c.sizeof(_ffi.SaveOptions),
-            on_busy=_ffi.ON_BUSY[on_busy],
-            extras=packed,
-            extra_count=len(extras),
-            metric_names=_ffi.strings(list(metrics)),
-            metric_values=(c.c_double * max(1, len(metrics)))(*metrics.values()),
-            metric_count=len(metrics),
-            tags=_ffi.strings(list(tags)),
-            tag_count=len(tags),
-            timeout_ms=timeout_ms,
-            streams=(c.c_void_p * max(1, len(streams)))(*streams),
-            stream_count=len(streams),
-        )
+        options = self._save_options.build(on_busy, extras, metrics, tags, streams, timeout_ms)
         number = c.c_uint64()
         try:
             self._call("ks_save", step, c.byref(options), c.byref(number))
@@ -198,6 +179,10 @@ class Client:
         """Returns when tensors of `group` may change. SaveTimeout: not within `timeout` seconds."""
         self._sliced(timeout, lambda slice_ms: self._call("ks_before_update", group, slice_ms))
 
+    def before_update_on(self, group: int, stream: int) -> None:
+        """Returns when work queued on `stream` from now on may change the group: at once where the stream waits itself."""
+        self._sliced(None, lambda slice_ms: self._call("ks_before_update_on", group, stream, slice_ms))
+
     def wait(self, number: int, state: int, timeout: float | None) -> SaveStatus:
         """Until the save reached `state` or is over; None waits without limit. SaveTimeout: neither happened."""
         status = _ffi.SaveStatus()
@@ -207,8 +192,7 @@ class Client:
     def accepted(self, number: int) -> SaveStatus:
         """What a save that `save` has returned is: ACCEPTED, over, or of unknown outcome. Asks nobody, never blocks."""
         status, error = _ffi.SaveStatus(), _ffi.Error()
-        with self._use() as pointer:
-            code = self._library.ks_wait(pointer, number, _ffi.ACCEPTED, 0, c.byref(status), c.byref(error))
+        code = self._use("ks_wait", number, _ffi.ACCEPTED, 0, c.byref(status), c.byref(error))
         if code != _ffi.DEADLINE_EXCEEDED:
             _ffi.check(code, error)
         return _to_status(status)
@@ -241,8 +225,7 @@ class Client:
                     raise SaveTimeout(str(error), code=error.code, reason=error.reason, stage=error.stage) from None
 
     def should_save(self, step: int, every: int) -> bool:
-        with self._use() as pointer:
-            return bool(self._library.ks_should_save(pointer, step, every))
+        return bool(self._use("ks_should_save", step, every))
 
     def wish_save(self) -> None:
         """Asks for a save at a step that all ranks have still ahead: `should_save` says which."""

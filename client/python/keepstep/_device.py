@@ -154,6 +154,12 @@ class Streams:
         self._torch_devices = sorted({array.torch_device for array in held if array.torch_device is not None})
         self._named = {array.stream for array in held if array.stream is not None}
 
+    def of_torch(self) -> int | None:
+        """PyTorch's current one, where its tensors lie on one GPU."""
+        if len(self._torch_devices) != 1:
+            return None
+        return int(sys.modules["torch"].cuda.current_stream(self._torch_devices[0]).cuda_stream)
+
     def now(self, further: Sequence[int] = ()) -> list[int]:
         """Their handles, with `further` ones; empty where nothing lies on a GPU."""
         handles = self._named | set(further)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes as c
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ks_register": (c.c_int, [c.c_void_p, c.POINTER(Shard), c.c_size_t, _ERROR]),
     "ks_save": (c.c_int, [c.c_void_p, c.c_int64, c.POINTER(SaveOptions), c.POINTER(c.c_uint64), _ERROR]),
     "ks_before_update": (c.c_int, [c.c_void_p, c.c_uint32, c.c_int64, _ERROR]),
+    "ks_before_update_on": (c.c_int, [c.c_void_p, c.c_uint32, c.c_void_p, c.c_int64, _ERROR]),
     "ks_gate_open": (c.c_int32, [c.c_void_p, c.c_uint32]),
     "ks_wait": (c.c_int, [c.c_void_p, c.c_uint64, c.c_int, c.c_int64, c.POINTER(SaveStatus), _ERROR]),
     "ks_should_save": (c.c_int32, [c.c_void_p, c.c_int64, c.c_int64]),
@@ -146,11 +148,21 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "ks_steps": (c.c_int, [c.c_void_p, c.POINTER(_I64P), c.POINTER(c.c_size_t), _ERROR]),
     "ks_free": (None, [c.c_void_p]),
+    "ks_prefetch": (None, [c.c_void_p, c.c_size_t]),
 }
 
 
 _lock = threading.Lock()
 _loaded: c.CDLL | None = None
+# Unlike the other functions it keeps the interpreter: it takes less time than giving that away and having it back.
+_PREFETCH = c.PYFUNCTYPE(None, c.c_void_p, c.c_size_t)
+
+
+def _no_prefetch(addresses: int, count: int) -> None:
+    """Before the library is loaded."""
+
+
+prefetch: Callable[[int, int], None] = _no_prefetch  # ks_prefetch; `addresses` is where they lie
 
 
 def library() -> c.CDLL:
@@ -172,6 +184,7 @@ def _load() -> c.CDLL:
             code="FAILED_PRECONDITION",
             reason="NO_LIBRARY",
         )
+    global prefetch
     found = c.CDLL(str(path))
     for name, (result, arguments) in _PROTOTYPES.items():
         function = getattr(found, name)
@@ -183,6 +196,7 @@ def _load() -> c.CDLL:
             code="FAILED_PRECONDITION",
             reason="ABI_MISMATCH",
         )
+    prefetch = _PREFETCH(("ks_prefetch", found))
     return found
 
 

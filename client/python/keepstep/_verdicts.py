@@ -44,14 +44,20 @@ class Verdicts:
             self._tell(handle, handle.exception(0.0))
             self._settle(handle)
             return
-        try:
-            if status.state not in ("SKIPPED", "SUPERSEDED"):
-                while len(self._unsettled) > 1:
-                    self._unsettled[0].exception()
-                    self._settle(self._unsettled.pop(0))
-                self._unsettled.append(handle)
-        finally:
-            self._watch(handle)
+        if status.state not in ("SKIPPED", "SUPERSEDED"):
+            while len(self._unsettled) > 1:
+                self._unsettled[0].exception()
+                self._settle(self._unsettled.pop(0))
+            self._unsettled.append(handle)
+
+    def watch(self, handle: SaveHandle, status: SaveStatus) -> None:
+        """Tells what becomes of a save that was added, once it is over; whether or not `add` has raised."""
+        if status.number == 0:
+            return
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch_saves, name="keepstep-watch", daemon=True)
+            self._watcher.start()
+        self._watched.put(handle)
 
     def wait(self, timeout: float | None) -> None:
         """Until every save is over. SaveFailed as `add`; SaveTimeout after `timeout` seconds."""
@@ -78,12 +84,6 @@ class Verdicts:
         self._failures += 1
         if self._on_error == "raise" or self._failures >= self._max_failures:
             raise failure
-
-    def _watch(self, handle: SaveHandle) -> None:
-        if self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch_saves, name="keepstep-watch", daemon=True)
-            self._watcher.start()
-        self._watched.put(handle)
 
     def _watch_saves(self) -> None:
         while (handle := self._watched.get()) is not None:

@@ -9,7 +9,6 @@ optimizer of PyTorch changes is copied while training goes on, and its next step
 from __future__ import annotations
 
 import atexit
-import fnmatch
 import logging
 import os
 import time
@@ -21,9 +20,11 @@ from typing import Any, Literal
 from keepstep import _daemon, _ffi, _preemption, _state, extras, reader
 from keepstep._client import Client, LoadReport, SaveStatus
 from keepstep._device import Streams
+from keepstep._generators import Generators
+from keepstep._loading import Load
 from keepstep._verdicts import Verdicts
 from keepstep._world import rank_and_size
-from keepstep.errors import CheckpointNotFound, KeepstepError, SaveTimeout
+from keepstep.errors import KeepstepError, SaveTimeout
 from keepstep.handle import SaveHandle
 
 _log = logging.getLogger("keepstep")
@@ -108,7 +109,9 @@ class Checkpointer:
         # `before_update` compares these two and calls the library only where they differ: the gate of a group that was
         # open for the newest save stays open until the next one.
         self._issued = 0
-        self._passed: dict[int | None, int] = {}  # group (None: all) → the newest save for which its gate was seen open
+        # Group (None: all) and stream (None: the host) → the newest save for which the gate was seen open, or is waited
+        # for by the stream.
+        self._passed: dict[tuple[int | None, int | None], int] = {}
         self.last_load: LoadReport | None = None
         self.extras: dict[str, Any] = {}  # of the last load, by name: this rank's, else the lowest rank's
         self._client = self._open(self.directory, read_only=read_only, label=job)
@@ -171,12 +174,12 @@ class Checkpointer:
         """
         registered = _state.split(state, replicated=replicated, overlap=overlap)
         if self._rng:
-            registered.extras[extras.RNG] = extras.Extra(extras.rng_state, extras.set_rng_state)
+            registered.extras[extras.RNG] = Generators().extra()
         self._client.register(list(registered.specs.values()))
         for gate in self._registered.gates:
             gate.detach()
         for gate in registered.gates:
-            gate.attach(weakref.WeakMethod(self.before_update))
+            gate.attach(weakref.WeakMethod(self._before_step))
         self._registered = registered
         self._state = {**state, "replicated": replicated, "overlap": overlap}
         self._streams = Streams(spec.array for spec in registered.specs.values())
@@ -233,16 +236,19 @@ class Checkpointer:
         """
         self._look_at_registration()
         guarded = {gate.group for gate in self._registered.gates if gate.ready()}
-        packed = {name: extras.pack(extra.read()) for name, extra in self._registered.extras.items()}
+        packed = {name: extra.pack() for name, extra in self._registered.extras.items()}
         begin = time.monotonic()
         self._issued += 1
         status = self._issue(step, packed, metrics or {}, tags, self._streams.now(streams))
         handle = SaveHandle(self._client, step, status, time.monotonic() - begin)
-        self._verdicts.add(handle, status)
-        if not self._gated:
-            for group in self._groups:
-                if group not in guarded:
-                    self.before_update(group)
+        try:
+            self._verdicts.add(handle, status)
+            if not self._gated:
+                for group in self._groups:
+                    if group not in guarded:
+                        self.before_update(group)
+        finally:
+            self._verdicts.watch(handle, status)  # last: its thread wants the interpreter, and then the caller may
         return handle
 
     def _issue(
@@ -263,21 +269,32 @@ class Checkpointer:
             return SaveStatus(number=0, step=step, state="FAILED", error=error)
         return self._client.accepted(number)
 
-    def before_update(self, group: int | str | None = None) -> None:
+    def before_update(self, group: int | str | None = None, *, stream: int | None = None) -> None:
         """Returns when tensors of `group` may change; at once when nothing is in flight.
 
-        `group` is a number, a keyword of `register` whose optimizers' or averaged tensors are meant, or None: all.
+        Args:
+            group: a number, a keyword of `register` whose optimizers' or averaged tensors are meant, or None: all.
+            stream: the handle of a CUDA stream, where only work that is queued on it from now on changes the group: the
+                stream then waits, and the call does not, if all of the group is on that stream's GPU (docs/gpu.md).
         """
         if isinstance(group, str):
             for member in self._groups_of(group):
-                self.before_update(member)
+                self.before_update(member, stream=stream)
             return
         issued = self._issued
-        if self._passed.get(group) == issued:
+        key = group, stream
+        if self._passed.get(key) == issued:
             return
         for member in self._groups if group is None else (group,):
-            self._client.before_update(member)
-        self._passed[group] = issued
+            if stream is None:
+                self._client.before_update(member)
+            else:
+                self._client.before_update_on(member, stream)
+        self._passed[key] = issued
+
+    def _before_step(self, group: int) -> None:
+        """An optimizer of PyTorch is about to change `group`, by work that it queues on the current stream."""
+        self.before_update(group, stream=self._streams.of_torch())
 
     def _groups_of(self, keyword: str) -> list[int]:
         groups = self._registered.groups
@@ -312,23 +329,19 @@ class Checkpointer:
             ShapeMismatch: same name, other global shape or dtype.
             DataLoss: a block failed its digest. The registered tensors are then undefined.
         """
-        registered = self._must_be_registered()
+        self._must_be_registered()
+        foreign = source is not None
         client = self._client if source is None else self._reading(os.path.abspath(source))
         try:
-            wanted = None if step == "latest" else step
-            prepared = self._prepare(client, wanted)
-            report = self._fill(client, wanted, strict, convert_dtype, only, exclude, rename)
-            if report is not None and registered.before_load and report.step != prepared:
-                # Another launch has committed in between, and every rank of this one was told of it, or of it no more.
-                self._prepare(client, report.step)
-                report = self._fill(client, report.step, strict, convert_dtype, only, exclude, rename)
+            load = Load(client, foreign, strict, convert_dtype, only, exclude, rename or {})
+            report = load.run(None if step == "latest" else step, self._look_at_registration, self.before_update)
             self.last_load = report
             if report is None:
                 return None
-            self._restore_extras(self._stored(client, report.step)[1], only, exclude)
+            self.extras = load.restore(load.stored(report.step)[1], self.rank, self._registered)
             return report.step
         finally:
-            if client is not self._client:
+            if foreign:
                 client.close()
 
     @property
@@ -377,13 +390,14 @@ class Checkpointer:
             )
         return self._registered
 
-    def _look_at_registration(self) -> None:
+    def _look_at_registration(self) -> _state.Registered:
         """Registers again where a registered tensor is another one by now, or lies elsewhere."""
         told = self._must_be_registered().changed()
         if told:
             _log.info("keepstep: %s: registered again, %s now", self.job, told)
             assert self._state is not None
             self.register(**self._state)
+        return self._registered
 
     def _forget_gates(self) -> None:
         """From here on `before_update` asks the library, which may refuse: closed, or a fork."""
@@ -392,66 +406,6 @@ class Checkpointer:
 
     def _reading(self, directory: str) -> Client:
         return self._open(directory, read_only=True, label=None)
-
-    def _prepare(self, client: Client, step: int | None) -> int | None:
-        """Makes room for what the checkpoint holds and this process has not yet; returns the step it looked at."""
-        found: int | None = None
-        if self._registered.before_load:
-            self.before_update()
-            found, stored = self._stored(client, step)
-            if found is not None:
-                for prepare in self._registered.before_load:
-                    prepare(stored)
-        self._look_at_registration()
-        frozen = next((name for name, spec in self._registered.specs.items() if not spec.writeable), None)
-        if frozen is not None:
-            raise ValueError(f"{frozen} is read-only memory; register a writeable array to load into")
-        if client is not self._client:
-            client.register(list(self._registered.specs.values()))
-        return found
-
-    def _fill(
-        self,
-        client: Client,
-        step: int | None,
-        strict: bool,
-        convert_dtype: bool,
-        only: Sequence[str] | None,
-        exclude: Sequence[str],
-        rename: Mapping[str, str] | None,
-    ) -> LoadReport | None:
-        return client.load(
-            step,
-            strict=strict,
-            convert_dtype=convert_dtype,
-            only=list(only or ()),
-            exclude=list(exclude),
-            rename=dict(rename or {}),
-        )
-
-    def _stored(self, client: Client, step: int | None) -> tuple[int | None, extras.Stored]:
-        """The step, and its extra state by name and rank; None and nothing when there is no such checkpoint."""
-        try:
-            found, records = client.extras(step)
-        except CheckpointNotFound:
-            return None, {}
-        stored: dict[str, dict[int, Any]] = {}
-        for record in records:
-            stored.setdefault(record.name, {})[record.rank] = record.value()
-        return found, stored
-
-    def _restore_extras(self, stored: extras.Stored, only: Sequence[str] | None, exclude: Sequence[str]) -> None:
-        self.extras = {}
-        for name, by_rank in stored.items():
-            if name == extras.RNG and self.rank not in by_rank:
-                continue  # two ranks must not go on with one generator's numbers
-            value = by_rank[self.rank if self.rank in by_rank else min(by_rank)]
-            self.extras[name] = value
-            registered = self._registered.extras.get(name)
-            if registered is None or registered.restore is None:
-                continue
-            if (only is None or _matches(name, only)) and not _matches(name, exclude):
-                registered.restore(by_rank if registered.merge else value)
 
 
 def _after_fork() -> None:
@@ -462,10 +416,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check_retention(keep_last: int | None, keep_every: int | None, read_only: bool) -> None:

@@ -7,12 +7,9 @@ strings, {"$counter": …} the same for a Counter, and what keepstep/torch/value
 
 from __future__ import annotations
 
-import array
 import base64
 import json
-import random
 import struct
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,11 +25,17 @@ class Extra:
     """How to read a piece of state at a save, and to give it back; `restore` None: see `Checkpointer.extras`.
 
     `merge`: `restore` gets what every rank saved, by rank, instead of this rank's or else the lowest rank's.
+    `packed`: reads and packs at once, for what knows what of it has changed since the save before.
     """
 
     read: Callable[[], Any]
     restore: Callable[[Any], Any] | None
     merge: bool = False
+    packed: Callable[[], Packed] | None = None
+
+    def pack(self) -> Packed:
+        """What `read` returns now, as it is stored. TypeError as `encode`."""
+        return pack(self.read()) if self.packed is None else self.packed()
 
 
 Stored: TypeAlias = "Mapping[str, Mapping[int, Any]]"  # decoded extras of a checkpoint: name → rank → value
@@ -153,31 +156,6 @@ def _unpack(value: Any) -> Any:
 def _unpack_array(packed: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     raw = np.frombuffer(base64.b64decode(packed["data"]), dtype=np.dtype(packed["dtype"]))
     return raw.reshape(packed["shape"]).copy()
-
-
-def rng_state() -> dict[str, Any]:
-    """Of Python's generator, and of those of NumPy and PyTorch where they were imported."""
-    version, words, gauss = random.getstate()
-    state: dict[str, Any] = {"python": (version, np.frombuffer(array.array("I", words), np.uint32), gauss)}
-    if "numpy.random" in sys.modules:
-        state["numpy"] = np.random.get_state(legacy=True)
-    if "torch" in sys.modules:
-        from keepstep.torch import values
-
-        state["torch"] = values.rng_state()
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Gives back what rng_state returned."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(int(word) for word in words), gauss))
-    if "numpy" in state:
-        np.random.set_state(state["numpy"])
-    if "torch" in state and "torch" in sys.modules:
-        from keepstep.torch import values
-
-        values.set_rng_state(state["torch"])
 
 
 @dataclass(frozen=True)

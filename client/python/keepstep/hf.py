@@ -16,6 +16,7 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from keepstep import _directory, extras
+from keepstep._generators import set_rng_state
 from keepstep.checkpointer import Checkpointer
 from keepstep.handle import SaveHandle
 from keepstep.reader import Reader
@@ -173,7 +174,7 @@ class KeepstepTrainerMixin:
             return
         stored = Reader(checkpoint)
         if (extras.RNG, self.args.process_index) in stored.extra_names():
-            extras.set_rng_state(stored.extra(extras.RNG, self.args.process_index))
+            set_rng_state(stored.extra(extras.RNG, self.args.process_index))
 
     def _load(
         self: Any, path: str, state: dict[str, Any], only: tuple[str, ...] | None, exclude: tuple[str, ...]

@@ -53,6 +53,7 @@ PEERS = (
     Entry("dcp hugging face", "dcp", "HuggingFace", reshards=True),
     Entry("bytecheckpoint", "byte", "ByteCheckpoint", asynchronous=True, reshards=True, flushes=False),
     Entry("torch_checkpointing", "manager", "Manager", asynchronous=True, flushes=False),
+    Entry("megatron", "megatron", "Megatron", asynchronous=True, reshards=True, flushes=False),
     Entry("orbax async", "orbax", "Orbax", asynchronous=True, flushes=False),
 )
 ENTRIES = {entry.name: entry for entry in (KEEPSTEP, *PEERS)}

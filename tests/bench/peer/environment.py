@@ -13,7 +13,8 @@ from tests.harness.daemon import REPOSITORY
 HOME = REPOSITORY / ".venv-peers"
 PYTHON = HOME / "bin/python"
 _LIST = Path(__file__).with_name("requirements.txt")
-_NAMES = ("torch", "numpy", "safetensors", "bytecheckpoint", "torch-checkpointing", "orbax-checkpoint", "jax")
+_NAMES = ("torch", "numpy", "safetensors", "bytecheckpoint", "torch-checkpointing", "megatron-core", "orbax-checkpoint",
+          "jax")
 
 
 def prepare() -> dict[str, str]:

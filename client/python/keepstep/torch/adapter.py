@@ -173,7 +173,7 @@ class _Collection:
                 self._add(name, part, tensor, "optimizer", item.group, alone=alone)
             self._watch_optimizer(item.optimizer)
         options = optimizers.Options([item.optimizer for item in registering], self._parts)
-        self._collector.extra(keyword, Extra(options.read, options.restore, merge=True))
+        self._collector.extra(keyword, options.extra())
 
         def prepare(stored: Stored) -> None:
             options.prepare(optimizers.saved_state(stored, keyword))
