@@ -71,6 +71,7 @@ absl::Status Saves::Save(v1::SaveRequest request, absl::Span<void* const> stream
     ledger_->Fail(*number, channel.status());
     return channel.status();
   }
+  request.set_number(*number);
   // Before the ask: to the daemon an event that was not recorded yet is one that has nothing to wait for.
   const absl::Status marked =
       devices_->Mark(declared->allocations, streams, session_->info().maps_gpu_memory, &request);
@@ -78,7 +79,6 @@ absl::Status Saves::Save(v1::SaveRequest request, absl::Span<void* const> stream
     ledger_->Fail(*number, marked);
     return marked;
   }
-  request.set_number(*number);
   request.set_generation(session_->generation());
   const std::shared_ptr<SessionPages> asked = ledger_->pages();
   const bool sent = asked->AskSave(request.SerializeAsString());

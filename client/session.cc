@@ -239,6 +239,7 @@ absl::Status Session::SendOnce(const Declared& declared, const Connection& conne
   book_.Taken();
   std::lock_guard lock(mu_);
   info_.device_paths = paths.Text();
+  info_.copies_gpu_memory = paths.NeedWindow();
   info_.maps_gpu_memory = maps;
   return status;
 }
@@ -312,6 +313,11 @@ void Session::End(const absl::Status& status) {
   std::lock_guard lock(mu_);
   if (ended_.ok()) ended_ = status;
   changed_.notify_all();
+}
+
+bool Session::copies_gpu_memory() const {
+  std::lock_guard lock(mu_);
+  return info_.copies_gpu_memory;
 }
 
 void Session::StoreStep(int64_t step) {

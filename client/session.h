@@ -45,6 +45,7 @@ struct SessionInfo {
   int64_t epoch = 0;
   proto::Transfer transfer = proto::Transfer::kAuto;
   std::string daemon_version, job;
+  bool copies_gpu_memory = false;  // some of the registration's goes through the window
   std::string device_paths;  // of the registration that stands; "": it holds no GPU memory
   bool maps_gpu_memory = false;
   bool connected = false;
@@ -73,6 +74,9 @@ class Session {
   absl::Status Register(std::shared_ptr<const Declared> declared, Deadline deadline);
   std::shared_ptr<const Declared> declared() const;
   uint64_t generation() const;
+
+  // Whether GPU memory goes through the window.
+  bool copies_gpu_memory() const;
 
   void StoreStep(int64_t step);
   void WishSave();

@@ -21,7 +21,10 @@ StreamGates::~StreamGates() {
   for (const Owed& owed : owed_) devices_->RaiseGate(owed.group, owed.number);
 }
 
+// By the window no copy says which save it is for, so it comes after every mark (Devices::Copy): one that stands behind
+// this wait would hold up the copy that ends it.
 bool StreamGates::OnGpuAlone(uint32_t group) {
+  if (session_->copies_gpu_memory()) return false;
   const std::shared_ptr<const Declared> declared = session_->declared();
   return declared != nullptr && std::binary_search(declared->gpu_groups.begin(), declared->gpu_groups.end(), group);
 }

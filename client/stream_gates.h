@@ -5,7 +5,8 @@
 //   2. A thread of the library waits on the host, for that save and those before it alone: a later save's copy comes
 //      after the queued update, so nobody may wait for it here.
 //   3. It raises the group's word, and the GPU goes on.
-// Where the driver has no such wait, or the group holds host memory, the host waits as in Gate.
+// Where the driver has no such wait, the group holds host memory, or GPU memory goes through the window, the host waits
+// as in Gate.
 
 #ifndef KEEPSTEP_CLIENT_STREAM_GATES_H_
 #define KEEPSTEP_CLIENT_STREAM_GATES_H_

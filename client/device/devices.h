@@ -41,7 +41,7 @@ class Devices {
   // the memory is gone.
   absl::StatusOr<std::vector<UniqueFd>> Export(absl::Span<const Allocation* const> pieces);
 
-  // Marks, in stream order, the point that the memory must be copied after: on each stream of `streams`,
+  // For save `request->number()`: marks, in stream order, the point that the memory must be copied after: on each stream of `streams`,
   // where 0, 1 and 2 are CUDA's default streams of every context that `allocations` name, and on the default
   // stream of contexts for which no stream is named. Adds to `request` a fence for each that guards memory
   // which the daemon maps. `daemon_maps`: where events cannot cross processes, blocks until such streams are

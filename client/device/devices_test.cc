@@ -12,6 +12,7 @@
 #include "client/device/driver_facts.h"
 #include "client/device/test_memory.h"
 #include "client/failure.h"
+#include "proto/session_page.h"
 
 namespace keepstep::client {
 namespace {
@@ -148,24 +149,25 @@ TEST_F(DevicesTest, AnyThreadMayAskAndKeepsItsContext) {
   }).join();
 }
 
-TEST_F(DevicesTest, AStreamIsMarkedByOneEventThatIsKept) {
+TEST_F(DevicesTest, AStreamIsMarkedByAnEventOfTheSave) {
   const Block block(4096);
   const auto found = Find({{block.pointer(), 4096, "w"}});
   HeldStream held;
   void* const streams[] = {held.stream()};
-  v1::SaveRequest first, second;
-  ASSERT_TRUE(devices_->Mark(found, streams, true, &first).ok());
-  ASSERT_EQ(first.fences_size(), 1);
-  EXPECT_EQ(first.fences(0).gpu(), found[0].gpu);
-  EXPECT_EQ(first.fences(0).event().size(), sizeof(CUipcEventHandle));
+  const auto mark = [&](uint64_t number, absl::Span<void* const> on) {
+    v1::SaveRequest request;
+    request.set_number(number);
+    EXPECT_TRUE(devices_->Mark(found, on, true, &request).ok());
+    EXPECT_EQ(request.fences_size(), 1);
+    EXPECT_EQ(request.fences(0).gpu(), found[0].gpu);
+    return request.fences(0).event();
+  };
+  const std::string first = mark(1, streams);
+  EXPECT_EQ(first.size(), sizeof(CUipcEventHandle));
   EXPECT_EQ(CU(cuStreamQuery)(held.stream()), CUDA_ERROR_NOT_READY) << "nothing was waited for";
-  ASSERT_TRUE(devices_->Mark(found, streams, true, &second).ok());
-  ASSERT_EQ(second.fences_size(), 1);
-  EXPECT_EQ(second.fences(0).event(), first.fences(0).event());
-  v1::SaveRequest plain;
-  ASSERT_TRUE(devices_->Mark(found, {}, true, &plain).ok());
-  ASSERT_EQ(plain.fences_size(), 1) << "the default stream";
-  EXPECT_NE(plain.fences(0).event(), first.fences(0).event());
+  EXPECT_NE(mark(2, streams), first) << "the first save must not wait for what the second one marks";
+  EXPECT_EQ(mark(1 + proto::kSaveSlots, streams), first) << "events are kept: that save is over by now";
+  EXPECT_NE(mark(1, {}), first) << "the default stream";
 }
 
 TEST_F(DevicesTest, CopiesOutWaitForWhatWasMarked) {

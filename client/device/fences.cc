@@ -2,11 +2,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/failure.h"
+#include "proto/session_page.h"
 
 namespace keepstep::client {
 namespace {
 
-constexpr size_t kMaxEvents = 256;  // a program that saves from ever new streams is made to wait instead
+constexpr size_t kMaxEvents = 1024;  // a program that saves from ever new streams is made to wait instead
 constexpr int kMaxFences = 64;      // of SaveRequest
 
 // CUDA's names for the default streams of the current context.
@@ -18,7 +19,7 @@ bool IsDefault(CUstream stream) {
 
 Fences::~Fences() {
   for (auto& [place, event] : events_) {
-    const InContext in(cu_, place.first);
+    const InContext in(cu_, std::get<CUcontext>(place));
     if (in.result() == CUDA_SUCCESS && event.event != nullptr) (void)cu_.cuEventDestroy(event.event);
   }
 }
@@ -62,18 +63,18 @@ absl::Status Fences::Mark(absl::Span<const Allocation> allocations, absl::Span<v
   const Uses uses = UsesOf(allocations);
   const auto marks = MarksOf(uses, streams);
   if (!marks.ok()) return marks.status();
-  std::lock_guard lock(mu_);
   for (const auto& [context, stream] : *marks) {
     const Use& use = uses.at(context);
     const InContext in(cu_, context);
     if (in.result() != CUDA_SUCCESS) return DriverError(cu_, in.result(), "the context of a stream");
-    const auto event = Record(context, stream);
+    const auto event = Record(context, stream, request->number());
     if (!event.ok()) return event.status();
     if (use.mapped && *event != nullptr && !(*event)->handle.empty() && request->fences_size() < kMaxFences) {
       v1::DeviceFence* fence = request->add_fences();
       fence->set_gpu(use.gpu);
       fence->set_event((*event)->handle);
     } else if (*event == nullptr || (use.mapped && daemon_maps)) {
+      // Without the lock: copies that the stream may stand behind must go on.
       if (const CUresult result = cu_.cuStreamSynchronize(stream); result != CUDA_SUCCESS)
         return DriverError(cu_, result, "waiting for a stream");
     }
@@ -81,14 +82,16 @@ absl::Status Fences::Mark(absl::Span<const Allocation> allocations, absl::Span<v
   return absl::OkStatus();
 }
 
-// Null: there are too many.
-absl::StatusOr<const Fences::Event*> Fences::Record(CUcontext context, CUstream stream) {
-  auto found = events_.find({context, stream});
+// Null: there are too many. Events stay where they are once made.
+absl::StatusOr<const Fences::Event*> Fences::Record(CUcontext context, CUstream stream, uint64_t number) {
+  std::lock_guard lock(mu_);
+  const Place place(context, stream, number % proto::kSaveSlots);
+  auto found = events_.find(place);
   if (found == events_.end()) {
     if (events_.size() == kMaxEvents) return nullptr;
     auto event = Make();
     if (!event.ok()) return event.status();
-    found = events_.emplace(std::make_pair(context, stream), *std::move(event)).first;
+    found = events_.emplace(place, *std::move(event)).first;
   }
   if (const CUresult result = cu_.cuEventRecord(found->second.event, stream); result != CUDA_SUCCESS)
     return DriverError(cu_, result, "recording an event on a stream");
@@ -112,7 +115,7 @@ absl::StatusOr<Fences::Event> Fences::Make() const {
 CUresult Fences::Follow(CUcontext context, CUstream stream) {
   std::lock_guard lock(mu_);
   for (const auto& [place, event] : events_) {
-    if (place.first != context) continue;
+    if (std::get<CUcontext>(place) != context) continue;
     if (const CUresult result = cu_.cuStreamWaitEvent(stream, event.event, 0); result != CUDA_SUCCESS)
       return result;
   }

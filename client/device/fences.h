@@ -1,17 +1,19 @@
 // Events that mark, in stream order, where a save's copy may begin.
 //
-// One event for each (context, stream), kept and recorded again for every save. Recording again before the
-// daemon has waited makes it wait for more, never for less. Those that cross processes do so by a handle;
-// where the driver lets no event cross, the stream is waited for, and a plain event orders the copies that
-// this process makes itself.
+// For each (context, stream) as many events as saves may be in flight, kept and recorded again. A save has its own:
+// a stream may stand at the gate of an earlier save (gate_words.h), and what is marked behind that must not hold
+// up the earlier save's copy, which opens it. Those that cross processes do so by a handle; where the driver lets
+// no event cross, the stream is waited for, and a plain event orders the copies that this process makes itself.
 
 #ifndef KEEPSTEP_CLIENT_DEVICE_FENCES_H_
 #define KEEPSTEP_CLIENT_DEVICE_FENCES_H_
 
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -46,16 +48,17 @@ class Fences {
   };
   using Uses = std::map<CUcontext, Use>;
   using Marks = std::set<std::pair<CUcontext, CUstream>>;
+  using Place = std::tuple<CUcontext, CUstream, uint64_t>;  // the last: which of the saves in flight
 
   static Uses UsesOf(absl::Span<const Allocation> allocations);
   absl::StatusOr<Marks> MarksOf(const Uses& uses, absl::Span<void* const> streams) const;
-  absl::StatusOr<const Event*> Record(CUcontext context, CUstream stream);
+  absl::StatusOr<const Event*> Record(CUcontext context, CUstream stream, uint64_t number);
   absl::StatusOr<Event> Make() const;
 
   const cuda::Driver& cu_;
   Contexts* contexts_;
   std::mutex mu_;
-  std::map<std::pair<CUcontext, CUstream>, Event> events_;  // guarded by mu_; at most kMaxEvents
+  std::map<Place, Event> events_;  // guarded by mu_; at most kMaxEvents
 };
 
 }  // namespace keepstep::client
