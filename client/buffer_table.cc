@@ -11,15 +11,20 @@ void BufferTable::Replace(const std::vector<MemoryRange>& ranges, std::vector<Al
     uint64_t& size_bytes = longest[range.address];
     size_bytes = std::max(size_bytes, range.size_bytes);
   }
-  // Where buffers overlap (views of one allocation), each start answers for all that begin at or before it.
-  uint64_t reach = 0;
-  for (auto& [address, size_bytes] : longest) {
-    reach = std::max(reach, address + size_bytes);
-    size_bytes = reach - address;
+  // Buffers that overlap or touch (views of one allocation) are one run: the daemon reads through from one to
+  // the next.
+  std::map<uint64_t, uint64_t> runs;
+  for (const auto& [address, size_bytes] : longest) {
+    if (runs.empty() || address > runs.rbegin()->first + runs.rbegin()->second) {
+      runs.emplace_hint(runs.end(), address, size_bytes);
+    } else {
+      auto& [begin, length] = *runs.rbegin();
+      length = std::max(length, address + size_bytes - begin);
+    }
   }
   auto shared = std::make_shared<const std::vector<Allocation>>(std::move(allocations));
   std::lock_guard lock(mu_);
-  longest_ = std::move(longest);
+  runs_ = std::move(runs);
   allocations_ = std::move(shared);
 }
 
@@ -30,8 +35,8 @@ BufferTable::Allocations BufferTable::allocations() const {
 
 bool BufferTable::Contains(uint64_t address, uint64_t size_bytes) const {
   std::lock_guard lock(mu_);
-  auto next = longest_.upper_bound(address);
-  if (next == longest_.begin()) return false;
+  auto next = runs_.upper_bound(address);
+  if (next == runs_.begin()) return false;
   const auto& [start, length] = *std::prev(next);
   const uint64_t offset_bytes = address - start;
   return offset_bytes <= length && size_bytes <= length - offset_bytes;

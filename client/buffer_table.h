@@ -27,7 +27,7 @@ class BufferTable {
   // `allocations`: those of GPU memory that any of `ranges` lie in, in the order of their addresses.
   void Replace(const std::vector<MemoryRange>& ranges, std::vector<Allocation> allocations = {});
 
-  // Whether [address, address + size_bytes) lies inside one registered buffer.
+  // Whether [address, address + size_bytes) lies inside registered buffers.
   bool Contains(uint64_t address, uint64_t size_bytes) const;
 
   // Of GPU memory; never null.
@@ -48,7 +48,7 @@ class BufferTable {
 
  private:
   mutable std::mutex mu_;
-  std::map<uint64_t, uint64_t> longest_;  // guarded by mu_; address → the largest size registered there
+  std::map<uint64_t, uint64_t> runs_;  // guarded by mu_; address → size, apart from each other
   Allocations allocations_ = std::make_shared<const std::vector<Allocation>>();  // guarded by mu_
   std::atomic<int> loads_{0};
 };

@@ -103,7 +103,8 @@ ks_code ks_get_info(ks_client* client, ks_info* info, ks_error* error) {
   keepstep::client::CopyText(now.daemon_version, info->daemon_version, sizeof(info->daemon_version));
   keepstep::client::CopyText(now.job, info->job, sizeof(info->job));
   info->connected = now.connected;
-  keepstep::client::CopyText(keepstep::client::MemoryPaths(now), info->memory_paths, sizeof(info->memory_paths));
+  keepstep::client::CopyText(keepstep::client::MemoryPaths(now), info->memory_paths,
+                             sizeof(info->memory_paths));
   return ToError(absl::OkStatus(), error);
 }
 
@@ -130,7 +131,8 @@ ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options,
   const int64_t timeout_ms = OrDefault(adopted.timeout_ms, client->client->limits().save_ms);
   if (adopted.stream_count > 0 && adopted.streams == nullptr) return Invalid("streams is NULL", error);
   const absl::Span<void* const> streams(adopted.streams, adopted.stream_count);
-  return ToError(client->client->saves().Save(*std::move(request), streams, After(timeout_ms), number), error);
+  return ToError(client->client->saves().Save(*std::move(request), streams, After(timeout_ms), number),
+                 error);
 }
 
 ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeout_ms, ks_error* error) {

@@ -154,8 +154,8 @@ Span SampledSpan(const ks_shard& shard, int64_t item_bytes) {
   return Span();
 }
 
-// Outside the buffer there is nothing to sample; the daemon refuses such a shard by name. GPU memory cannot be read
-// from here: its group is gated all the same.
+// Outside the buffer there is nothing to sample; the daemon refuses such a shard by name. GPU memory cannot
+// be read from here: its group is gated all the same.
 void PlanSample(const ks_shard& shard, Declared* declared) {
   std::vector<SampledRun>& runs = declared->samples[shard.group];
   if (shard.memory != KS_HOST) return;
@@ -178,7 +178,8 @@ absl::StatusOr<Declared> DeclareShards(const ks_shard* shards, size_t count) {
   for (size_t i = 0; i < count; ++i) {
     const ks_shard& shard = shards[i];
     if (absl::Status status = CheckShard(shard); !status.ok()) return status;
-    const auto [known, added] = ids.emplace(std::make_tuple(shard.data, shard.data_bytes, shard.memory), ids.size());
+    const auto [known, added] =
+        ids.emplace(std::make_tuple(shard.data, shard.data_bytes, shard.memory), ids.size());
     if (added) {
       v1::Buffer& buffer = declared.buffers.emplace_back();
       buffer.set_id(known->second);

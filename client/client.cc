@@ -10,8 +10,8 @@ Client::Client(const Limits& limits) : owner_(getpid()), limits_(limits), gate_(
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline deadline) {
   std::unique_ptr<Client> client(new Client(spec.limits));
-  auto session = Session::Start(std::move(spec), &client->ledger_, &client->buffers_, &client->devices_,
-                                deadline);
+  auto session =
+      Session::Start(std::move(spec), &client->ledger_, &client->buffers_, &client->devices_, deadline);
   if (!session.ok()) return session.status();
   client->session_ = *std::move(session);
   client->watchdog_ = std::make_unique<Watchdog>(&client->ledger_, client->limits_);

@@ -41,8 +41,9 @@ class Client {
   // Asks for such a step. One wish for each client; no RPC, and none is lost with a connection.
   void WishSave() { session_->WishSave(); }
 
-  // Fills the registered buffers once every gate is open and the GPUs that hold any have done what was queued, trying
-  // again over lost connections. `request` lacks the generation. `on_progress` is called on this thread.
+  // Fills the registered buffers once every gate is open and the GPUs that hold any have done what was
+  // queued, trying again over lost connections. `request` lacks the generation. `on_progress` is called on
+  // this thread.
   absl::StatusOr<v1::LoadReport> Load(v1::LoadRequest request, Deadline deadline,
                                       const std::function<void(const v1::LoadProgress&)>& on_progress);
 

@@ -62,6 +62,15 @@ TEST_F(CopyTest, OverlappingBuffersCoverTheirUnionFromEachStart) {
   EXPECT_FALSE(buffers_.Contains(1700, 1));
 }
 
+// The daemon reads on from one tensor of an allocation to the next.
+TEST_F(CopyTest, BuffersThatTouchAreOneRun) {
+  buffers_.Replace({{1000, 100}, {1100, 100}, {1201, 100}});
+  EXPECT_TRUE(buffers_.Contains(1000, 200));
+  EXPECT_TRUE(buffers_.Contains(1050, 100));
+  EXPECT_FALSE(buffers_.Contains(1000, 201));
+  EXPECT_FALSE(buffers_.Contains(1150, 100));
+}
+
 TEST(RunCopy, ManyThreadsMoveEveryByteBothWays) {
   constexpr size_t kBytes = (17 << 20) + 13;
   std::vector<std::byte> source(kBytes), window(kBytes), back(kBytes);

@@ -50,7 +50,9 @@ DevicePaths ChoosePaths(const Declared& declared, bool daemon_maps) {
   return paths;
 }
 
-bool DevicePaths::NeedWindow() const { return std::find(by_window.begin(), by_window.end(), true) != by_window.end(); }
+bool DevicePaths::NeedWindow() const {
+  return std::find(by_window.begin(), by_window.end(), true) != by_window.end();
+}
 
 std::string DevicePaths::Text() const {
   const size_t ipc = std::count_if(mapped.begin(), mapped.end(),
@@ -62,9 +64,9 @@ std::string DevicePaths::Text() const {
   return text;
 }
 
-absl::StatusOr<std::vector<v1::DeviceMemory>> DescriptorBook::Offer(const DevicePaths& paths,
-                                                                    const std::shared_ptr<HandoffClient>& handoff,
-                                                                    Devices* devices, Deadline deadline) {
+absl::StatusOr<std::vector<v1::DeviceMemory>> DescriptorBook::Offer(
+    const DevicePaths& paths, const std::shared_ptr<HandoffClient>& handoff, Devices* devices,
+    Deadline deadline) {
   if (to_ != handoff) {
     to_ = handoff;
     given_.clear();

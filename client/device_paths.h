@@ -1,4 +1,5 @@
-// Which path each registered piece of GPU memory takes on one connection, and what the daemon has to be handed for it.
+// Which path each registered piece of GPU memory takes on one connection, and what the daemon has to be
+// handed for it.
 
 #ifndef KEEPSTEP_CLIENT_DEVICE_PATHS_H_
 #define KEEPSTEP_CLIENT_DEVICE_PATHS_H_
@@ -17,11 +18,12 @@
 
 namespace keepstep::client {
 
-// A buffer goes by the window if the daemon maps no GPU memory, or if any of it has neither handle nor descriptor.
+// A buffer goes by the window if the daemon maps no GPU memory, or if any of it has neither handle nor
+// descriptor.
 struct DevicePaths {
-  std::vector<bool> by_window;              // by buffer; empty: there is no GPU memory
-  std::vector<const Allocation*> mapped;    // what the other buffers lie in, by address
-  size_t window_allocations = 0;            // what none but buffers by window lie in
+  std::vector<bool> by_window;            // by buffer; empty: there is no GPU memory
+  std::vector<const Allocation*> mapped;  // what the other buffers lie in, by address
+  size_t window_allocations = 0;          // what none but buffers by window lie in
 
   bool NeedWindow() const;
   // "3 allocations by ipc, 2 by vmm"; "": there are none.
@@ -33,12 +35,12 @@ DevicePaths ChoosePaths(const Declared& declared, bool daemon_maps);
 
 // Which descriptors the daemon has been given on the present connection, by number.
 //
-// A number stands for one piece of memory and is never used again. A piece that stays registered keeps its number; what
-// a registration leaves out is forgotten, as the daemon closes it. One thread at a time.
+// A number stands for one piece of memory and is never used again. A piece that stays registered keeps its
+// number; what a registration leaves out is forgotten, as the daemon closes it. One thread at a time.
 class DescriptorBook {
  public:
-  // Hands over what `handoff` has not been given, and describes all of `paths.mapped`. UNAVAILABLE: the connection has
-  // ended. Other errors are those of Devices::Export.
+  // Hands over what `handoff` has not been given, and describes all of `paths.mapped`. UNAVAILABLE: the
+  // connection has ended. Other errors are those of Devices::Export.
   absl::StatusOr<std::vector<v1::DeviceMemory>> Offer(const DevicePaths& paths,
                                                       const std::shared_ptr<HandoffClient>& handoff,
                                                       Devices* devices, Deadline deadline);

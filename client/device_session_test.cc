@@ -1,5 +1,5 @@
-// A session that holds GPU memory, against the scripted daemon and the driver that the loader finds (tests/fake_cuda):
-// what is handed over, in which order, again after a restart, and what goes by the window.
+// A session that holds GPU memory, against the scripted daemon and the driver that the loader finds
+// (tests/fake_cuda): what is handed over, in which order, again after a restart, and what goes by the window.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -104,15 +104,16 @@ class DeviceSessionTest : public fake_cuda::DriverTest {
   void ExpectGiven(const std::vector<uint64_t>& numbers) {
     const auto given = [&] {
       const std::map<uint64_t, int> came = daemon_->descriptors();
-      return std::all_of(numbers.begin(), numbers.end(), [&](uint64_t number) { return came.contains(number); });
+      return std::all_of(numbers.begin(), numbers.end(),
+                         [&](uint64_t number) { return came.contains(number); });
     };
     while (!given()) ASSERT_FALSE(daemon_->AwaitFrame(kFrame).empty());
   }
 
   static constexpr proto::FrameKind kFrame = proto::FrameKind::kDescriptors;
   std::mutex mu_;
-  std::vector<v1::RegisterRequest> registered_;  // guarded by mu_
-  int refusals_ = 0;                             // guarded by mu_
+  std::vector<v1::RegisterRequest> registered_;                 // guarded by mu_
+  int refusals_ = 0;                                            // guarded by mu_
   FakeAnswer refusal_{kResourceExhausted, "TOO_MANY_TENSORS"};  // guarded by mu_
   std::unique_ptr<FakeDaemon> daemon_;
   std::unique_ptr<Client> client_;
@@ -141,7 +142,8 @@ TEST_F(DeviceSessionTest, AnAllocationIsNamedOnceForAllItsTensors) {
 TEST_F(DeviceSessionTest, AnExpandableSegmentOfFiveThousandPieces) {
   constexpr int kPieces = 5000;
   Start();
-  const DescriptorLimit limit(3 * kPieces);  // the fake driver's memory, and the scripted daemon's share of it
+  const DescriptorLimit limit(3 *
+                              kPieces);  // the fake driver's memory, and the scripted daemon's share of it
   const Pieces pieces(kPieces);
   const int before = OpenDescriptors();
   Declared declared;
@@ -150,7 +152,8 @@ TEST_F(DeviceSessionTest, AnExpandableSegmentOfFiveThousandPieces) {
   const auto numbers = Numbers(LastRegistered());
   ASSERT_EQ(numbers.size(), kPieces);
   ExpectGiven(numbers);
-  EXPECT_EQ(OpenDescriptors(), before + kPieces) << "the daemon's, which lives in this process, and no others";
+  EXPECT_EQ(OpenDescriptors(), before + kPieces)
+      << "the daemon's, which lives in this process, and no others";
   EXPECT_EQ(client_->session().info().device_paths, "5000 allocations by vmm");
 
   ASSERT_TRUE(Register(declared).ok());
@@ -204,9 +207,9 @@ TEST_F(DeviceSessionTest, ARestartedDaemonIsOfferedEverythingAgain) {
   daemon_->Stop();
   daemon_->Start();
   std::vector<uint64_t> numbers;
-  // The connection's end is noticed by a thread of its own: this call waits for the next one, or is made again.
-  while (LastRegistered().generation() == generation)
-    (void)client_->Steps(After(kLongMs));
+  // The connection's end is noticed by a thread of its own: this call waits for the next one, or is made
+  // again.
+  while (LastRegistered().generation() == generation) (void)client_->Steps(After(kLongMs));
   const v1::RegisterRequest again = LastRegistered();
   for (const v1::DeviceMemory& memory : again.memory()) {
     if (memory.has_descriptor_number()) numbers.push_back(memory.descriptor_number());
@@ -260,7 +263,8 @@ TEST_F(DeviceSessionTest, ADaemonThatMapsNothingGetsAWindow) {
   EXPECT_EQ(client_->session().info().device_paths, "1 allocation by window");
   const v1::RegisterRequest registered = LastRegistered();
   EXPECT_EQ(registered.memory_size(), 0);
-  EXPECT_EQ(registered.buffers(0).host().address(), block.pointer()) << "to the daemon, memory like any other";
+  EXPECT_EQ(registered.buffers(0).host().address(), block.pointer())
+      << "to the daemon, memory like any other";
 
   HeldStream held;
   ASSERT_CUDA(CU(cuMemsetD8Async)(block.pointer(), 0x5a, 8192, held.stream()));
@@ -282,7 +286,8 @@ TEST_F(DeviceSessionTest, ADaemonThatMapsNothingGetsAWindow) {
   copy(false, {{block.pointer() + 8, 4096, 500}});
   held.Release();
   EXPECT_EQ(done(), 0);
-  EXPECT_EQ(daemon_->window()[500], std::byte{0x5a}) << "what the stream had written when it reached the save";
+  EXPECT_EQ(daemon_->window()[500], std::byte{0x5a})
+      << "what the stream had written when it reached the save";
   EXPECT_EQ(daemon_->window()[500 + 4095], std::byte{0x5a});
   copy(false, {{block.pointer() + 8, 8192, 0}});
   EXPECT_EQ(done(), EFAULT) << "past what is registered";

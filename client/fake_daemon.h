@@ -40,7 +40,8 @@ struct FakeScript {
   std::function<FakeAnswer(const v1::OpenRequest&)> on_open;
   std::function<FakeAnswer(const v1::RegisterRequest&)> on_register;
   std::function<FakeAnswer(const v1::SaveRequest&, v1::SaveResponse*)> on_save;  // default: ACCEPTED
-  std::function<void(const v1::SaveRequest&)> on_ask;  // by frame, before it is answered; must not call the daemon
+  std::function<void(const v1::SaveRequest&)>
+      on_ask;                // by frame, before it is answered; must not call the daemon
   bool ignore_asks = false;  // by frame; else they are accepted, or refused when `on_save` is to be called
   std::function<FakeAnswer(const v1::WaitRequest&, v1::SaveStatus*)> on_wait;
   std::function<FakeAnswer(const v1::LoadRequest&, v1::LoadReport*)> on_load;

@@ -291,10 +291,12 @@ absl::Status HandoffClient::SendDescriptors(uint64_t first, const std::vector<Un
   }
   while (sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
     if (errno == EINTR) continue;
-    // The socket is full, or this user has too many descriptors on their way: until the daemon has taken some.
+    // The socket is full, or this user has too many descriptors on their way: until the daemon has taken
+    // some.
     if (errno != EAGAIN && errno != ETOOMANYREFS)
       return absl::UnavailableError(absl::StrCat("handing descriptors to the daemon: ", strerror(errno)));
-    if (Expired(deadline)) return absl::DeadlineExceededError("the daemon takes no descriptors of GPU memory");
+    if (Expired(deadline))
+      return absl::DeadlineExceededError("the daemon takes no descriptors of GPU memory");
     AwaitGone(socket_.get(), RemainingMs(deadline, kPauseMs));
     if (DaemonGone()) return absl::UnavailableError("the daemon ended while descriptors were handed to it");
   }

@@ -80,8 +80,9 @@ class HandoffClient final : public SessionPages {
   absl::StatusOr<CopyRequest> ReadCopy();
   void SendCopyDone(uint64_t id, int error);
 
-  // Hands over descriptors of GPU memory, numbered from `first`, 1 to proto::kMaxDescriptors. Blocks while too many are
-  // on their way. UNAVAILABLE: the connection has ended. DEADLINE_EXCEEDED: the daemon takes none.
+  // Hands over descriptors of GPU memory, numbered from `first`, 1 to proto::kMaxDescriptors. Blocks while
+  // too many are on their way. UNAVAILABLE: the connection has ended. DEADLINE_EXCEEDED: the daemon takes
+  // none.
   absl::Status SendDescriptors(uint64_t first, const std::vector<UniqueFd>& fds, Deadline deadline);
 
   // Says that the session is over and will not resume.

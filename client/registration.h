@@ -29,7 +29,8 @@ struct Declared {
 // Asks the driver about the buffers in GPU memory. Errors are those of Devices::Find.
 absl::Status Locate(Devices* devices, Declared* declared);
 
-// What the daemon is told of GPU memory: which of it it maps, and which buffers it reaches through the window.
+// What the daemon is told of GPU memory: which of it it maps, and which buffers it reaches through the
+// window.
 struct DeviceOffer {
   std::vector<bool> by_window;  // by buffer; may be shorter than the buffers
   std::vector<v1::DeviceMemory> memory;

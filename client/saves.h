@@ -39,10 +39,10 @@ class Saves {
   // Replaces what is registered once no save in flight reads the old. Finds out where GPU memory lies.
   absl::Status Register(Declared declared, Deadline deadline);
 
-  // `request` lacks number, generation and fences, which are filled in. GPU memory is copied after what was queued on
-  // `streams` by now (Devices::Mark). Returns when the daemon has answered.
-  // `number` is set once the save counts as issued: also when the answer is an error, or DEADLINE_EXCEEDED
-  // (reason OUTCOME_UNKNOWN).
+  // `request` lacks number, generation and fences, which are filled in. GPU memory is copied after what was
+  // queued on `streams` by now (Devices::Mark). Returns when the daemon has answered. `number` is set once
+  // the save counts as issued: also when the answer is an error, or DEADLINE_EXCEEDED (reason
+  // OUTCOME_UNKNOWN).
   absl::Status Save(v1::SaveRequest request, absl::Span<void* const> streams, Deadline deadline,
                     uint64_t* number);
 

@@ -18,7 +18,8 @@
 namespace keepstep::client {
 namespace {
 
-// The memory is what it was said to be, and this daemon cannot have it: another container, a GPU in exclusive mode.
+// The memory is what it was said to be, and this daemon cannot have it: another container, a GPU in exclusive
+// mode.
 bool CannotMap(const absl::Status& status) {
   const std::string reason = BlameOf(status).reason;
   return reason == "NO_GPU" || (reason == "BAD_HANDLE" && absl::IsFailedPrecondition(status));
@@ -205,8 +206,8 @@ absl::Status Session::RegisterAgain(const Connection& connection) {
   return Send(*declared, connection, After(spec_.limits.register_ms));
 }
 
-// Declares all of it as the next generation. The caller holds send_mu_. UNAVAILABLE: the connection has ended, or is
-// being ended because it has no window.
+// Declares all of it as the next generation. The caller holds send_mu_. UNAVAILABLE: the connection has
+// ended, or is being ended because it has no window.
 absl::Status Session::Send(const Declared& declared, const Connection& connection, Deadline deadline) {
   const bool maps = connection.handoff->maps_gpu_memory() && cannot_map_ != connection.handoff;
   const absl::Status status = SendOnce(declared, connection, maps, deadline);

@@ -67,8 +67,9 @@ class Session {
   // session ended.
   absl::StatusOr<std::shared_ptr<Channel>> AwaitConnected(Deadline deadline);
 
-  // Replaces the registration, trying again over lost connections. On error the old one stands. A session by pull that
-  // needs the window for GPU memory is opened anew with one. FAILED_PRECONDITION (NEEDS_WINDOW): pull was demanded.
+  // Replaces the registration, trying again over lost connections. On error the old one stands. A session by
+  // pull that needs the window for GPU memory is opened anew with one. FAILED_PRECONDITION (NEEDS_WINDOW):
+  // pull was demanded.
   absl::Status Register(std::shared_ptr<const Declared> declared, Deadline deadline);
   std::shared_ptr<const Declared> declared() const;
   uint64_t generation() const;
@@ -114,7 +115,8 @@ class Session {
 
   std::mutex send_mu_;  // one generation at a time
   DescriptorBook book_;  // guarded by send_mu_
-  std::shared_ptr<HandoffClient> cannot_map_;  // guarded by send_mu_; whose daemon tried to map GPU memory in vain
+  std::shared_ptr<HandoffClient>
+      cannot_map_;  // guarded by send_mu_; whose daemon tried to map GPU memory in vain
 
   mutable std::mutex mu_;
   std::condition_variable changed_;

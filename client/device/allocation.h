@@ -30,21 +30,23 @@ struct DeviceRange {
 
 // What the driver calls one allocation: all of a cudaMalloc, or one mapped piece of an expandable segment.
 //
-// Addresses are used again, so an address names nothing by itself: two Allocations are the same memory if both are
-// `known` and their keys are equal.
+// Addresses are used again, so an address names nothing by itself: two Allocations are the same memory if
+// both are `known` and their keys are equal.
 struct Allocation {
   using Identity = std::tuple<uint64_t, uint64_t, uint64_t, uint64_t>;
 
   uint64_t address = 0;
   uint64_t size_bytes = 0;
-  uint64_t range_id = 0;  // the driver's number for these addresses as they are now, never used again in this process
-  uint64_t block_id = 0;  // … and for the memory behind them, which an expandable segment may replace
+  // The driver's numbers for these addresses as they are now, and for the memory behind them, which an
+  // expandable segment may replace; never used again in this process.
+  uint64_t range_id = 0;
+  uint64_t block_id = 0;
   bool known = false;     // the driver told what it takes to tell this memory from every other
   DevicePath path = DevicePath::kWindow;
-  int device = 0;         // this process's ordinal
-  uint64_t context = 0;   // the CUcontext to work in
-  std::string gpu;        // the UUID, 16 bytes
-  std::string ipc;        // kIpc: the handle, 64 bytes
+  int device = 0;        // this process's ordinal
+  uint64_t context = 0;  // the CUcontext to work in
+  std::string gpu;       // the UUID, 16 bytes
+  std::string ipc;       // kIpc: the handle, 64 bytes
 
   Identity Key() const { return {address, size_bytes, range_id, block_id}; }
 };

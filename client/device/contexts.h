@@ -47,14 +47,15 @@ class Contexts {
   explicit Contexts(const cuda::Driver& cu) : cu_(cu) {}
   ~Contexts();  // lets go of the contexts that it holds
 
-  // For memory that belongs to a GPU and to no context: the calling thread's if it is that GPU's, else the GPU's
-  // primary context, which is the one that frameworks use; held from then on.
+  // For memory that belongs to a GPU and to no context: the calling thread's if it is that GPU's, else the
+  // GPU's primary context, which is the one that frameworks use; held from then on.
   absl::StatusOr<CUcontext> For(int device);
 
   // Keeps the GPU's primary context, if it is in use, so that what was made in it can be unmade at the end.
   void Keep(int device);
 
-  // A context in which the driver can be asked about any address: the calling thread's, else one that is in use.
+  // A context in which the driver can be asked about any address: the calling thread's, else one that is in
+  // use.
   absl::StatusOr<CUcontext> Any();
 
   // Of the GPU; 16 bytes.
@@ -69,8 +70,8 @@ class Contexts {
 
   const cuda::Driver& cu_;
   std::mutex mu_;
-  std::map<int, CUcontext> held_;       // guarded by mu_; primary contexts, by device
-  std::map<int, std::string> uuids_;    // guarded by mu_
+  std::map<int, CUcontext> held_;     // guarded by mu_; primary contexts, by device
+  std::map<int, std::string> uuids_;  // guarded by mu_
 };
 
 }  // namespace keepstep::client

@@ -1,5 +1,5 @@
-// The `window` path: copies between GPU memory and the shared window, which it pins, on a stream of its own for each
-// context.
+// The `window` path: copies between GPU memory and the shared window, which it pins, on a stream of its own
+// for each context.
 
 #ifndef KEEPSTEP_CLIENT_DEVICE_COPIER_H_
 #define KEEPSTEP_CLIENT_DEVICE_COPIER_H_
@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <set>
 
 #include "absl/types/span.h"
 #include "client/device/allocation.h"
@@ -22,13 +23,14 @@ class Copier {
   ~Copier();  // the window is forgotten by then
 
   // As Devices::Copy says.
-  int Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations, bool into_client,
-           std::byte* window, size_t window_bytes);
+  int Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations,
+           bool into_client, std::byte* window, size_t window_bytes);
   void ForgetWindow();
 
  private:
   CUresult StreamOf(CUcontext context, CUstream* stream);  // in the context, which is current
-  CUresult Queue(const proto::CopyEntry& entry, const Allocation& allocation, bool into_client, std::byte* window);
+  CUresult Queue(const proto::CopyEntry& entry, const Allocation& allocation, bool into_client,
+                 std::byte* window, size_t window_bytes, std::set<CUcontext>* used);
   void Pin(CUcontext context, std::byte* window, size_t window_bytes);
 
   const cuda::Driver& cu_;

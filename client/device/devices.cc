@@ -25,7 +25,12 @@ namespace {
 
 struct Parts {
   explicit Parts(const cuda::Driver& driver)
-      : cu(driver), contexts(driver), finder(driver, &contexts), fences(driver, &contexts), copier(driver, &fences), gate(driver) {}
+      : cu(driver),
+        contexts(driver),
+        finder(driver, &contexts),
+        fences(driver, &contexts),
+        copier(driver, &fences),
+        gate(driver) {}
   const cuda::Driver& cu;
   Contexts contexts;
   std::mutex finding;
@@ -81,7 +86,8 @@ struct Devices::Rep {
     if (parts != nullptr) return parts.get();
     const auto bad = [&](absl::string_view why) {
       return MakeError(absl::StatusCode::kInvalidArgument, "BAD_SHARD",
-                       absl::StrCat(first.fqn, ": is said to lie in GPU memory (KS_CUDA), but ", why), "register");
+                       absl::StrCat(first.fqn, ": is said to lie in GPU memory (KS_CUDA), but ", why),
+                       "register");
     };
     std::string why;
     const cuda::Driver* const cu = cuda::LoadDriver(&why);
@@ -112,8 +118,9 @@ absl::StatusOr<std::vector<UniqueFd>> Devices::Export(absl::Span<const Allocatio
   for (const Allocation* piece : pieces) {
     int fd = -1;
     if (const CUresult result = ExportOne(parts->cu, *piece, &fd); result != CUDA_SUCCESS) {
-      return DriverError(parts->cu, result,
-                         absl::StrCat("a descriptor of ", piece->size_bytes, " bytes of GPU ", piece->device));
+      return DriverError(
+          parts->cu, result,
+          absl::StrCat("a descriptor of ", piece->size_bytes, " bytes of GPU ", piece->device));
     }
     (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
     fds.emplace_back(fd);
@@ -125,7 +132,8 @@ absl::Status Devices::Mark(absl::Span<const Allocation> allocations, absl::Span<
                            bool daemon_maps, v1::SaveRequest* request) {
   if (allocations.empty()) return absl::OkStatus();
   Parts* const parts = rep_->get();
-  return parts == nullptr ? NoMemoryRegistered() : parts->fences.Mark(allocations, streams, daemon_maps, request);
+  return parts == nullptr ? NoMemoryRegistered()
+                          : parts->fences.Mark(allocations, streams, daemon_maps, request);
 }
 
 absl::StatusOr<bool> Devices::FollowGate(void* stream, uint32_t group, uint64_t number) {
@@ -155,7 +163,8 @@ absl::Status Devices::Synchronize(absl::Span<const Allocation> allocations) {
 int Devices::Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations,
                   bool into_client, std::byte* window, size_t window_bytes) {
   Parts* const parts = rep_->get();
-  return parts == nullptr ? EFAULT : parts->copier.Copy(entries, allocations, into_client, window, window_bytes);
+  return parts == nullptr ? EFAULT
+                          : parts->copier.Copy(entries, allocations, into_client, window, window_bytes);
 }
 
 void Devices::ForgetWindow() {

@@ -1,9 +1,11 @@
 // The GPU memory of one client, as this process's CUDA driver knows it.
 //
-// Nothing here touches CUDA before the first Find: a process that registers no GPU memory never loads its driver. Two
-// sources implement it, one of which the build chooses: devices.cc, and no_cuda.cc where CUDA's headers are missing.
+// Nothing here touches CUDA before the first Find: a process that registers no GPU memory never loads its
+// driver. Two sources implement it, one of which the build chooses: devices.cc, and no_cuda.cc where CUDA's
+// headers are missing.
 //
-// Every call works in the context that the memory belongs to, and leaves the calling thread's context as it was.
+// Every call works in the context that the memory belongs to, and leaves the calling thread's context as it
+// was.
 
 #ifndef KEEPSTEP_CLIENT_DEVICE_DEVICES_H_
 #define KEEPSTEP_CLIENT_DEVICE_DEVICES_H_
@@ -29,23 +31,23 @@ class Devices {
   Devices();
   ~Devices();
 
-  // The allocations that `ranges` lie in, each once, in the order of their addresses, by asking the driver for each of
-  // them. Handles of allocations that are still the same are those of the last call. INVALID_ARGUMENT (BAD_SHARD):
-  // no driver, or memory that is not a GPU's; the message names the tensor.
+  // The allocations that `ranges` lie in, each once, in the order of their addresses, by asking the driver
+  // for each of them. Handles of allocations that are still the same are those of the last call.
+  // INVALID_ARGUMENT (BAD_SHARD): no driver, or memory that is not a GPU's; the message names the tensor.
   absl::StatusOr<std::vector<Allocation>> Find(absl::Span<const DeviceRange> ranges);
 
   // A descriptor of each of some kVmm allocations, to be sent and closed. Raises this process's limit of open
-  // descriptors to what it may be when there is little room. ABORTED (DEVICE_ERROR): the driver refuses, or the memory
-  // is gone.
+  // descriptors to what it may be when there is little room. ABORTED (DEVICE_ERROR): the driver refuses, or
+  // the memory is gone.
   absl::StatusOr<std::vector<UniqueFd>> Export(absl::Span<const Allocation* const> pieces);
 
-  // Marks, in stream order, the point that the memory must be copied after: on each stream of `streams`, where 0, 1 and
-  // 2 are CUDA's default streams of every context that `allocations` name, and on the default stream of contexts for
-  // which no stream is named. Adds to `request` a fence for each that guards memory which the daemon maps.
-  // `daemon_maps`: where events cannot cross processes, blocks until such streams are done instead.
-  // INVALID_ARGUMENT (BAD_ARGUMENT): no stream. ABORTED (DEVICE_ERROR): the driver failed.
-  absl::Status Mark(absl::Span<const Allocation> allocations, absl::Span<void* const> streams, bool daemon_maps,
-                    v1::SaveRequest* request);
+  // Marks, in stream order, the point that the memory must be copied after: on each stream of `streams`,
+  // where 0, 1 and 2 are CUDA's default streams of every context that `allocations` name, and on the default
+  // stream of contexts for which no stream is named. Adds to `request` a fence for each that guards memory
+  // which the daemon maps. `daemon_maps`: where events cannot cross processes, blocks until such streams are
+  // done instead. INVALID_ARGUMENT (BAD_ARGUMENT): no stream. ABORTED (DEVICE_ERROR): the driver failed.
+  absl::Status Mark(absl::Span<const Allocation> allocations, absl::Span<void* const> streams,
+                    bool daemon_maps, v1::SaveRequest* request);
 
   // The gate in stream order, as GateWords has it. False also: there is no GPU memory.
   absl::StatusOr<bool> FollowGate(void* stream, uint32_t group, uint64_t number);
@@ -54,10 +56,10 @@ class Devices {
   // Blocks until everything that was queued on the contexts of `allocations` is done.
   absl::Status Synchronize(absl::Span<const Allocation> allocations);
 
-  // Copies between GPU memory and the window, at `window` of `window_bytes`, and returns when the bytes are there.
-  // Out of the GPU: after what Mark marked last. 0 or an errno. One thread at a time.
-  int Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations, bool into_client,
-           std::byte* window, size_t window_bytes);
+  // Copies between GPU memory and the window, at `window` of `window_bytes`, and returns when the bytes are
+  // there. Out of the GPU: after what Mark marked last. 0 or an errno. One thread at a time.
+  int Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations,
+           bool into_client, std::byte* window, size_t window_bytes);
 
   // The window is about to be unmapped. By the thread that called Copy.
   void ForgetWindow();

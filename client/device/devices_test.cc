@@ -91,9 +91,9 @@ TEST_F(DevicesTest, DescriptorsAreTheMemory) {
     ASSERT_TRUE(fds.ok()) << fds.status();
     ASSERT_EQ(fds->size(), 2u);
     CUmemGenericAllocationHandle handle = 0;
-    ASSERT_CUDA(CU(cuMemImportFromShareableHandle)(&handle,
-                                                   reinterpret_cast<void*>(static_cast<intptr_t>((*fds)[1].get())),
-                                                   CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
+    ASSERT_CUDA(CU(cuMemImportFromShareableHandle)(
+        &handle, reinterpret_cast<void*>(static_cast<intptr_t>((*fds)[1].get())),
+        CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR));
     ASSERT_CUDA(CU(cuMemRelease)(handle));
   }
   EXPECT_EQ(OpenDescriptors(), before);
@@ -192,6 +192,21 @@ TEST_F(DevicesTest, CopiesOutWaitForWhatWasMarked) {
   ASSERT_CUDA(CU(cuMemcpyDtoH)(back, block.pointer() + 15, 2));
   EXPECT_EQ(back[0], 0x5a);
   EXPECT_EQ(back[1], 0x33);
+  devices_->ForgetWindow();
+}
+
+TEST_F(DevicesTest, ACopyGoesOnInTheNextPiece) {
+  const Pieces pieces(3, /*exportable=*/false);
+  const auto found = Find({{pieces.pointer(), pieces.size_bytes(), "w"}});
+  for (int i = 0; i < 3; ++i)
+    ASSERT_CUDA(CU(cuMemsetD8)(pieces.pointer() + i * pieces.piece_bytes(), 1 + i, pieces.piece_bytes()));
+  ASSERT_CUDA(CU(cuCtxSynchronize)());
+  std::vector<std::byte> window(pieces.size_bytes());
+  proto::CopyEntry entry{.address = pieces.pointer() + 10, .size_bytes = pieces.size_bytes() - 10};
+  EXPECT_EQ(devices_->Copy({&entry, 1}, found, false, window.data(), window.size()), 0);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(window[(i + 1) * pieces.piece_bytes() - 11], std::byte(1 + i)) << i;
+  entry.size_bytes += 1;
+  EXPECT_EQ(devices_->Copy({&entry, 1}, found, false, window.data(), window.size()), EFAULT);
   devices_->ForgetWindow();
 }
 

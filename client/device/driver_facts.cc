@@ -11,7 +11,8 @@ namespace {
 
 std::string Describe(const cuda::Driver& cu, int ordinal) {
   CUdevice device = 0;
-  if (const CUresult result = cu.cuDeviceGet(&device, ordinal); result != CUDA_SUCCESS) return cu.Describe(result);
+  if (const CUresult result = cu.cuDeviceGet(&device, ordinal); result != CUDA_SUCCESS)
+    return cu.Describe(result);
   char name[128] = {};
   (void)cu.cuDeviceGetName(name, sizeof(name) - 1, device);
   const auto has = [&](CUdevice_attribute attribute, const char* what) {
@@ -41,7 +42,8 @@ DriverFacts LookAtDriver() {
   for (int ordinal = 0; ordinal < count; ++ordinal) gpus.push_back(Describe(*cu, ordinal));
   return {.works = true,
           .text = absl::StrCat("CUDA ", version / 1000, ".", version % 1000 / 10, ", ", count,
-                               count == 1 ? " GPU" : " GPUs", gpus.empty() ? "" : ": ", absl::StrJoin(gpus, "; "))};
+                               count == 1 ? " GPU" : " GPUs", gpus.empty() ? "" : ": ",
+                               absl::StrJoin(gpus, "; "))};
 }
 
 }  // namespace keepstep::client

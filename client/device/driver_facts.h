@@ -8,8 +8,9 @@
 namespace keepstep::client {
 
 struct DriverFacts {
-  bool works = false;     // CUDA starts, or there is no driver at all
-  std::string text;       // "CUDA 13.0, 1 GPU: NVIDIA H100 (ipc events, vmm descriptors, stream memory operations)"
+  bool works = false;  // CUDA starts, or there is no driver at all
+  std::string
+      text;  // "CUDA 13.0, 1 GPU: NVIDIA H100 (ipc events, vmm descriptors, stream memory operations)"
 };
 
 // Starts CUDA in this process, and makes no context.

@@ -113,7 +113,8 @@ CUresult Fences::Follow(CUcontext context, CUstream stream) {
   std::lock_guard lock(mu_);
   for (const auto& [place, event] : events_) {
     if (place.first != context) continue;
-    if (const CUresult result = cu_.cuStreamWaitEvent(stream, event.event, 0); result != CUDA_SUCCESS) return result;
+    if (const CUresult result = cu_.cuStreamWaitEvent(stream, event.event, 0); result != CUDA_SUCCESS)
+      return result;
   }
   return CUDA_SUCCESS;
 }

@@ -1,8 +1,9 @@
 // Events that mark, in stream order, where a save's copy may begin.
 //
-// One event for each (context, stream), kept and recorded again for every save. Recording again before the daemon has
-// waited makes it wait for more, never for less. Those that cross processes do so by a handle; where the driver lets no
-// event cross, the stream is waited for, and a plain event orders the copies that this process makes itself.
+// One event for each (context, stream), kept and recorded again for every save. Recording again before the
+// daemon has waited makes it wait for more, never for less. Those that cross processes do so by a handle;
+// where the driver lets no event cross, the stream is waited for, and a plain event orders the copies that
+// this process makes itself.
 
 #ifndef KEEPSTEP_CLIENT_DEVICE_FENCES_H_
 #define KEEPSTEP_CLIENT_DEVICE_FENCES_H_
@@ -28,8 +29,8 @@ class Fences {
   ~Fences();
 
   // As Devices::Mark says.
-  absl::Status Mark(absl::Span<const Allocation> allocations, absl::Span<void* const> streams, bool daemon_maps,
-                    v1::SaveRequest* request);
+  absl::Status Mark(absl::Span<const Allocation> allocations, absl::Span<void* const> streams,
+                    bool daemon_maps, v1::SaveRequest* request);
 
   // Lets `stream`, of `context`, wait for every point that was marked on that context's GPU.
   CUresult Follow(CUcontext context, CUstream stream);

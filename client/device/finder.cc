@@ -24,7 +24,8 @@ absl::StatusOr<std::vector<Allocation>> Finder::Find(absl::Span<const DeviceRang
   for (const DeviceRange& range : ranges) {
     if (range.size_bytes > 0) sorted.push_back(&range);
   }
-  std::sort(sorted.begin(), sorted.end(), [](const auto* a, const auto* b) { return a->address < b->address; });
+  std::sort(sorted.begin(), sorted.end(),
+            [](const auto* a, const auto* b) { return a->address < b->address; });
   auto any = contexts_->Any();
   if (!any.ok()) return any.status();
   const InContext in(cu_, *any);
@@ -60,12 +61,14 @@ absl::StatusOr<Allocation> Finder::Ask(uint64_t address, const DeviceRange& rang
   if (type == CU_MEMORYTYPE_HOST && managed == 0)
     return Bad(range, absl::StrCat(At(address), " is pinned host memory: register it as KS_HOST"));
   int device = 0;
-  if (const CUresult result = cu_.cuPointerGetAttribute(&device, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address);
+  if (const CUresult result =
+          cu_.cuPointerGetAttribute(&device, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address);
       result != CUDA_SUCCESS) {
     return Bad(range, absl::StrCat("which GPU ", At(address), " is on: ", cu_.Describe(result)));
   }
   CUcontext context = nullptr;  // none for cuMemCreate's memory, which belongs to a GPU
-  if (cu_.cuPointerGetAttribute(&context, CU_POINTER_ATTRIBUTE_CONTEXT, address) != CUDA_SUCCESS || context == nullptr) {
+  if (cu_.cuPointerGetAttribute(&context, CU_POINTER_ATTRIBUTE_CONTEXT, address) != CUDA_SUCCESS ||
+      context == nullptr) {
     auto found = contexts_->For(device);
     if (!found.ok()) return found.status();
     context = *found;
@@ -79,8 +82,9 @@ absl::StatusOr<Allocation> Finder::Ask(uint64_t address, const DeviceRange& rang
   size_t size_bytes = 0;
   const CUresult result = cu_.cuMemGetAddressRange(&base, &size_bytes, address);
   if (result != CUDA_SUCCESS || address < base || address - base >= size_bytes) {
-    return Bad(range, absl::StrCat("the allocation of ", At(address), " on GPU ", device, ": ",
-                                   result == CUDA_SUCCESS ? "the driver names another" : cu_.Describe(result)));
+    return Bad(range,
+               absl::StrCat("the allocation of ", At(address), " on GPU ", device, ": ",
+                            result == CUDA_SUCCESS ? "the driver names another" : cu_.Describe(result)));
   }
   Allocation allocation{.address = base, .size_bytes = size_bytes, .device = device};
   allocation.context = reinterpret_cast<uint64_t>(context);
@@ -121,7 +125,8 @@ absl::Status Finder::ChoosePath(Allocation* allocation, const DeviceRange& range
   const CUresult result = cu_.cuMemGetAllocationPropertiesFromHandle(&properties, piece);
   (void)cu_.cuMemRelease(piece);  // held on to, it would outlive what the trainer frees
   if (result != CUDA_SUCCESS) {
-    return DriverError(cu_, result, absl::StrCat(range.fqn, ": what GPU ", allocation->device, " says of its memory"));
+    return DriverError(cu_, result,
+                       absl::StrCat(range.fqn, ": what GPU ", allocation->device, " says of its memory"));
   }
   if ((properties.requestedHandleTypes & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0)
     allocation->path = DevicePath::kVmm;

@@ -1,9 +1,12 @@
 // Finds out what addresses of GPU memory are: which allocation, which GPU, which path.
 //
-//   1. The driver is asked once for each allocation or mapped piece that a range touches, in the GPU's context.
-//   2. `ipc` if it gives a legacy handle for the base; else `vmm` if the piece may be exported as a descriptor; else
+//   1. The driver is asked once for each allocation or mapped piece that a range touches, in the GPU's
+//   context.
+//   2. `ipc` if it gives a legacy handle for the base; else `vmm` if the piece may be exported as a
+//   descriptor; else
 //      `window`.
-//   3. What was found is kept until the next call, and used again if the driver's numbers for the memory say that it is
+//   3. What was found is kept until the next call, and used again if the driver's numbers for the memory say
+//   that it is
 //      the same: memory that was freed, and another at its address, never gets the old handle.
 
 #ifndef KEEPSTEP_CLIENT_DEVICE_FINDER_H_

@@ -16,11 +16,12 @@ Devices::~Devices() = default;
 
 absl::StatusOr<std::vector<Allocation>> Devices::Find(absl::Span<const DeviceRange> ranges) {
   if (ranges.empty()) return std::vector<Allocation>();
-  return MakeError(absl::StatusCode::kInvalidArgument, "BAD_SHARD",
-                   absl::StrCat(ranges.front().fqn,
-                                ": is said to lie in GPU memory (KS_CUDA), but this libkeepstep was built without "
-                                "CUDA's headers and moves host memory alone"),
-                   "register");
+  return MakeError(
+      absl::StatusCode::kInvalidArgument, "BAD_SHARD",
+      absl::StrCat(ranges.front().fqn,
+                   ": is said to lie in GPU memory (KS_CUDA), but this libkeepstep was built without "
+                   "CUDA's headers and moves host memory alone"),
+      "register");
 }
 
 absl::StatusOr<std::vector<UniqueFd>> Devices::Export(absl::Span<const Allocation* const>) {
@@ -37,7 +38,8 @@ void Devices::RaiseGate(uint32_t, uint64_t) {}
 
 absl::Status Devices::Synchronize(absl::Span<const Allocation>) { return absl::OkStatus(); }
 
-int Devices::Copy(absl::Span<const proto::CopyEntry>, absl::Span<const Allocation>, bool, std::byte*, size_t) {
+int Devices::Copy(absl::Span<const proto::CopyEntry>, absl::Span<const Allocation>, bool, std::byte*,
+                  size_t) {
   return EFAULT;
 }
 

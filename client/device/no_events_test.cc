@@ -1,4 +1,5 @@
-// A driver whose handles and events do not cross processes: saves wait for the stream, memory goes by the window.
+// A driver whose handles and events do not cross processes: saves wait for the stream, memory goes by the
+// window.
 
 #include <gtest/gtest.h>
 

@@ -15,7 +15,9 @@ namespace keepstep::client {
 // One cuMemAlloc, freed at the end.
 class Block {
  public:
-  explicit Block(size_t size_bytes) : size_bytes_(size_bytes) { EXPECT_CUDA(CU(cuMemAlloc)(&pointer_, size_bytes)); }
+  explicit Block(size_t size_bytes) : size_bytes_(size_bytes) {
+    EXPECT_CUDA(CU(cuMemAlloc)(&pointer_, size_bytes));
+  }
   ~Block() { EXPECT_CUDA(CU(cuMemFree)(pointer_)); }
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
@@ -81,8 +83,8 @@ class HeldStream {
     EXPECT_CUDA(CU(cuStreamCreate)(&stream_, CU_STREAM_NON_BLOCKING));
     EXPECT_CUDA(CU(cuMemAllocHost)(reinterpret_cast<void**>(&word_), sizeof(*word_)));
     *word_ = 0;
-    EXPECT_CUDA(CU(cuStreamWaitValue32)(stream_, reinterpret_cast<CUdeviceptr>(word_), 1,
-                                        CU_STREAM_WAIT_VALUE_GEQ));
+    EXPECT_CUDA(
+        CU(cuStreamWaitValue32)(stream_, reinterpret_cast<CUdeviceptr>(word_), 1, CU_STREAM_WAIT_VALUE_GEQ));
   }
   ~HeldStream() {
     Release();
@@ -110,7 +112,8 @@ inline int OpenDescriptors() {
   return count;
 }
 
-// What a process that keeps `count` descriptors of a fake GPU's memory needs; the limit as it was comes back at the end.
+// What a process that keeps `count` descriptors of a fake GPU's memory needs; the limit as it was comes back
+// at the end.
 class DescriptorLimit {
  public:
   explicit DescriptorLimit(rlim_t count) {

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include <fstream>
 #include <future>
 #include <random>
+#include <thread>
 
 #include "daemon/device/device_port.h"
 #include "daemon/device/session_memory.h"
@@ -261,6 +263,19 @@ TEST_F(DeviceTest, HandlesThatCannotBeOpenedAreRefused) {
   EXPECT_EQ(Mappings(), 0);
   EXPECT_EQ(ReasonOf(SessionMemory(nullptr).Open({memory}).status()), "GPU_OFF");
   ExpectPattern(*Port(Open({memory})), memory, 1);
+}
+
+// They come over a socket of their own: what names them may be read first.
+TEST_F(DeviceTest, DescriptorsOnTheirWayAreWaitedFor) {
+  Start();
+  const int memory = memfd_create("memory", MFD_CLOEXEC);
+  DeclaredMemory named{.address = 0x1000, .size_bytes = kMiB, .gpu = trainer_->Allocate(kMiB, 1).gpu,
+                       .kind = HandleKind::kDescriptor, .descriptor = 7};
+  std::vector<storage::UniqueFd> descriptors;
+  descriptors.emplace_back(memory);
+  std::thread later([&] { EXPECT_TRUE(session_->Take(7, std::move(descriptors)).ok()); });
+  EXPECT_EQ(ReasonOf(session_->Open({named}).status()), "BAD_HANDLE") << "it came, and is no GPU memory";
+  later.join();
 }
 
 TEST_F(DeviceTest, AnErrorThatCudaSurvivesFailsItsCopyAlone) {

@@ -1,5 +1,6 @@
 #include "daemon/device/session_memory.h"
 
+#include <chrono>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -10,6 +11,7 @@ namespace keepstep::daemon {
 namespace {
 
 constexpr size_t kMaxUnclaimed = 1 << 16;
+constexpr auto kOnTheirWay = std::chrono::seconds(2);  // descriptors that were sent before they were named
 
 }  // namespace
 
@@ -25,6 +27,7 @@ absl::Status SessionMemory::Take(uint64_t first, std::vector<storage::UniqueFd> 
   for (storage::UniqueFd& descriptor : descriptors)
     descriptors_[first++] = std::make_shared<const storage::UniqueFd>(std::move(descriptor));
   next_descriptor_ = first;
+  arrived_.notify_all();
   return absl::OkStatus();
 }
 
@@ -39,12 +42,13 @@ absl::StatusOr<std::shared_ptr<const DeviceTable>> SessionMemory::Open(const std
   std::map<Key, std::shared_ptr<Mapping>> fresh;
   for (const DeclaredMemory& one : declared) {
     const Key key(one.gpu, one.kind, one.ipc, one.descriptor);
-    std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     auto& mapping = fresh[key];
     if (const auto known = mappings_.find(key); mapping == nullptr && known != mappings_.end()) mapping = known->second;
     if (mapping == nullptr) {
       MemoryHandle handle{.kind = one.kind, .ipc = one.ipc, .size_bytes = one.size_bytes};
       if (one.kind == HandleKind::kDescriptor) {
+        arrived_.wait_for(lock, kOnTheirWay, [&] { return ended_ || one.descriptor < next_descriptor_; });
         const auto found = descriptors_.find(one.descriptor);
         if (found == descriptors_.end()) {
           return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_DESCRIPTOR",
@@ -100,6 +104,7 @@ void SessionMemory::End() {
   {
     std::lock_guard lock(mutex_);
     ended_ = true;
+    arrived_.notify_all();
     descriptors_.clear();
     mappings = std::exchange(mappings_, {});
   }

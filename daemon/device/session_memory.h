@@ -4,6 +4,7 @@
 #ifndef KEEPSTEP_DAEMON_DEVICE_SESSION_MEMORY_H_
 #define KEEPSTEP_DAEMON_DEVICE_SESSION_MEMORY_H_
 
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -32,7 +33,8 @@ class SessionMemory {
   // registration has claimed.
   absl::Status Take(uint64_t first, std::vector<storage::UniqueFd> descriptors);
 
-  // Maps what is not mapped yet. `declared` by address, none over another. On an error nothing has changed.
+  // Maps what is not mapped yet. `declared` by address, none over another. On an error nothing has changed. Waits for
+  // descriptors that are on their way: they were sent first, but on another socket than what names them.
   // FAILED_PRECONDITION (GPU_OFF); NOT_FOUND (UNKNOWN_DESCRIPTOR); errors of the worker.
   absl::StatusOr<std::shared_ptr<const DeviceTable>> Open(const std::vector<DeclaredMemory>& declared);
 
@@ -47,6 +49,7 @@ class SessionMemory {
 
   DeviceHub* const hub_;
   std::mutex mutex_;
+  std::condition_variable arrived_;
   std::map<uint64_t, std::shared_ptr<const storage::UniqueFd>> descriptors_;  // not claimed yet
   uint64_t next_descriptor_ = 0;
   std::map<Key, std::shared_ptr<Mapping>> mappings_;

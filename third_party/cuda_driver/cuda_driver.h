@@ -62,7 +62,6 @@ namespace keepstep::cuda {
   X(cuStreamGetCtx)                           \
   X(cuStreamQuery)                            \
   X(cuStreamSynchronize)                      \
-  X(cuStreamGetCtx)                           \
   X(cuStreamWaitValue32)                      \
   X(cuStreamWaitEvent)                        \
   X(cuLaunchHostFunc)                         \

@@ -1,0 +1,169 @@
+"""GPU memory saved and loaded through the daemon, on the fake driver: every layout, by every path, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keepstep
+import pytest
+
+from tests.device.tensors import expected
+from tests.fake_cuda.counters import Counters
+from tests.fake_cuda.environment import LIBRARY, MISSING, environment
+from tests.harness.daemon import REPOSITORY, Daemon
+
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=MISSING)
+
+SECONDS = 20.0  # for what takes milliseconds
+
+
+class Trainer:
+    """A child that runs one scenario of tests/device/trainer.py."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def heard(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the trainer ended"
+        return json.loads(line)
+
+    def go_on(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        """Ends its session; its memory stays."""
+        self.go_on()
+        assert self.heard() == "closed"
+
+    def finish(self) -> None:
+        self.go_on()
+        assert self._process.wait(SECONDS) == 0
+
+
+class Gpus:
+    """A daemon, and what its processes and trainers are told of the driver."""
+
+    def __init__(self, home: Path, use: str, off: Sequence[str] = ()) -> None:
+        self.home = home
+        self.counters = Counters(home / "cuda-counters")
+        self.variables = environment(counters=self.counters.path, off=off, devices=2)
+        self.daemon = Daemon(home, "--gpu", use, environment=self.variables)
+
+    def __enter__(self) -> Gpus:
+        self.daemon.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.daemon.kill()
+
+    @contextmanager
+    def trainer(self, scenario: str, layout: str) -> Iterator[Trainer]:
+        path = os.pathsep.join([str(REPOSITORY / "client/python"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.device.trainer", scenario, layout, self.daemon.address,
+             str(self.home / "root/job")], cwd=REPOSITORY, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={**os.environ, **self.variables, "PYTHONPATH": path})
+        try:
+            yield Trainer(process)
+        finally:
+            process.kill()
+            process.wait()
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.close()
+            process.stdout.close()
+
+    def mapped(self, trainer: Trainer) -> dict[str, int]:
+        """What others hold of the trainer's memory."""
+        found = {"imports": 0, "vmm_mappings": 0, "vmm_handles": 0}
+        for process in self.counters.processes():
+            if process.alive and process.pid != trainer.pid:
+                for name in found:
+                    found[name] += process.counts[name]
+        return found
+
+    def await_unmapped(self, trainer: Trainer) -> None:
+        deadline = time.monotonic() + SECONDS
+        while any(self.mapped(trainer).values()):
+            assert time.monotonic() < deadline, self.counters.processes()
+            time.sleep(0.01)
+
+
+ON = {
+    "one_each": "host by pull; 4 allocations by ipc",
+    "many": "host by pull; 1 allocation by ipc",
+    "segment": "host by pull; 9 allocations by vmm",
+    "views": "host by pull; 1 allocation by ipc",
+    "pool": "host by window; 2 allocations by window",
+    "mixed": "host by window; 6 allocations by ipc, 9 by vmm, 2 by window",
+    "two_gpus": "host by pull; 8 allocations by ipc, 9 by vmm",
+}
+
+
+@pytest.mark.parametrize("layout", ON)
+def test_every_layout_is_saved_and_restored_bit_for_bit(home: Path, layout: str) -> None:
+    with Gpus(home, "on") as gpus, gpus.trainer("round_trip", layout) as trainer:
+        told = trainer.heard()
+        assert told == {"differing": {"1": [], "2": []}, "paths": ON[layout]}
+        checkpoint = keepstep.open(home / "root/job")
+        assert checkpoint.step == 2
+        for name in checkpoint.names():
+            held = checkpoint.tensor(name)[...]
+            assert held.tobytes() == expected(name, held.shape, held.dtype, 2).tobytes(), name
+        assert layout == "pool" or any(gpus.mapped(trainer).values())
+        trainer.close()
+        gpus.await_unmapped(trainer)
+        trainer.finish()
+
+
+@pytest.mark.parametrize("layout", ["many", "segment", "mixed", "two_gpus"])
+def test_a_daemon_that_maps_nothing_gets_it_through_the_window(home: Path, layout: str) -> None:
+    with Gpus(home, "off") as gpus, gpus.trainer("round_trip", layout) as trainer:
+        told = trainer.heard()
+        assert told["differing"] == {"1": [], "2": []}
+        assert re.fullmatch(r"host by window; \d+ allocations? by window", told["paths"])
+        trainer.close()
+        trainer.finish()
+
+
+def test_where_handles_do_not_cross_the_client_copies(home: Path) -> None:
+    with Gpus(home, "on", off=["ipc", "posix_fd"]) as gpus, gpus.trainer("round_trip", "one_each") as trainer:
+        assert trainer.heard() == {"differing": {"1": [], "2": []}, "paths": "host by window; 4 allocations by window"}
+        trainer.close()
+        trainer.finish()
+
+
+# The stream is still to write when save is called, and the program writes again as soon as the gate opens.
+@pytest.mark.parametrize(("layout", "use"), [("one_each", "on"), ("segment", "on"), ("pool", "on"), ("segment", "off")])
+def test_a_save_is_what_its_stream_holds_at_the_call(home: Path, layout: str, use: str) -> None:
+    with Gpus(home, use) as gpus, gpus.trainer("ordered", layout) as trainer:
+        told = trainer.heard()
+        assert told["wrong"] == [] and not told["waited"], told
+        trainer.close()
+        trainer.finish()
+
+
+def test_a_freed_and_reused_address_is_never_taken_for_the_old_tensor(home: Path) -> None:
+    with Gpus(home, "on") as gpus, gpus.trainer("reused", "pool") as trainer:
+        told = trainer.heard()
+        assert told["differing"] == []
+        assert told["addresses"] < 6, "the fake driver gives a freed address to the next that asks"
+        trainer.close()
+        gpus.await_unmapped(trainer)
+        trainer.finish()

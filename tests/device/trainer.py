@@ -1,0 +1,96 @@
+"""A trainer of these tests: `python -m tests.device.trainer SCENARIO LAYOUT ADDRESS DIRECTORY`. It prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import keepstep
+import numpy as np
+
+from tests.device.tensors import F32, LAYOUTS, MIB, GpuTensor, State, differing, update
+from tests.fake_cuda.cuda import Gpu
+
+
+def saved(checkpointer: keepstep.Checkpointer, step: int, **options: Any) -> keepstep.SaveHandle:
+    handle = checkpointer.save(step, **options)
+    handle.result()
+    return handle
+
+
+def round_trip(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
+    """Saves two steps, spoils everything, loads them, and says what differs."""
+    checkpointer.register(**state)
+    for step in (1, 2):
+        update(state, step)
+        saved(checkpointer, step)
+    found = {}
+    for step in (1, 2):
+        update(state, 9)
+        checkpointer.load(step)
+        found[str(step)] = differing(state, step)
+    return {"differing": found, "paths": checkpointer.memory_paths}
+
+
+def ordered(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
+    """What a stream was still to write when the save was called is saved; an update at the gate is not."""
+    update(state, 1)
+    checkpointer.register(**state)
+    page = np.zeros(1024, np.uint32)
+    held = gpu.stream()
+    held.wait_value(gpu.register(page), 1)
+    tensors = [tensor for tensor in state.values() if isinstance(tensor, GpuTensor) and tensor.strides is None]
+    for tensor in tensors:
+        if tensor.memory.size_bytes and 0 not in tensor.shape:
+            size = int(np.prod(tensor.shape)) * tensor.dtype.itemsize
+            tensor.memory.fill(0x77, size, tensor.offset_bytes, stream=held)
+    begin = time.monotonic()
+    handle = checkpointer.save(1, streams=[held.handle])
+    seconds = time.monotonic() - begin
+    waited = held.done()
+    page[0] = 1
+    checkpointer.before_update()
+    update(state, 5)  # the optimizer, as soon as the gate opens
+    handle.result()
+    checkpointer.load(1)
+    wrong = [name for name, tensor in state.items() if tensor in tensors and set(tensor.get().tobytes()) - {0x77}]
+    return {"wrong": wrong, "waited": waited, "seconds": seconds}
+
+
+def reused(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
+    """Tensors are freed, and their addresses used again, between saves."""
+    kept = GpuTensor(gpu.alloc(MIB), 0, (256, 1024), F32)
+    addresses, found = set(), []
+    for step in range(1, 7):
+        block = gpu.alloc(2 * MIB)
+        now: State = {"kept": kept, "moving": GpuTensor(block, 0, (512, 1024), F32)}
+        addresses.add(block.pointer)
+        checkpointer.register(**now)
+        update(now, step)
+        saved(checkpointer, step)
+        update(now, 99)
+        checkpointer.load(step)
+        found += differing(now, step)
+        checkpointer.register(kept=kept)
+        block.free()
+    return {"differing": found, "addresses": len(addresses)}
+
+
+def main() -> int:
+    scenario, layout, address, directory = sys.argv[1:]
+    gpu = Gpu()
+    state = LAYOUTS[layout](gpu)
+    with keepstep.Checkpointer(directory, daemon=address, gated=scenario == "ordered", rng=False) as checkpointer:
+        print(json.dumps(SCENARIOS[scenario](gpu, state, checkpointer)), flush=True)
+        sys.stdin.readline()  # until the test has seen what is mapped
+    print(json.dumps("closed"), flush=True)
+    sys.stdin.readline()
+    return 0
+
+
+SCENARIOS = {"round_trip": round_trip, "ordered": ordered, "reused": reused}
+
+if __name__ == "__main__":
+    sys.exit(main())
