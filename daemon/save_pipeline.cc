@@ -16,7 +16,7 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr int kOwnCopiers = 2;  // for a port that waits for its trainer: one copies while the other waits
+constexpr int kOwnCopiers = 4;  // for a port that waits for its trainer: some copy while others wait
 
 // Contiguous memory aligned for direct writes.
 class AlignedBytes {
