@@ -370,8 +370,8 @@ class OwnStream {
 class StreamGateTest : public DeviceSessionTest {
  protected:
   // A block of zeros in group 0, and a save of it that the daemon has accepted.
-  void StartSaved(bool host_memory_too = false) {
-    Start();
+  void StartSaved(bool host_memory_too = false, FakeScript script = {}) {
+    Start(std::move(script));
     block_ = std::make_unique<Block>(4096);
     stream_ = std::make_unique<OwnStream>();
     ASSERT_CUDA(CU(cuMemsetD8)(block_->pointer(), 0, 4096));
@@ -437,6 +437,13 @@ TEST_F(StreamGateTest, ALaterSaveDoesNotKeepTheStreamWaiting) {
 }
 
 // Whatever opens the gate on the host opens it for the stream: a GPU must not stand for a daemon that is gone.
+// By the window a copy comes after every mark, a later save's too: none may stand behind the gate that it opens.
+TEST_F(StreamGateTest, ByTheWindowTheHostWaits) {
+  StartSaved(/*host_memory_too=*/false, {.maps_gpu_memory = false});
+  EXPECT_EQ(BlameOf(client_->stream_gates().BeforeUpdate(0, stream_->get(), After(0))).reason, "GATE_CLOSED");
+  EXPECT_CUDA(CU(cuStreamQuery)(stream_->get()));
+}
+
 TEST_F(StreamGateTest, ADaemonThatDiesLeavesNoStreamWaiting) {
   StartSaved();
   QueueUpdate(stream_->get(), 0x77);

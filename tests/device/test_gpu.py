@@ -159,6 +159,15 @@ def test_a_save_is_what_its_stream_holds_at_the_call(home: Path, layout: str, us
         trainer.finish()
 
 
+# The program runs ahead of the GPU, over several saves: none may wait for what only it lets go on.
+@pytest.mark.parametrize("use", ["on", "off"])
+def test_saves_and_updates_by_turns_in_stream_order(home: Path, use: str) -> None:
+    with Gpus(home, use) as gpus, gpus.trainer("queued", "pool") as trainer:
+        assert trainer.heard() == {"held": [[step] for step in range(1, 8)]}
+        trainer.close()
+        trainer.finish()
+
+
 def test_a_freed_and_reused_address_is_never_taken_for_the_old_tensor(home: Path) -> None:
     with Gpus(home, "on") as gpus, gpus.trainer("reused", "pool") as trainer:
         told = trainer.heard()

@@ -78,11 +78,31 @@ def reused(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[
     return {"differing": found, "addresses": len(addresses)}
 
 
+def queued(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
+    """Updates and saves by turns with nothing but the stream between them: each save is whole, and the next one's state.
+
+    The program runs ahead of the GPU: the second save's point in the stream lies behind the gate of the first.
+    """
+    block, stream = gpu.alloc(8 * MIB), gpu.stream()
+    checkpointer.register(w=GpuTensor(block, 0, (2 * MIB,), F32))
+    handles = []
+    for step in range(1, 8):
+        checkpointer.before_update(stream=stream.handle)
+        block.fill(step, stream=stream)
+        handles.append(checkpointer.save(step, streams=[stream.handle]))
+    committed = [handle.result(60) for handle in handles]
+    held = []
+    for step in committed:
+        checkpointer.load(step)
+        held.append(sorted(set(block.read().tobytes())))
+    return {"held": held}
+
+
 def main() -> int:
     scenario, layout, address, directory = sys.argv[1:]
     gpu = Gpu()
     state = LAYOUTS[layout](gpu)
-    with keepstep.Checkpointer(directory, daemon=address, gated=scenario == "ordered", rng=False) as checkpointer:
+    with keepstep.Checkpointer(directory, daemon=address, gated=scenario in ("ordered", "queued"), rng=False) as checkpointer:
         print(json.dumps(SCENARIOS[scenario](gpu, state, checkpointer)), flush=True)
         sys.stdin.readline()  # until the test has seen what is mapped
     print(json.dumps("closed"), flush=True)
@@ -90,7 +110,7 @@ def main() -> int:
     return 0
 
 
-SCENARIOS = {"round_trip": round_trip, "ordered": ordered, "reused": reused}
+SCENARIOS = {"round_trip": round_trip, "ordered": ordered, "reused": reused, "queued": queued}
 
 if __name__ == "__main__":
     sys.exit(main())
