@@ -79,7 +79,7 @@ def reused(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[
 
 
 def queued(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
-    """Updates and saves by turns with nothing but the stream between them: each save is whole, and the next one's state.
+    """Updates and saves by turns with nothing but the stream between them: each save is whole.
 
     The program runs ahead of the GPU: the second save's point in the stream lies behind the gate of the first.
     """
@@ -102,7 +102,8 @@ def main() -> int:
     scenario, layout, address, directory = sys.argv[1:]
     gpu = Gpu()
     state = LAYOUTS[layout](gpu)
-    with keepstep.Checkpointer(directory, daemon=address, gated=scenario in ("ordered", "queued"), rng=False) as checkpointer:
+    gated = scenario in ("ordered", "queued")
+    with keepstep.Checkpointer(directory, daemon=address, gated=gated, rng=False) as checkpointer:
         print(json.dumps(SCENARIOS[scenario](gpu, state, checkpointer)), flush=True)
         sys.stdin.readline()  # until the test has seen what is mapped
     print(json.dumps("closed"), flush=True)
