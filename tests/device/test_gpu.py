@@ -52,6 +52,10 @@ class Trainer:
         self.go_on()
         assert self.heard() == "closed"
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
     def finish(self) -> None:
         self.go_on()
         assert self._process.wait(SECONDS) == 0
@@ -98,8 +102,8 @@ class Gpus:
                     found[name] += process.counts[name]
         return found
 
-    def await_unmapped(self, trainer: Trainer) -> None:
-        deadline = time.monotonic() + SECONDS
+    def await_unmapped(self, trainer: Trainer, seconds: float = SECONDS) -> None:
+        deadline = time.monotonic() + seconds
         while any(self.mapped(trainer).values()):
             assert time.monotonic() < deadline, self.counters.processes()
             time.sleep(0.01)
@@ -147,6 +151,29 @@ def test_where_handles_do_not_cross_the_client_copies(home: Path) -> None:
         assert trainer.heard() == {"differing": {"1": [], "2": []}, "paths": "host by window; 4 allocations by window"}
         trainer.close()
         trainer.finish()
+
+
+@pytest.mark.parametrize("layout", ["segment", "mixed"])
+def test_a_daemon_that_was_killed_is_handed_everything_again(home: Path, layout: str) -> None:
+    with Gpus(home, "on") as gpus, gpus.trainer("restarted", layout) as trainer:
+        assert trainer.heard() == "saved"
+        gpus.daemon.kill()
+        gpus.daemon.start()
+        trainer.go_on()
+        assert trainer.heard() == {"differing": {"False": [], "True": []}, "paths": ON[layout]}
+        trainer.close()
+        gpus.await_unmapped(trainer)
+        trainer.finish()
+
+
+# An open mapping would keep a dead process's memory.
+@pytest.mark.parametrize("layout", ["one_each", "segment"])
+def test_a_killed_trainers_memory_is_let_go(home: Path, layout: str) -> None:
+    with Gpus(home, "on") as gpus, gpus.trainer("round_trip", layout) as trainer:
+        trainer.heard()
+        assert any(gpus.mapped(trainer).values())
+        trainer.kill()
+        gpus.await_unmapped(trainer, seconds=5.0)  # docs/gpu.md
 
 
 # The stream is still to write when save is called, and the program writes again as soon as the gate opens.

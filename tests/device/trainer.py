@@ -98,6 +98,28 @@ def queued(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[
     return {"held": held}
 
 
+def restarted(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
+    """The daemon is killed and another started between two saves."""
+    checkpointer.register(**state)
+    update(state, 1)
+    saved(checkpointer, 1)
+    print(json.dumps("saved"), flush=True)
+    sys.stdin.readline()
+    step = 1
+    while True:  # one that began before the new session fails
+        step += 1
+        update(state, step)
+        handle = checkpointer.save(step)
+        if handle.exception(60) is None:
+            break
+    found = {}
+    for each in (1, step):
+        update(state, 99)
+        checkpointer.load(each)
+        found[str(each == step)] = differing(state, each)
+    return {"differing": found, "paths": checkpointer.memory_paths}
+
+
 def main() -> int:
     scenario, layout, address, directory = sys.argv[1:]
     gpu = Gpu()
@@ -111,7 +133,7 @@ def main() -> int:
     return 0
 
 
-SCENARIOS = {"round_trip": round_trip, "ordered": ordered, "reused": reused, "queued": queued}
+SCENARIOS = {"round_trip": round_trip, "ordered": ordered, "reused": reused, "queued": queued, "restarted": restarted}
 
 if __name__ == "__main__":
     sys.exit(main())

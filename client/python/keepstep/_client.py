@@ -180,7 +180,7 @@ class Client:
         self._sliced(timeout, lambda slice_ms: self._call("ks_before_update", group, slice_ms))
 
     def before_update_on(self, group: int, stream: int) -> None:
-        """Returns when work queued on `stream` from now on may change the group: at once where the stream waits itself."""
+        """Returns when work queued on `stream` from now on may change the group: at once where the stream waits."""
         self._sliced(None, lambda slice_ms: self._call("ks_before_update_on", group, stream, slice_ms))
 
     def wait(self, number: int, state: int, timeout: float | None) -> SaveStatus:
