@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/device/stretches.h"
 #include "daemon/error.h"
 
 namespace keepstep::daemon {
@@ -82,10 +83,53 @@ absl::Status DevicePort::Move(absl::Span<const MemoryRun> runs, bool into_device
   if (!into_device && !(direct.empty() && bounced.empty())) {
     if (absl::Status status = AwaitFences(cancel); !status.ok()) return status;
   }
+  if (!into_device) {
+    if (absl::Status status = ReadTogether(direct); !status.ok()) return status;
+  }
   if (absl::Status status = MoveDirect(direct, into_device); !status.ok()) return status;
   if (absl::Status status = MoveBounced(bounced, into_device); !status.ok()) return status;
   if (of_host.empty()) return absl::OkStatus();
   return into_device ? host_->Write(of_host, cancel) : host_->Read(of_host, cancel);
+}
+
+// Takes out of `pieces`, and reads, the small ones that lie close together.
+absl::Status DevicePort::ReadTogether(std::vector<Piece>& pieces) {
+  std::vector<PieceAt> places;
+  places.reserve(pieces.size());
+  for (const Piece& piece : pieces) {
+    places.push_back(
+        {piece.entry->mapping->number(), piece.run.address - piece.entry->address, piece.run.size_bytes});
+  }
+  const Stretches found = FindStretches(places, DeviceHub::kBounceSlotBytes);
+  if (found.stretches.empty()) return absl::OkStatus();
+  const BounceSlot slot(hub_);
+  for (size_t next = 0; next < found.stretches.size();) {
+    const size_t first = next;
+    std::vector<Piece> whole;
+    std::vector<int64_t> offsets;
+    int64_t used_bytes = 0;
+    for (; next < found.stretches.size(); ++next) {
+      const Stretch& stretch = found.stretches[next];
+      if (used_bytes + stretch.size_bytes > DeviceHub::kBounceSlotBytes) break;
+      const Piece& begin = pieces[stretch.pieces.front()];
+      std::byte* at = slot.data() + used_bytes;
+      whole.push_back({begin.entry, {begin.run.address, at, stretch.size_bytes}});
+      offsets.push_back(hub_->pool().OffsetOf(at, stretch.size_bytes));
+      used_bytes += stretch.size_bytes;
+    }
+    if (absl::Status status = Copy(whole, offsets, false); !status.ok()) return status;
+    for (size_t i = first; i < next; ++i) {
+      for (const size_t index : found.stretches[i].pieces) {
+        const MemoryRun& run = pieces[index].run;
+        const Piece& from = whole[i - first];
+        std::memcpy(run.local, from.run.local + (run.address - from.run.address), run.size_bytes);
+      }
+    }
+  }
+  std::vector<Piece> alone;
+  for (const size_t index : found.alone) alone.push_back(pieces[index]);
+  pieces = std::move(alone);
+  return absl::OkStatus();
 }
 
 absl::Status DevicePort::MoveDirect(absl::Span<const Piece> pieces, bool into_device) {

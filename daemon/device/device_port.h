@@ -5,7 +5,8 @@
 //   2. Runs are cut where one allocation ends and the next begins.
 //   3. Bytes that belong in a staging buffer are copied there by the GPU. Others (a gather's scratch) go by a bounce
 //      slot of the pool.
-//   4. Whatever fails names the tensor.
+//   4. Many small pieces side by side (stretches.h) are read as one, by a bounce slot too.
+//   5. Whatever fails names the tensor.
 
 #ifndef KEEPSTEP_DAEMON_DEVICE_DEVICE_PORT_H_
 #define KEEPSTEP_DAEMON_DEVICE_DEVICE_PORT_H_
@@ -40,6 +41,7 @@ class DevicePort : public MemoryPort {
 
   absl::Status AwaitFences(Cancellation& cancel);
   absl::Status Move(absl::Span<const MemoryRun> runs, bool into_device, Cancellation& cancel);
+  absl::Status ReadTogether(std::vector<Piece>& pieces);
   absl::Status MoveDirect(absl::Span<const Piece> pieces, bool into_device);
   absl::Status MoveBounced(absl::Span<const Piece> pieces, bool into_device);
   absl::Status Copy(absl::Span<const Piece> pieces, absl::Span<const int64_t> host_offsets, bool into_device);

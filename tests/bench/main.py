@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,13 +11,14 @@ from pathlib import Path
 
 from tests.bench.calls import calls
 from tests.bench.catalog import catalog
+from tests.bench.gpu import gpu
 from tests.bench.loads import loads
+from tests.bench.machine import machine
 from tests.bench.memory import memory
 from tests.bench.row import Row, table
 from tests.bench.saves import saves
 from tests.bench.setting import Bench
 from tests.bench.small import small
-from tests.harness.daemon import REPOSITORY
 
 FAMILIES: dict[str, Callable[[Bench], list[Row]]] = {
     "calls": calls,
@@ -29,17 +27,9 @@ FAMILIES: dict[str, Callable[[Bench], list[Row]]] = {
     "small": small,
     "memory": memory,
     "catalog": catalog,
+    "gpu": gpu,
 }
-
-
-def machine() -> str:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True,
-                            check=False).stdout.strip()
-    model = next((line.split(": ", 1)[1] for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.machine())
-    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return (f"{os.cpu_count()} × {model}, {memory_gib:.0f} GiB (pool limit {memory_gib / 4:.1f} GiB), "
-            f"Linux {platform.release()}, commit {commit or 'unknown'}")
+DEFAULT = tuple(name for name in FAMILIES if name != "gpu")  # its fake driver needs CUDA's headers
 
 
 def main() -> None:
@@ -53,7 +43,7 @@ def main() -> None:
     transfers = ("pull", "window") if arguments.transfer == "both" else (arguments.transfer,)
     rows: list[Row] = []
     for name, measure in FAMILIES.items():
-        if arguments.only is not None and name not in arguments.only:
+        if name not in (arguments.only or DEFAULT):
             continue
         with tempfile.TemporaryDirectory(prefix="ks-", dir=arguments.directory) as home:
             rows += measure(Bench(Path(home), arguments.quick, transfers))

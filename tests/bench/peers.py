@@ -21,7 +21,7 @@ import json  # noqa: E402
 import tempfile  # noqa: E402
 from dataclasses import asdict  # noqa: E402
 
-from tests.bench.main import machine  # noqa: E402
+from tests.bench.machine import machine  # noqa: E402
 from tests.bench.peer import environment  # noqa: E402
 from tests.bench.peer.api import PEERS  # noqa: E402
 from tests.bench.peer.figures import by_peer, rows  # noqa: E402

@@ -19,9 +19,9 @@ struct OwnStream {
 }  // namespace
 
 Context::Context(int ordinal, const DeviceOptions& options, int device_number)
-    : host_to_device(options.host_to_device_gbps),
-      device_to_host(options.device_to_host_gbps),
-      device_to_device(options.device_to_device_gbps),
+    : host_to_device(options.host_to_device_gbps, options.copy_us),
+      device_to_host(options.device_to_host_gbps, options.copy_us),
+      device_to_device(options.device_to_device_gbps, options.copy_us),
       ordinal_(ordinal),
       options_(options),
       device_number_(device_number) {}

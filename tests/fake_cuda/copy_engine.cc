@@ -44,7 +44,7 @@ Time CopyEngine::Copy(const std::vector<Piece>& to, const std::vector<Piece>& fr
     return Clock::now();
   }
   std::lock_guard lock(mutex_);
-  const Time begin = std::max({ready, free_at_, Clock::now() - kMostCatchUp});
+  const Time begin = std::max({ready, free_at_, Clock::now() - kMostCatchUp}) + copy_ns_;
   InSteps(to, from, [&](size_t done) {
     free_at_ = begin + std::chrono::nanoseconds(
                            static_cast<int64_t>(static_cast<double>(done) / gigabytes_per_second_));

@@ -15,7 +15,9 @@ namespace keepstep::fake_cuda {
 // One for each GPU and direction. Thread-safe: copies of several streams take turns.
 class CopyEngine {
  public:
-  explicit CopyEngine(double gigabytes_per_second) : gigabytes_per_second_(gigabytes_per_second) {}
+  // Each copy takes `copy_us` besides its bytes, where there is a bandwidth.
+  CopyEngine(double gigabytes_per_second, double copy_us)
+      : gigabytes_per_second_(gigabytes_per_second), copy_ns_(static_cast<int64_t>(copy_us * 1000)) {}
 
   // Copies `from` to `to`, of the same length in all. Blocks until it is due to be done at the engine's
   // bandwidth, as exactly as sleeping can; what is lost to a late wake-up the next copy makes good. Returns
@@ -24,6 +26,7 @@ class CopyEngine {
 
  private:
   const double gigabytes_per_second_;  // 0: as fast as memory is
+  const std::chrono::nanoseconds copy_ns_;
   std::mutex mutex_;
   Time free_at_{};
 };

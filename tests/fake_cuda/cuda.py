@@ -100,6 +100,11 @@ def device_count() -> int:
     return _made("cuDeviceGetCount", ctypes.c_int)
 
 
+def driver_version() -> int:
+    """Of the newest CUDA that the driver knows: 13000 for 13.0."""
+    return _made("cuDriverGetVersion", ctypes.c_int)
+
+
 class Stream:
     """A stream that does not order itself with the legacy one; leaving its `with` waits for it and destroys it."""
 

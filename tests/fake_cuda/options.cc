@@ -51,7 +51,7 @@ bool ParseUuid(const std::string& text, Uuid& into) {
   return true;
 }
 
-bool ReadBandwidth(const char* name, std::vector<DeviceOptions>& devices, double DeviceOptions::*field) {
+bool ReadNumbers(const char* name, std::vector<DeviceOptions>& devices, double DeviceOptions::*field) {
   const std::vector<std::string> parts = Split(Variable(name), ',');
   for (size_t i = 0; i < devices.size() && !parts.empty(); ++i) {
     char* end = nullptr;
@@ -149,11 +149,12 @@ std::optional<Options> ReadOptions() {
   const std::string memory_text = Variable("KEEPSTEP_FAKE_CUDA_MEMORY_BYTES");
   const char* wrong = nullptr;
   if (!ReadDevices(options)) wrong = "DEVICES or UUIDS";
-  if (!ReadBandwidth("KEEPSTEP_FAKE_CUDA_H2D_GBPS", options.devices, &DeviceOptions::host_to_device_gbps) ||
-      !ReadBandwidth("KEEPSTEP_FAKE_CUDA_D2H_GBPS", options.devices, &DeviceOptions::device_to_host_gbps) ||
-      !ReadBandwidth("KEEPSTEP_FAKE_CUDA_D2D_GBPS", options.devices, &DeviceOptions::device_to_device_gbps)) {
+  if (!ReadNumbers("KEEPSTEP_FAKE_CUDA_H2D_GBPS", options.devices, &DeviceOptions::host_to_device_gbps) ||
+      !ReadNumbers("KEEPSTEP_FAKE_CUDA_D2H_GBPS", options.devices, &DeviceOptions::device_to_host_gbps) ||
+      !ReadNumbers("KEEPSTEP_FAKE_CUDA_D2D_GBPS", options.devices, &DeviceOptions::device_to_device_gbps)) {
     wrong = "H2D_GBPS, D2H_GBPS or D2D_GBPS";
   }
+  if (!ReadNumbers("KEEPSTEP_FAKE_CUDA_COPY_US", options.devices, &DeviceOptions::copy_us)) wrong = "COPY_US";
   if (!memory_text.empty() && !Number(memory_text, memory_bytes)) wrong = "MEMORY_BYTES";
   if (!ReadFeatures(options)) wrong = "OFF";
   if (!ReadFaults(options)) wrong = "FAULTS";

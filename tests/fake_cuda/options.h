@@ -7,6 +7,8 @@
 // - H2D_GBPS=10,5 and D2H_GBPS, D2D_GBPS: bandwidth from host to device, from device to host, and within the
 //   device, in 10^9 bytes a second for each GPU; the last number is for all further ones. 0 or nothing is as
 //   fast as memcpy. Each process has copy engines of its own, one for each GPU and direction.
+// - COPY_US=2: what each copy takes besides that, in microseconds; on a GPU it is one to three. Default 0, and nothing
+//   in a direction without a bandwidth.
 // - OFF=NAME,NAME: what this driver cannot do: ipc (legacy handles and events), vmm (cuMemCreate), posix_fd
 //   (VMM handles as descriptors), stream_memory_operations, pools.
 // - EXCLUSIVE=1: compute mode EXCLUSIVE_PROCESS, over the processes of a counters file.
@@ -49,6 +51,7 @@ struct DeviceOptions {
   double host_to_device_gbps = 0;
   double device_to_host_gbps = 0;
   double device_to_device_gbps = 0;
+  double copy_us = 0;
 };
 
 struct Options {

@@ -36,6 +36,7 @@ _pointer = c_uint64  # CUdeviceptr, CUmemGenericAllocationHandle
 # The name in cuda.h: the symbol that it maps to, and the types of its arguments.
 SIGNATURES: dict[str, tuple[str, list[Any]]] = {
     "cuInit": ("cuInit", [c_uint]),
+    "cuDriverGetVersion": ("cuDriverGetVersion", [POINTER(c_int)]),
     "cuGetErrorName": ("cuGetErrorName", [c_int, POINTER(c_char_p)]),
     "cuDeviceGetCount": ("cuDeviceGetCount", [POINTER(c_int)]),
     "cuDeviceGetUuid": ("cuDeviceGetUuid_v2", [POINTER(Uuid), c_int]),
