@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/device/device_table.h"
 #include "daemon/error.h"
 #include "daemon/reactors.h"
 #include "daemon/read_box.h"
@@ -218,6 +219,11 @@ grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext*
                        "): updates wait for the storage until the rest is copied. Raise --pool-bytes."));
     }
     const auto member = (*session)->membership();
+    if ((*registration)->devices != nullptr) {
+      state_.log->Info("GPU memory mapped", {{"job", member->job->label()},
+                                             {"rank", absl::StrCat(member->rank)},
+                                             {"memory", (*registration)->devices->Text()}});
+    }
     if (member->training) {
       ReservePool();
       member->job->Registered((*session)->id(), (*registration)->generation, (*registration)->fingerprint);

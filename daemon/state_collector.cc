@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/device/device_hub.h"
 #include "daemon/health.h"
 #include "daemon/version.h"
 
@@ -102,6 +103,20 @@ void AddPool(const ServerState& state, Families& to) {
   to.One("keepstep_pool_waiters", "Copies and reads that wait for memory", static_cast<double>(pool.waiters));
 }
 
+void AddGpus(const ServerState& state, Families& to) {
+  if (state.devices == nullptr) return;
+  const DeviceHub::Counts& counts = state.devices->counts();
+  to.One("keepstep_gpu_workers", "Device workers that run", static_cast<double>(state.devices->workers().size()));
+  to.Begin("keepstep_gpu_workers_lost_total", "Device workers that CUDA, a hang or a signal ended", MetricType::Counter);
+  to.Add(static_cast<double>(counts.workers_lost.load()));
+  to.Begin("keepstep_gpu_mappings", "Trainers' GPU allocations that are mapped, by how they are shared");
+  to.Add(static_cast<double>(counts.ipc_mappings.load()), {{"path", "ipc"}});
+  to.Add(static_cast<double>(counts.descriptor_mappings.load()), {{"path", "vmm"}});
+  to.Begin("keepstep_gpu_copied_bytes_total", "Between mapped GPU memory and staging memory", MetricType::Counter);
+  to.Add(static_cast<double>(counts.bytes_from_gpus.load()), {{"direction", "from"}});
+  to.Add(static_cast<double>(counts.bytes_to_gpus.load()), {{"direction", "to"}});
+}
+
 // Jobs that some session trains now.
 std::set<const Job*> AddSessions(const ServerState& state, Families& to) {
   std::set<const Job*> training;
@@ -148,6 +163,7 @@ std::vector<MetricFamily> CollectState(const ServerState& state, const Viewer& v
   Families families;
   AddProcess(state, families);
   AddPool(state, families);
+  AddGpus(state, families);
   const std::set<const Job*> training = AddSessions(state, families);
   AddJobs(state, viewer, training, families);
   return families.Take();

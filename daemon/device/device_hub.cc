@@ -47,8 +47,9 @@ void DeviceHub::Run() {
   }
   std::map<GpuUuid, Kept> workers = std::exchange(workers_, {});
   lock.unlock();
-  for (size_t i = 0; i < workers.size(); ++i) pool_->Hold(false);
+  const size_t count = workers.size();
   workers.clear();  // ends them, on this thread
+  for (size_t i = 0; i < count; ++i) pool_->Hold(false);
 }
 
 void DeviceHub::Later(std::function<void()> task) {
@@ -75,7 +76,7 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::Worker(const GpuUuid& g
 
 // On the hub's thread.
 absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUuid& gpu) {
-  std::shared_ptr<DeviceWorker> lost;  // ended outside the lock
+  std::shared_ptr<DeviceWorker> lost;
   {
     std::lock_guard lock(mutex_);
     const auto found = workers_.find(gpu);
@@ -83,11 +84,14 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUu
       if (!found->second.worker->lost()) return found->second.worker;
       lost = std::move(found->second.worker);
       workers_.erase(found);
-      pool_->Hold(false);
     }
   }
-  if (lost != nullptr) log_->Warn("device worker lost", {{"gpu", GpuName(gpu)}});
-  lost.reset();
+  if (lost != nullptr) {
+    ++counts_.workers_lost;
+    log_->Warn("device worker lost", {{"gpu", GpuName(gpu)}, {"why", lost->why_lost()}});
+    lost->AwaitGone();
+    pool_->Hold(false);
+  }
   DeviceWorkerSpec spec{.command = spec_.command,
                         .memory_fd = pool_->memory_fd(),
                         .memory_bytes = pool_->memory_bytes(),
@@ -122,12 +126,12 @@ void DeviceHub::EndIdle() {
       }
       idle.push_back(std::move(kept.worker));
       it = workers_.erase(it);
-      pool_->Hold(false);
     }
   }
   for (std::shared_ptr<DeviceWorker>& worker : idle) {
     log_->Info("device worker ended", {{"gpu", GpuName(worker->gpu())}});
     worker.reset();
+    pool_->Hold(false);
   }
 }
 

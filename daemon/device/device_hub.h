@@ -52,6 +52,14 @@ class DeviceHub {
   void Later(std::function<void()> task);
 
   uint64_t NewMapping() { return ++mappings_; }
+
+  // What it has done and has, for metrics. Added to by mappings and ports.
+  struct Counts {
+    std::atomic<int64_t> ipc_mappings{0}, descriptor_mappings{0};  // open now
+    std::atomic<int64_t> bytes_from_gpus{0}, bytes_to_gpus{0};     // copied since the start
+    std::atomic<int64_t> workers_lost{0};                          // since the start
+  };
+  Counts& counts() { return counts_; }
   StagingPool& pool() const { return *pool_; }
   std::vector<WorkerState> workers() const;
 
@@ -75,6 +83,7 @@ class DeviceHub {
   StagingPool* const pool_;
   Log* const log_;
   std::atomic<uint64_t> mappings_{0};
+  Counts counts_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -179,6 +179,7 @@ absl::Status DevicePort::Copy(absl::Span<const Piece> pieces, absl::Span<const i
   struct OfWorker {
     std::vector<WorkerCopyRun> runs;
     uint64_t first_address = 0;
+    int64_t size_bytes = 0;
   };
   std::map<DeviceWorker*, OfWorker> by_worker;
   for (size_t i = 0; i < pieces.size(); ++i) {
@@ -191,6 +192,7 @@ absl::Status DevicePort::Copy(absl::Span<const Piece> pieces, absl::Span<const i
     }
     OfWorker& work = by_worker[&use->second.worker()];
     if (work.runs.empty()) work.first_address = pieces[i].run.address;
+    work.size_bytes += pieces[i].run.size_bytes;
     work.runs.push_back({.mapping = mapping->number(),
                          .device_offset_bytes = pieces[i].run.address - pieces[i].entry->address,
                          .host_offset_bytes = static_cast<uint64_t>(host_offsets[i]),
@@ -199,6 +201,7 @@ absl::Status DevicePort::Copy(absl::Span<const Piece> pieces, absl::Span<const i
   for (auto& [worker, work] : by_worker) {
     if (absl::Status status = worker->Copy(into_device, work.runs); !status.ok())
       return OfTensor(status, tensor_at_(work.first_address));
+    (into_device ? hub_->counts().bytes_to_gpus : hub_->counts().bytes_from_gpus) += work.size_bytes;
   }
   return absl::OkStatus();
 }

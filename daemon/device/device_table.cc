@@ -1,6 +1,10 @@
 #include "daemon/device/device_table.h"
 
 #include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace keepstep::daemon {
 
@@ -10,6 +14,16 @@ const DeviceTable::Entry* DeviceTable::Find(uint64_t address) const {
   if (after == entries_.begin()) return nullptr;
   const Entry& entry = *std::prev(after);
   return address - entry.address < static_cast<uint64_t>(entry.size_bytes) ? &entry : nullptr;
+}
+
+std::string DeviceTable::Text() const {
+  std::set<std::string> gpus;
+  size_t ipc = 0;
+  for (const Entry& entry : entries_) {
+    gpus.insert(GpuName(entry.mapping->gpu()));
+    if (entry.mapping->kind() == HandleKind::kIpc) ++ipc;
+  }
+  return absl::StrCat(ipc, " allocations by ipc, ", entries_.size() - ipc, " by vmm, of ", absl::StrJoin(gpus, ", "));
 }
 
 }  // namespace keepstep::daemon

@@ -83,11 +83,6 @@ absl::Status DeviceWorker::Spawn(int socket_of_child) {
 DeviceWorker::~DeviceWorker() {
   Lose(absl::CancelledError("ended"));
   if (reader_.joinable()) reader_.join();
-  if (pid_ > 0) {
-    kill(pid_, SIGKILL);  // nothing that it holds outlives it
-    while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
-    }
-  }
 }
 
 bool DeviceWorker::lost() const {
@@ -95,8 +90,12 @@ bool DeviceWorker::lost() const {
   return !lost_.ok();
 }
 
-// Every call, now and later, ends with the first cause. A worker that hangs is killed, so that nothing of it lands in
-// memory that others use.
+std::string DeviceWorker::why_lost() const {
+  std::lock_guard lock(mutex_);
+  return std::string(lost_.message());
+}
+
+// Every call, now and later, ends with the first cause.
 void DeviceWorker::Lose(absl::Status why) {
   {
     std::lock_guard lock(mutex_);
@@ -108,14 +107,38 @@ void DeviceWorker::Lose(absl::Status why) {
   changed_.notify_all();
 }
 
+absl::Status DeviceWorker::LostAndGone(std::unique_lock<std::mutex>& lock) {
+  changed_.wait(lock, [this] { return gone_; });
+  return lost_;
+}
+
+void DeviceWorker::AwaitGone() {
+  std::unique_lock lock(mutex_);
+  LostAndGone(lock).IgnoreError();
+}
+
+void DeviceWorker::Reap() {
+  while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  std::lock_guard lock(mutex_);
+  gone_ = true;
+  changed_.notify_all();
+}
+
 void DeviceWorker::Read() {
   for (;;) {
     WorkerReply reply;
     const ssize_t got = recv(socket_.get(), &reply, sizeof(reply), 0);
     if (got < 0 && errno == EINTR) continue;
-    if (got != sizeof(reply)) return Lose(Lost("DEVICE_LOST", gpu_, "its process has ended"));
+    if (got != sizeof(reply)) {
+      Lose(Lost("DEVICE_LOST", gpu_, "its process has ended"));
+      return Reap();
+    }
     reply.text[sizeof(reply.text) - 1] = '\0';
-    if (reply.fatal != 0) return Lose(Lost("DEVICE_LOST", gpu_, reply.text));
+    if (reply.fatal != 0) {
+      Lose(Lost("DEVICE_LOST", gpu_, reply.text));
+      return Reap();
+    }
     std::lock_guard lock(mutex_);
     const auto found = calls_.find(reply.id);
     if (found == calls_.end()) continue;  // its caller has given up
@@ -155,9 +178,9 @@ absl::Status DeviceWorker::Send(uint64_t id, absl::Span<const std::byte> frame, 
   if (sent >= 0) return absl::OkStatus();
   const bool stuck = errno == EAGAIN;
   Lose(Lost(stuck ? "DEVICE_STUCK" : "DEVICE_LOST", gpu_, stuck ? "it takes no requests" : strerror(errno)));
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   calls_.erase(id);
-  return lost_;
+  return LostAndGone(lock);
 }
 
 absl::Status DeviceWorker::Answer(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel) {
@@ -183,7 +206,7 @@ absl::Status DeviceWorker::Answer(uint64_t id, std::chrono::milliseconds limit, 
     return MakeError(absl::StatusCode::kAborted, "DEVICE_ERROR", absl::StrCat(GpuName(gpu_), ": ", call.reply.text),
                      "copy");
   }
-  if (!lost_.ok()) return lost_;
+  if (!lost_.ok()) return LostAndGone(lock);
   lock.unlock();
   return cancel->status();
 }

@@ -1,6 +1,8 @@
 // The daemon's end of one device worker (worker_protocol.h): starts the process, asks, waits for answers, ends it.
 //
-// A worker that is lost stays lost: every call, under way or later, gets DEVICE_LOST or DEVICE_STUCK, with the cause.
+// A worker that is lost stays lost: every call, under way or later, gets DEVICE_LOST or DEVICE_STUCK, with the cause, once
+// its process is gone: until then its GPU may still write to memory that a copy was to fill. (A process that the kernel
+// cannot end keeps its callers, and their buffers, for as long.)
 // Thread-safe. Calls block until the worker has answered; one that does not answer within `stall` is ended.
 
 #ifndef KEEPSTEP_DAEMON_DEVICE_DEVICE_WORKER_H_
@@ -55,6 +57,8 @@ class DeviceWorker {
   ~DeviceWorker();  // ends it, and waits until it is gone
 
   bool lost() const;
+  std::string why_lost() const;  // empty: it is not
+  void AwaitGone();              // REQUIRES: lost
   pid_t pid() const { return pid_; }
   const GpuUuid& gpu() const { return gpu_; }
 
@@ -84,7 +88,9 @@ class DeviceWorker {
   absl::Status Answer(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel);
   uint64_t NewCall();
   void Lose(absl::Status why);
+  absl::Status LostAndGone(std::unique_lock<std::mutex>& lock);
   void Read();
+  void Reap();
 
   const DeviceWorkerSpec spec_;
   const GpuUuid gpu_;
@@ -97,8 +103,9 @@ class DeviceWorker {
   uint64_t next_id_ = 1;
   std::map<uint64_t, Call> calls_;
   absl::Status lost_;
+  bool gone_ = false;  // lost, and the process has ended
 
-  std::thread reader_;
+  std::thread reader_;  // ends it too, in the end
 };
 
 }  // namespace keepstep::daemon

@@ -36,6 +36,7 @@ absl::StatusOr<Mapping::Use> Mapping::Begin() {
   // To write too: a load fills the same memory.
   if (absl::Status status = (*worker)->Map(number_, handle_, /*writable=*/true); !status.ok()) return status;
   std::lock_guard lock(mutex_);
+  if (worker_ == nullptr) ++OpenCount();
   worker_ = *std::move(worker);
   ++uses_;
   return Use(this, worker_);
@@ -51,6 +52,7 @@ void Mapping::Close() {
     unused_.wait(lock, [this] { return uses_ == 0; });
     worker = std::exchange(worker_, nullptr);
   }
+  if (worker != nullptr) --OpenCount();
   if (worker != nullptr && !worker->lost()) worker->Unmap(number_).IgnoreError();  // lost: it is closed all the more
 }
 

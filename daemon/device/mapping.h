@@ -6,6 +6,7 @@
 #ifndef KEEPSTEP_DAEMON_DEVICE_MAPPING_H_
 #define KEEPSTEP_DAEMON_DEVICE_MAPPING_H_
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -52,6 +53,9 @@ class Mapping {
 
  private:
   void End();
+  std::atomic<int64_t>& OpenCount() const {
+    return handle_.kind == HandleKind::kIpc ? hub_->counts().ipc_mappings : hub_->counts().descriptor_mappings;
+  }
 
   DeviceHub* const hub_;
   const GpuUuid gpu_;
@@ -61,7 +65,7 @@ class Mapping {
   std::mutex open_mutex_;  // one opens at a time
   std::mutex mutex_;
   std::condition_variable unused_;
-  std::shared_ptr<DeviceWorker> worker_;  // that has it mapped
+  std::shared_ptr<DeviceWorker> worker_;  // that has it mapped, or had when it was lost
   int uses_ = 0;
   bool closed_ = false;
 };

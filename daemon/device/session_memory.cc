@@ -72,10 +72,8 @@ absl::StatusOr<std::shared_ptr<const DeviceTable>> SessionMemory::Open(const std
   }
   std::lock_guard lock(mutex_);
   if (ended_) return absl::CancelledError("the session is over");
-  for (const auto& [key, mapping] : fresh) {
-    mappings_[key] = mapping;
-    if (std::get<HandleKind>(key) == HandleKind::kDescriptor) descriptors_.erase(std::get<uint64_t>(key));
-  }
+  for (const auto& [key, mapping] : fresh) mappings_[key] = mapping;
+  descriptors_.clear();  // those of a generation that was refused keep memory that the client may have freed
   return std::make_shared<const DeviceTable>(std::move(entries));
 }
 

@@ -123,6 +123,17 @@ def buffer(**fields: Any) -> Call:
     return registering(shard(buffer_id=1), buffers=[{"id": 1, **fields}])
 
 
+def gpu_memory(offset: int = 0, **fields: Any) -> Call:
+    """A tensor of 100 bytes in GPU memory at `offset` of an allocation that is described as `fields` say."""
+    memory = {"address": 65536, "size_bytes": 4096, "gpu": b"g" * 16, **(fields or {"ipc": b"h" * 64})}
+    return registering(shard(buffer_id=1), memory=[memory],
+                       buffers=[{"id": 1, "device": {"address": 65536 + offset, "size_bytes": 100}}])  # fmt: skip
+
+
+def fence(**fields: Any) -> Any:
+    return {"gpu": b"g" * 16, "event": b"e" * 64, **fields}
+
+
 def saving(session: str = "member", **fields: Any) -> Call:
     return of(session, "Save", "SaveRequest", **{"number": 2, "step": 11, "generation": 1, **fields})
 
@@ -276,6 +287,21 @@ REGISTERING: dict[str, Case] = {
                                               NOT_FOUND, "NOT_REGISTERED"),
 }  # fmt: skip
 
+GPU_MEMORY: dict[str, Case] = {
+    "a handle too short": (gpu_memory(ipc=b"h" * 63), INVALID, "BAD_HANDLE"),
+    "a handle too long": (gpu_memory(ipc=b"h" * 65), INVALID, "BAD_HANDLE"),
+    "no handle": (gpu_memory(gpu=b"g" * 16), INVALID, "BAD_HANDLE"),
+    "a UUID too short": (gpu_memory(gpu=b"g" * 15, ipc=b"h" * 64), INVALID, "BAD_HANDLE"),
+    "an allocation of no bytes": (gpu_memory(size_bytes=0, ipc=b"h" * 64), INVALID, "BUFFER_RANGE"),
+    "an allocation that wraps": (gpu_memory(address=2**64 - 5, ipc=b"h" * 64), INVALID, "BUFFER_RANGE"),
+    "a tensor past its allocation": (gpu_memory(4097 - 100), RANGE, "PAST_THE_ALLOCATION"),
+    "a tensor before its allocation": (gpu_memory(-1), RANGE, "PAST_THE_ALLOCATION"),
+    "a daemon that maps none": (gpu_memory(), PRECONDITION, "GPU_OFF"),
+    "an event's handle too short": (saving(fences=[fence(event=b"e")]), INVALID, "BAD_HANDLE"),
+    "an event of no GPU": (saving(fences=[fence(gpu=b"")]), INVALID, "BAD_HANDLE"),
+    "too many events": (saving(fences=[fence()] * 65), INVALID, "TOO_MANY_FENCES"),
+}
+
 SAVING: dict[str, Case] = {
     "number 0": (saving(number=0), INVALID, "BAD_SAVE_NUMBER"),
     "a number that fits no page": (saving(number=2**64 - 1), INVALID, "BAD_SAVE_NUMBER"),
@@ -315,7 +341,7 @@ LOADING: dict[str, Case] = {
 TABLE = {
     f"{title}: {name}": case
     for title, cases in {
-        "layout": LAYOUTS, "no session": WITHOUT_A_SESSION, "open": OPENING, "register": REGISTERING, "save": SAVING,
+        "layout": LAYOUTS, "no session": WITHOUT_A_SESSION, "open": OPENING, "register": REGISTERING, "GPU memory": GPU_MEMORY, "save": SAVING,
         "load": LOADING,
     }.items()
     for name, case in cases.items()

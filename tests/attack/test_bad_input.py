@@ -38,7 +38,7 @@ REASONS = (REPOSITORY / "docs/errors.md").read_text()
 @pytest.fixture(scope="module")
 def world(generated: Path) -> Iterator[World]:
     home = Path(tempfile.mkdtemp(prefix="ks-"))
-    daemon = Daemon(home).start()
+    daemon = Daemon(home, "--gpu", "off").start()
     sessions: list[RawSession] = []
 
     def session(name: str | None, **fields: Any) -> RawSession:
