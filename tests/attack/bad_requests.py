@@ -341,8 +341,8 @@ LOADING: dict[str, Case] = {
 TABLE = {
     f"{title}: {name}": case
     for title, cases in {
-        "layout": LAYOUTS, "no session": WITHOUT_A_SESSION, "open": OPENING, "register": REGISTERING, "GPU memory": GPU_MEMORY, "save": SAVING,
-        "load": LOADING,
+        "layout": LAYOUTS, "no session": WITHOUT_A_SESSION, "open": OPENING, "register": REGISTERING,
+        "GPU memory": GPU_MEMORY, "save": SAVING, "load": LOADING,
     }.items()
     for name, case in cases.items()
 }  # fmt: skip
