@@ -67,6 +67,7 @@ class Loader {
   DataPlane& plane_;
   const LoadSpec& spec_;
   std::unique_ptr<WorkerPool> own_copiers_;
+  StagingPool::Expectation expected_;
   Cancellation stop_;
   int64_t total_bytes_ = 0;
 
@@ -88,7 +89,8 @@ absl::StatusOr<LoadStats> Loader::Run(Cancellation& cancel) {
   }
   if (!works.empty()) {
     const std::string directory = spec_.from->blobs()[works.front().blob].path.Parent().text();
-    plane_.pool().Expect("load " + spec_.cache_prefix + directory, static_cast<int64_t>(works.size()));
+    expected_ =
+        plane_.pool().Expect("load " + spec_.cache_prefix + directory, static_cast<int64_t>(works.size()));
   }
   {
     Cancellation::Hook hook(cancel, [this] { stop_.Cancel(absl::CancelledError("the load was cancelled")); });

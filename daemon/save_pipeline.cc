@@ -97,6 +97,7 @@ class Pipeline : public SavePipeline {
   const SaveCallbacks callbacks_;
   SaveSamples samples_;
   std::unique_ptr<WorkerPool> own_copiers_;
+  StagingPool::Expectation expected_;
   Cancellation stop_;
   std::atomic<bool> user_cancelled_{false};
   std::vector<std::unique_ptr<BlobState>> blobs_;  // fixed once planned
@@ -199,8 +200,8 @@ absl::Status Pipeline::Stream() {
   std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) {
     return a.first->blob->FirstGroup(a.second) < b.first->blob->FirstGroup(b.second);
   });
-  plane_.pool().Expect("save " + spec_.cache_prefix + spec_.directory.text(),
-                       static_cast<int64_t>(order.size()));
+  expected_ = plane_.pool().Expect("save " + spec_.cache_prefix + spec_.directory.text(),
+                                   static_cast<int64_t>(order.size()));
   for (const auto& [blob, chunk] : order) {
     absl::StatusOr<StagingBuffer> buffer = plane_.pool().Acquire(stop_);
     if (!buffer.ok()) {

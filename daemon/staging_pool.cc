@@ -20,7 +20,6 @@ namespace {
 
 constexpr int64_t kPageBytes = 4096;
 constexpr size_t kHugePageBytes = size_t{2} << 20;
-constexpr size_t kRecentWorks = 4;
 constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE: older headers lack the name
 
 int64_t MachineMemoryBytes() {
@@ -279,7 +278,6 @@ int64_t StagingPool::Shrink(int64_t keep_bytes, int64_t most_bytes) {
   int64_t freed_bytes = 0;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    expected_.clear();
     wanted_ = keep_bytes / buffer_bytes_;
   }
   for (;;) {
@@ -302,15 +300,27 @@ int64_t StagingPool::Shrink(int64_t keep_bytes, int64_t most_bytes) {
   }
 }
 
-void StagingPool::Expect(absl::string_view work, int64_t buffers) {
+StagingPool::Expectation::Expectation(Expectation&& other) noexcept
+    : pool_(std::exchange(other.pool_, nullptr)), work_(std::move(other.work_)), buffers_(other.buffers_) {}
+
+StagingPool::Expectation& StagingPool::Expectation::operator=(Expectation&& other) noexcept {
+  std::swap(pool_, other.pool_);
+  std::swap(work_, other.work_);
+  std::swap(buffers_, other.buffers_);
+  return *this;
+}
+
+StagingPool::Expectation::~Expectation() {
+  if (pool_ == nullptr) return;
+  std::lock_guard<std::mutex> lock(pool_->mutex_);
+  const auto found = pool_->expected_.find(work_);
+  if (found != pool_->expected_.end() && (found->second -= buffers_) == 0) pool_->expected_.erase(found);
+}
+
+StagingPool::Expectation StagingPool::Expect(std::string work, int64_t buffers) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const auto known =
-      std::find_if(expected_.begin(), expected_.end(), [&](const auto& e) { return e.first == work; });
-  const int64_t total = buffers + (known == expected_.end() ? 0 : known->second);
-  if (known != expected_.end()) expected_.erase(known);
-  expected_.emplace_back(std::string(work), total);
-  if (expected_.size() > kRecentWorks) expected_.pop_front();
-  wanted_ = std::max(wanted_, total);
+  wanted_ = std::max(wanted_, expected_[work] += buffers);
+  return Expectation(this, std::move(work), buffers);
 }
 
 int64_t StagingPool::OffsetOf(const std::byte* at, int64_t size_bytes) const {

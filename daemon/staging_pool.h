@@ -10,8 +10,8 @@
 // Invariants: in use + cached <= capacity <= limit; a buffer belongs to one holder; nothing is handed out
 // beyond the limit, whoever asks waits. Waiters are served in the order in which they came.
 //
-// A request is met, in this order, by: a free buffer; growth, while the pool is smaller than recent saves
-// and loads have said they need; the cached buffer used longest ago (the reclaimer gives it up); growth, up
+// A request is met, in this order, by: a free buffer; growth, while the pool is smaller than saves and loads
+// have said they need; the cached buffer used longest ago (the reclaimer gives it up); growth, up
 // to the limit; waiting. Memory is faulted in when the pool grows, by several threads for Reserve: touching
 // fresh memory costs ten times a copy on virtual machines.
 
@@ -25,6 +25,7 @@
 #include <deque>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -103,9 +104,27 @@ class StagingPool {
   // `keep_bytes` or `most_bytes` are freed. Returns bytes freed.
   int64_t Shrink(int64_t keep_bytes, int64_t most_bytes = std::numeric_limits<int64_t>::max());
 
-  // Says that `work` (a save or load, of all its ranks together) will ask for `buffers` more: while the
-  // pool is smaller than what any recent work has asked for, it grows before it gives up what is cached.
-  void Expect(absl::string_view work, int64_t buffers);
+  // One rank's part of some work that is under way. Move-only; must not outlive its pool.
+  class Expectation {
+   public:
+    Expectation() = default;
+    Expectation(Expectation&& other) noexcept;
+    Expectation& operator=(Expectation&& other) noexcept;
+    ~Expectation();
+
+   private:
+    friend class StagingPool;
+    Expectation(StagingPool* pool, std::string work, int64_t buffers)
+        : pool_(pool), work_(std::move(work)), buffers_(buffers) {}
+
+    StagingPool* pool_ = nullptr;
+    std::string work_;
+    int64_t buffers_ = 0;
+  };
+
+  // Says that `work` (a save or load, of all its ranks together) asks for `buffers` more while the result lives. While
+  // the pool is smaller than what any work has asked for at once, it grows before it gives up what is cached.
+  [[nodiscard]] Expectation Expect(std::string work, int64_t buffers);
 
   // `give_up` makes one cached buffer free (its StagingBuffer is destroyed) and returns whether it did.
   // Called without locks, from Acquire. Set once, before the first Acquire; cleared (nullptr) after the
@@ -162,9 +181,8 @@ class StagingPool {
   std::vector<SlotState> slots_;
   std::vector<int> free_;  // last in, first out: warm in the processor's caches
   std::deque<Waiter*> waiters_;
-  std::deque<std::pair<std::string, int64_t>>
-      expected_;        // buffers by work, newest last; at most kRecentWorks
-  int64_t wanted_ = 0;  // buffers: the largest of them, or what was reserved
+  std::map<std::string, int64_t> expected_;  // buffers by work that is under way
+  int64_t wanted_ = 0;                       // buffers: the most of any work so far, or what was reserved
   int present_ = 0;     // kFaulting, kFree, kHeld
   int held_ = 0;
   int high_water_ = 0;

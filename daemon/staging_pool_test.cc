@@ -92,8 +92,7 @@ TEST(StagingPool, ExpectedGrowthComesBeforeReclaimAndReclaimBeforeTheRest) {
     cached.pop_front();
     return true;
   });
-  pool->Expect("save", 1);
-  pool->Expect("save", 1);
+  const auto one_rank = pool->Expect("save", 1), other_rank = pool->Expect("save", 1);
   cached.push_back(*pool->Acquire(cancel));
   StagingBuffer second = *pool->Acquire(cancel);
   EXPECT_EQ(reclaimed, 0);
@@ -102,6 +101,23 @@ TEST(StagingPool, ExpectedGrowthComesBeforeReclaimAndReclaimBeforeTheRest) {
   EXPECT_EQ(pool->stats().capacity_bytes, 2 * kBytes);
   StagingBuffer fourth = *pool->Acquire(cancel);
   EXPECT_EQ(pool->stats().capacity_bytes, 3 * kBytes);
+}
+
+// A job that loads the same step again and again does not make the pool grow each time.
+TEST(StagingPool, WorkThatIsOverAsksForNothingMore) {
+  const auto pool = StartPool(8);
+  Cancellation cancel;
+  std::list<StagingBuffer> cached;
+  pool->SetReclaimer([&] {
+    if (cached.empty()) return false;
+    cached.pop_front();
+    return true;
+  });
+  for (int load = 0; load < 5; ++load) {
+    const auto expected = pool->Expect("load", 2);
+    for (int i = 0; i < 2; ++i) cached.push_back(*pool->Acquire(cancel));
+  }
+  EXPECT_EQ(pool->stats().capacity_bytes, 2 * kBytes);
 }
 
 TEST(StagingPool, ReserveGrowsAndShrinkGivesBack) {
