@@ -135,7 +135,7 @@ def measure(home: Path, shape: Workload, peers: Iterable[Entry], *, quick: bool,
                 if entry.name in out.peers:
                     saved = own.loads(repeats, shape.state_bytes)
                     out.beside[entry.name] = own.runs
-        if shape.world > 1 and saved.exists():
+        if shape.world > 1 and out.beside:
             runs: Runs = defaultdict(list)
             say(f"{shape.name}: keepstep, half the ranks")
             resharded(KEEPSTEP, shape, saved, daemon, quick=quick, repeats=repeats, runs=runs)
