@@ -18,7 +18,7 @@ namespace keepstep::daemon {
 namespace {
 
 constexpr int kChunksInFlight = 8;
-constexpr int kOwnCopiers = 2;
+constexpr int kOwnCopiers = 4;
 
 class Loader {
  public:
