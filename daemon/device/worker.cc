@@ -197,7 +197,9 @@ Worker::Next Worker::LookAtEvents() {
 int Worker::Run() {
   for (;;) {
     pollfd look{.fd = socket_, .events = POLLIN, .revents = 0};
-    const int64_t wait_ns = !pinning_.empty() ? 0 : !awaited_.empty() ? kAwaitNs : kLookMs * 1'000'000L;
+    // A copy that comes meanwhile waits for it, so nothing is pinned while copies are under way.
+    const bool pins = !pinning_.empty() && copies_->load() == 0;
+    const int64_t wait_ns = pins ? 0 : !awaited_.empty() ? kAwaitNs : kLookMs * 1'000'000L;
     const timespec limit{.tv_sec = 0, .tv_nsec = wait_ns};
     const int ready = ppoll(&look, 1, &limit, nullptr);
     if (ready > 0) {
@@ -206,7 +208,7 @@ int Worker::Run() {
       if (Handle(frame) == Next::kEnd) return 1;
     }
     if (LookAtEvents() == Next::kEnd) return 1;
-    if (ready == 0 && !pinning_.empty()) {
+    if (ready == 0 && pins) {
       WorkerPin& next = pinning_.front();
       context_->PinSome(&next.offset_bytes, &next.size_bytes);
       if (next.size_bytes == 0) pinning_.pop_front();
