@@ -17,7 +17,8 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr int kChunksInFlight = 16;  // of one rank: so many that a disk has reads to do while others are verified and delivered
+// Of one rank: so many that a disk has reads to do while other chunks are verified and delivered.
+constexpr int kChunksInFlight = 16;
 constexpr int kOwnCopiers = 4;  // for a port that waits for its trainer: some copy while others wait
 
 class Loader {

@@ -16,7 +16,9 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr int kOwnCopiers = 4;  // for a port that waits for its trainer: some copy while others wait
+// For a port that waits for its trainer: one copies while another waits. Of GPU memory, as many copies are queued ahead
+// while one thread is not yet back from its last.
+constexpr int kOwnCopiers = 4;
 
 // Contiguous memory aligned for direct writes.
 class AlignedBytes {

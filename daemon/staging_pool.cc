@@ -329,6 +329,15 @@ int64_t StagingPool::OffsetOf(const std::byte* at, int64_t size_bytes) const {
   return offset_bytes <= memory_bytes() - size_bytes ? offset_bytes : -1;
 }
 
+std::vector<bool> StagingPool::present() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<bool> found(slots_.size());
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    found[i] = slots_[i] == SlotState::kFree || slots_[i] == SlotState::kHeld;
+  }
+  return found;
+}
+
 void StagingPool::Hold(bool hold) {
   std::lock_guard<std::mutex> lock(mutex_);
   holds_ += hold ? 1 : -1;

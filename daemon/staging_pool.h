@@ -140,6 +140,9 @@ class StagingPool {
   int64_t OffsetOf(const std::byte* at, int64_t size_bytes) const;
   std::byte* bounce() const { return base_ + memory_bytes() - kBounceBytes; }
 
+  // Which buffers have memory, in the order in which they lie. While the pool is held, none of them loses it.
+  std::vector<bool> present() const;
+
   // Until as many calls with false, Shrink gives nothing back.
   void Hold(bool hold);
 

@@ -163,6 +163,19 @@ void DeviceContext::Pin(uint64_t offset_bytes, uint64_t size_bytes) {
   }
 }
 
+void DeviceContext::PinSome(uint64_t* offset_bytes, uint64_t* size_bytes) {
+  if (*size_bytes > memory_.size() || *offset_bytes > memory_.size() - *size_bytes) *size_bytes = 0;
+  bool done = false;
+  while (*size_bytes > 0 && !done) {
+    const uint64_t piece = *offset_bytes / pin_bytes_;
+    const uint64_t take = std::min(*size_bytes, (piece + 1) * pin_bytes_ - *offset_bytes);
+    done = !pinned_[piece];
+    Pin(*offset_bytes, take);
+    *offset_bytes += take;
+    *size_bytes -= take;
+  }
+}
+
 struct DeviceContext::DoneCall {
   std::function<void()> done;
   static void Run(void* self) {

@@ -36,6 +36,7 @@ void DeviceHub::Run() {
       if (stopping_) break;
       lock.unlock();
       EndIdle();
+      PinAhead();
       lock.lock();
       continue;
     }
@@ -71,6 +72,7 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::Worker(const GpuUuid& g
   }
   std::promise<absl::StatusOr<std::shared_ptr<DeviceWorker>>> started;
   Later([&] { started.set_value(StartWorker(gpu)); });
+  Later([this] { PinAhead(); });
   return started.get_future().get();
 }
 
@@ -108,8 +110,23 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUu
   std::shared_ptr<DeviceWorker> shared = *std::move(worker);
   log_->Info("device worker started", {{"gpu", GpuName(gpu)}, {"pid", absl::StrCat(shared->pid())}});
   std::lock_guard lock(mutex_);
-  workers_[gpu] = {shared, Clock::now()};
+  workers_[gpu] = {shared, Clock::now(), {}};
   return shared;
+}
+
+// Neighbours go as one range.
+void DeviceHub::PinAhead() {
+  const std::vector<bool> present = pool_->present();
+  const int64_t buffer_bytes = pool_->buffer_bytes();
+  std::lock_guard lock(mutex_);
+  for (auto& [gpu, kept] : workers_) {
+    kept.pinned.resize(present.size());
+    for (size_t i = 0; i < present.size(); ++i) {
+      const size_t begin = i;
+      for (; i < present.size() && present[i] && !kept.pinned[i]; ++i) kept.pinned[i] = true;
+      if (begin < i) kept.worker->Pin(begin * buffer_bytes, (i - begin) * buffer_bytes);
+    }
+  }
 }
 
 void DeviceHub::EndIdle() {

@@ -1,7 +1,8 @@
 // The daemon's device workers, one a GPU: started when somebody needs one, ended when nobody has for a while.
 //
 // A thread of its own starts and ends them, since a worker ends with the thread that started it, and does what must
-// not hold others up: closing a dead trainer's memory. While any worker lives the pool keeps its memory.
+// not hold others up: closing a dead trainer's memory, telling workers what the pool has grown by, so that it is pinned
+// before a save uses it. While any worker lives the pool keeps its memory.
 
 #ifndef KEEPSTEP_DAEMON_DEVICE_DEVICE_HUB_H_
 #define KEEPSTEP_DAEMON_DEVICE_DEVICE_HUB_H_
@@ -73,11 +74,13 @@ class DeviceHub {
   struct Kept {
     std::shared_ptr<DeviceWorker> worker;
     Clock::time_point used;
+    std::vector<bool> pinned;  // by buffer of the pool: what it was told of
   };
 
   void Run();
   absl::StatusOr<std::shared_ptr<DeviceWorker>> StartWorker(const GpuUuid& gpu);
   void EndIdle();
+  void PinAhead();
 
   const DeviceHubSpec spec_;
   StagingPool* const pool_;

@@ -351,6 +351,46 @@ TEST_F(DeviceTest, ThePoolKeepsItsMemoryWhileAWorkerLives) {
   EXPECT_EQ(pool_->Shrink(0), 8 * kMiB);
 }
 
+TEST_F(DeviceTest, WhatThePoolHasIsPinnedBeforeItIsUsed) {
+  Start();
+  ASSERT_EQ(pool_->stats().capacity_bytes, 8 * kMiB);
+  const DeclaredMemory memory = trainer_->Allocate(kMiB, 1);
+  const int64_t pinned = Held(counters_, fake_cuda::kRegisteredBytes) + 8 * kMiB;  // with what the trainer has
+  const auto port = Port(Open({memory}));
+  while (Held(counters_, fake_cuda::kRegisteredBytes) < pinned) std::this_thread::yield();
+  ExpectPattern(*port, memory, 1);
+  EXPECT_EQ(Held(counters_, fake_cuda::kRegisteredBytes), pinned) << "what is pinned is not pinned again";
+}
+
+// Small tensors side by side are read in few copies, with what lies between them, and taken apart.
+TEST_F(DeviceTest, SmallNeighboursAreReadTogether) {
+  Start("cuMemcpyDtoHAsync:8:1");  // more copies than that fail
+  const DeclaredMemory memory = trainer_->Allocate(5 * kMiB, 3), other = trainer_->Allocate(kMiB, 4);
+  std::vector<DeclaredMemory> both = {memory, other};
+  std::sort(both.begin(), both.end(), [](auto& a, auto& b) { return a.address < b.address; });
+  const auto port = Port(Open(both));
+  auto buffer = *pool_->Acquire(cancel_);
+  std::vector<MemoryRun> runs;
+  std::byte* local = buffer.data();
+  const auto add = [&](const DeclaredMemory& of, int64_t offset_bytes, int64_t size_bytes) {
+    runs.push_back({of.address + offset_bytes, local, size_bytes});
+    local += size_bytes;
+  };
+  for (int64_t at = 2 * kMiB - 9000; at > 0; at -= 9216) add(memory, at, 5200 + at % 4000);
+  for (int64_t at = 0; at < 100'000; at += 5000) add(other, at, 4999);
+  add(memory, 4 * kMiB, 300'000);
+  ASSERT_LE(local, buffer.data() + pool_->buffer_bytes());
+  const absl::Status status = port->Read(runs, cancel_);
+  ASSERT_TRUE(status.ok()) << status;
+  for (const MemoryRun& run : runs) {
+    const DeclaredMemory& of = run.address - memory.address < 5u * kMiB ? memory : other;
+    for (int64_t i = 0; i < run.size_bytes; i += 53) {
+      const uint64_t at = run.address + i - of.address;
+      ASSERT_EQ(static_cast<uint8_t>(run.local[i]), PatternByte(of.address == memory.address ? 3 : 4, at)) << at;
+    }
+  }
+}
+
 // Allocations come, go, and take each other's addresses; registrations follow. No read gives another allocation's
 // bytes, and no mapping outlives its registration.
 TEST_F(DeviceTest, RandomLivesOfAllocations) {

@@ -249,6 +249,14 @@ absl::Status DeviceWorker::Await(const IpcHandle& event, Cancellation& cancel) {
   return Answer(await.header.id, kNoLimit, &cancel);
 }
 
+void DeviceWorker::Pin(int64_t offset_bytes, int64_t size_bytes) {
+  WorkerPin pin;
+  pin.offset_bytes = static_cast<uint64_t>(offset_bytes);
+  pin.size_bytes = static_cast<uint64_t>(size_bytes);
+  // It fails where the worker is lost: then there is nothing to pin for.
+  (void)Send(0, absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&pin), sizeof(pin)), -1);
+}
+
 absl::Status DeviceWorker::Copy(bool into_device, absl::Span<const WorkerCopyRun> runs) {
   // All frames first, so that the GPU need not wait for the daemon between two of them.
   std::vector<uint64_t> ids;

@@ -70,6 +70,9 @@ class DeviceWorker {
   // as it likes, so nothing here is a stall.
   absl::Status Await(const IpcHandle& event, Cancellation& cancel);
 
+  // Asks it to pin memory of the pool when it has nothing else to do. Waits for nothing.
+  void Pin(int64_t offset_bytes, int64_t size_bytes);
+
   // Returns when all bytes have arrived. Cannot be broken off: the memory is the caller's again when it returns.
   absl::Status Copy(bool into_device, absl::Span<const WorkerCopyRun> runs);
 

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <deque>
 #include <list>
 #include <memory>
 #include <utility>
@@ -61,6 +62,7 @@ class Worker {
   const int socket_;
   std::unique_ptr<DeviceContext> context_;
   std::list<Awaited> awaited_;
+  std::deque<WorkerPin> pinning_;
   // Shared with calls of the driver, which may come while the process ends.
   std::shared_ptr<std::atomic<int64_t>> copies_ = std::make_shared<std::atomic<int64_t>>(0);
 };
@@ -166,6 +168,12 @@ Worker::Next Worker::Handle(const Frame& frame) {
       const DeviceFault fault = Copy(frame, header.id);
       return fault.ok() ? Next::kGoOn : Answer(header.id, fault);
     }
+    case WorkerVerb::kPin: {
+      WorkerPin pin;
+      if (!frame.As(&pin)) return Next::kEnd;
+      pinning_.push_back(pin);
+      return Next::kGoOn;
+    }
     case WorkerVerb::kStart:
       break;
   }
@@ -189,7 +197,10 @@ Worker::Next Worker::LookAtEvents() {
 int Worker::Run() {
   for (;;) {
     pollfd look{.fd = socket_, .events = POLLIN, .revents = 0};
-    const timespec limit{.tv_sec = 0, .tv_nsec = awaited_.empty() ? kLookMs * 1'000'000L : kAwaitNs};
+    // A copy that comes meanwhile waits for it, so nothing is pinned while copies are under way.
+    const bool pins = !pinning_.empty() && copies_->load() == 0;
+    const int64_t wait_ns = pins ? 0 : !awaited_.empty() ? kAwaitNs : kLookMs * 1'000'000L;
+    const timespec limit{.tv_sec = 0, .tv_nsec = wait_ns};
     const int ready = ppoll(&look, 1, &limit, nullptr);
     if (ready > 0) {
       Frame frame;
@@ -197,6 +208,11 @@ int Worker::Run() {
       if (Handle(frame) == Next::kEnd) return 1;
     }
     if (LookAtEvents() == Next::kEnd) return 1;
+    if (ready == 0 && pins) {
+      WorkerPin& next = pinning_.front();
+      context_->PinSome(&next.offset_bytes, &next.size_bytes);
+      if (next.size_bytes == 0) pinning_.pop_front();
+    }
     if (ready == 0 && context_ != nullptr && copies_->load() > 0) {
       // An error of a queued copy: CUDA calls nobody then.
       const DeviceFault fault = context_->Look();

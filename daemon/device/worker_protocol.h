@@ -3,7 +3,8 @@
 //   1. daemon → Start with the pool's memfd; worker → Reply once it has a context on that GPU.
 //   2. daemon → Map (with a descriptor for VMM memory), Unmap, Await, Copy, in any number at once; worker → one Reply to
 //      each, by its id, in any order. A Copy's Reply says that its bytes have arrived.
-//   3. A Reply with `fatal` is the last: the worker ends. The daemon ends it by closing its end.
+//   3. daemon → Pin, of which nobody hears: done when the worker has nothing else to do.
+//   4. A Reply with `fatal` is the last: the worker ends. The daemon ends it by closing its end.
 //
 // Both are of one build, so there is no version. Memory is named by number and offset: a mapping's number is the
 // daemon's to choose; host memory is the pool's memfd alone. The worker checks every offset all the same.
@@ -23,7 +24,7 @@ using IpcHandle = std::array<uint8_t, 64>;  // of memory or of an event, as the 
 inline constexpr char kWorkerFlag[] = "--device-worker";
 inline constexpr int kWorkerSocketFd = 3;  // in the worker
 
-enum class WorkerVerb : uint32_t { kStart = 1, kMap, kUnmap, kAwait, kCopy };
+enum class WorkerVerb : uint32_t { kStart = 1, kMap, kUnmap, kAwait, kCopy, kPin };
 
 struct WorkerHeader {
   WorkerVerb verb{};
@@ -74,6 +75,13 @@ struct WorkerCopy {
   WorkerHeader header{.verb = WorkerVerb::kCopy};
   uint32_t into_device = 0;
   uint32_t count = 0;
+};
+
+// Memory of the pool that will be copied from or to before long.
+struct WorkerPin {
+  WorkerHeader header{.verb = WorkerVerb::kPin};
+  uint64_t offset_bytes = 0;
+  uint64_t size_bytes = 0;
 };
 
 struct WorkerReply {

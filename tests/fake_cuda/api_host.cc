@@ -15,6 +15,13 @@ bool IsMapped(uint64_t address, size_t size_bytes) {
   return msync(reinterpret_cast<void*>(begin), address + size_bytes - begin, MS_ASYNC) == 0;
 }
 
+// Who pins pages has to have them.
+void PresentNow(uint64_t address, size_t size_bytes) {
+  constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE: older headers and kernels lack it
+  const uint64_t begin = address / kPage * kPage;
+  (void)madvise(reinterpret_cast<void*>(begin), address + size_bytes - begin, kPopulateWrite);
+}
+
 void Count(int64_t bytes) { Driver::Get().counters().Add(kRegisteredBytes, bytes); }
 
 }  // namespace
@@ -28,6 +35,7 @@ CUresult CUDAAPI cuMemHostRegister(void* pointer, size_t size_bytes, unsigned in
     if ((flags & CU_MEMHOSTREGISTER_READ_ONLY) != 0) return CUDA_ERROR_NOT_SUPPORTED;
     if ((flags & ~kFlags) != 0 || !IsMapped(address, size_bytes)) return CUDA_ERROR_INVALID_VALUE;
     const CUresult registered = memory.RegisterHost(address, size_bytes, false);
+    if (registered == CUDA_SUCCESS) PresentNow(address, size_bytes);
     if (registered == CUDA_SUCCESS) Count(static_cast<int64_t>(size_bytes));
     return registered;
   });

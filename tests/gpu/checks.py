@@ -1,4 +1,4 @@
-"""Whether what is saved comes back bit for bit: trainers of tests/device through the driver alone, and PyTorch's tensors.
+"""Whether what is saved comes back bit for bit: tests/device through the driver alone, and PyTorch's tensors.
 
 Every check is a child of its own, so that what one does to a context harms no other.
 """
@@ -49,7 +49,7 @@ class Place:
     directory: Path  # for jobs
 
     def run(self, module: str, *arguments: str, lines: int = 0, **variables: str) -> Any:
-        """The first line that the child prints, as JSON; `lines` empty ones are its input. A child that fails: its words."""
+        """The first line that the child prints, as JSON, or the words of one that fails. It reads `lines` newlines."""
         try:
             done = subprocess.run(
                 [sys.executable, "-m", module, *arguments], cwd=SOURCES, capture_output=True, text=True, check=False,
@@ -85,7 +85,7 @@ def _order(place: Place, quick: bool) -> Iterator[Check]:
             yield Check(name, told)
         else:
             early = ["the stream ran before it was let"] if told["waited"] else []
-            yield Check(name, ", ".join([*told["wrong"], *early]), f"save returned after {told['seconds'] * 1e3:.2f} ms")
+            yield Check(name, ", ".join([*told["wrong"], *early]), f"save took {told['seconds'] * 1e3:.2f} ms")
 
 
 def _reuse(place: Place) -> Iterator[Check]:

@@ -1,7 +1,8 @@
-"""How fast: each figure beside a plain copy of the same bytes by the same card in one process, in turn in the same run."""
+"""How fast: each figure beside a plain copy of the same bytes by the same card, in one process and in turn."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,15 +41,13 @@ class Figures:
         self._directory = directory
         self._scale = scale
         self._where = where  # begins each figure: "GPU", "fake GPU"
-        self._step = 0
+        self._steps = itertools.count(1)
 
     def _save(self) -> dict[str, float]:
-        self._step += 1
-        drop_steps(self._directory)
-        return self._rank.tell("save", self._step)
+        return self._rank.save(self._directory, self._steps)
 
     def copies(self, name: str, what: str, count: int) -> tuple[list[Row], float, float]:
-        """Rows of saves and loads of what is held, and the medians of both in GB/s; the first of each is a row of its own."""
+        """Rows of saves and loads of what is then held, and the medians of both in GB/s. The first save is apart."""
         held = self._rank.tell("hold", what, count)["bytes"]
         self._rank.tell("register")
         first = held / self._save()["snapshot_seconds"] / 1e9
@@ -60,7 +59,7 @@ class Figures:
             saves.append(held / save["snapshot_seconds"] / 1e9)
             calls.append(save["call_seconds"] * 1e6)
             ins.append(held / self._rank.tell("plain", 0, held)["seconds"] / 1e9)
-            self._rank.tell("load")  # the save has put other bytes' memory in place: the first load is cold
+            self._rank.tell("load")  # what the pool has not kept is read from storage here, and not below
             loads.append(held / self._rank.tell("load")["seconds"] / 1e9)
         out, into = statistics.median(outs), statistics.median(ins)
         rows = [
@@ -96,9 +95,8 @@ class Figures:
         alone, beside = [], []
         for _ in range(self._scale.steps):
             alone.append(self._rank.tell("step", 0)["seconds"])
-            self._step += 1
             drop_steps(self._directory)
-            beside.append(self._rank.tell("step", self._step)["seconds"])
+            beside.append(self._rank.tell("step", next(self._steps))["seconds"])
             self._rank.tell("settle")
         plain = statistics.median(alone)
         yield row(f"{self._where}: extra time of a step beside a save", [100 * (s / plain - 1) for s in beside],

@@ -47,7 +47,8 @@ def torch_device(device: Device) -> str:
 
 
 def say_check(check: Check) -> None:
-    print(f"  {'WRONG' if check.wrong else 'right'}  {check.name}{f' ({check.note})' if check.note else ''}", flush=True)
+    note = f" ({check.note})" if check.note else ""
+    print(f"  {'WRONG' if check.wrong else 'right'}  {check.name}{note}", flush=True)
     if check.wrong:
         print(f"         {check.wrong}", flush=True)
 

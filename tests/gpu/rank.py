@@ -114,6 +114,9 @@ class Rank:
         return {"seconds": seconds}
 
     def training(self, size_bytes: int, copies: int) -> dict[str, Any]:
+        if self._training is not None:
+            for block in self._training[:2]:
+                block.free()
         self._training = (self._gpu.alloc(size_bytes), self._gpu.alloc(size_bytes), copies)
         return {}
 

@@ -1,7 +1,7 @@
-"""Tensors of PyTorch, saved and compared with copies on the host: `python -m tests.gpu.torch_cases DIRECTORY ADDRESS DEVICE`.
+"""Tensors of PyTorch, saved and compared with copies on the host.
 
-Prints {"cases": {case: what is wrong, or ""}, "paths": how memory reached the daemon}. On the device "cpu" the cases run
-as they are, and show nothing of a GPU.
+`python -m tests.gpu.torch_cases DIRECTORY ADDRESS DEVICE` prints {"cases": {case: what is wrong, or ""}, "paths": how
+memory reached the daemon}. On the device "cpu" the cases run as they are, and show nothing of a GPU.
 """
 
 from __future__ import annotations
