@@ -116,17 +116,27 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUu
 
 // Neighbours go as one range.
 void DeviceHub::PinAhead() {
+  struct Ahead {
+    std::shared_ptr<DeviceWorker> worker;
+    int64_t begin = 0, count = 0;
+  };
   const std::vector<bool> present = pool_->present();
-  const int64_t buffer_bytes = pool_->buffer_bytes();
-  std::lock_guard lock(mutex_);
-  for (auto& [gpu, kept] : workers_) {
-    kept.pinned.resize(present.size());
-    for (size_t i = 0; i < present.size(); ++i) {
-      const size_t begin = i;
-      for (; i < present.size() && present[i] && !kept.pinned[i]; ++i) kept.pinned[i] = true;
-      if (begin < i) kept.worker->Pin(begin * buffer_bytes, (i - begin) * buffer_bytes);
+  std::vector<Ahead> ahead;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [gpu, kept] : workers_) {
+      kept.pinned.resize(present.size());
+      for (size_t i = 0; i < present.size(); ++i) {
+        const size_t begin = i;
+        for (; i < present.size() && present[i] && !kept.pinned[i]; ++i) kept.pinned[i] = true;
+        if (begin < i)
+          ahead.push_back({kept.worker, static_cast<int64_t>(begin), static_cast<int64_t>(i - begin)});
+      }
     }
   }
+  // Without the lock: a worker that hangs takes nothing for a while.
+  const int64_t buffer_bytes = pool_->buffer_bytes();
+  for (const Ahead& each : ahead) each.worker->Pin(each.begin * buffer_bytes, each.count * buffer_bytes);
 }
 
 void DeviceHub::EndIdle() {
