@@ -51,7 +51,7 @@ DeviceFault DeviceContext::Open(const GpuUuid& gpu, absl::Span<std::byte> memory
     fault = made->Check(driver->cuDevicePrimaryCtxRetain(&primary, made->device_), "cuDevicePrimaryCtxRetain");
   }
   if (fault.ok()) fault = made->Check(driver->cuCtxSetCurrent(primary), "cuCtxSetCurrent");
-  for (CUstream* stream : {&made->out_, &made->in_}) {
+  for (CUstream* stream : {&made->out_, &made->in_, &made->out_done_, &made->in_done_}) {
     if (!fault.ok()) return fault;
     fault = made->Check(driver->cuStreamCreateWithPriority(stream, CU_STREAM_NON_BLOCKING, 0), "cuStreamCreate");
   }
@@ -184,6 +184,24 @@ struct DeviceContext::DoneCall {
   }
 };
 
+// Not OK: nothing is called, and `stream` has run dry.
+DeviceFault DeviceContext::CallAfter(CUstream stream, CUstream notify, std::function<void()> done) {
+  auto call = std::make_unique<DoneCall>();
+  call->done = std::move(done);
+  CUevent event = nullptr;
+  DeviceFault fault = Check(cu_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+  if (fault.ok()) fault = Check(cu_.cuEventRecord(event, stream), "cuEventRecord");
+  if (fault.ok()) fault = Check(cu_.cuStreamWaitEvent(notify, event, 0), "cuStreamWaitEvent");
+  if (event != nullptr) (void)cu_.cuEventDestroy(event);  // the driver keeps it for as long as it is waited for
+  if (fault.ok()) fault = Check(cu_.cuLaunchHostFunc(notify, DoneCall::Run, call.get()), "cuLaunchHostFunc");
+  if (fault.ok()) {
+    (void)call.release();  // Run's
+  } else {
+    (void)cu_.cuStreamSynchronize(stream);
+  }
+  return fault;
+}
+
 DeviceFault DeviceContext::Copy(bool into_device, absl::Span<const WorkerCopyRun> runs, std::function<void()> done) {
   const CUstream stream = into_device ? in_ : out_;
   for (const WorkerCopyRun& run : runs) {
@@ -202,15 +220,7 @@ DeviceFault DeviceContext::Copy(bool into_device, absl::Span<const WorkerCopyRun
     (void)cu_.cuStreamSynchronize(stream);
     return fault;
   }
-  auto call = std::make_unique<DoneCall>();
-  call->done = std::move(done);
-  DeviceFault fault = Check(cu_.cuLaunchHostFunc(stream, DoneCall::Run, call.get()), "cuLaunchHostFunc");
-  if (fault.ok()) {
-    (void)call.release();  // Run's
-  } else {
-    (void)cu_.cuStreamSynchronize(stream);
-  }
-  return fault;
+  return CallAfter(stream, into_device ? in_done_ : out_done_, std::move(done));
 }
 
 DeviceFault DeviceContext::OpenEvent(const IpcHandle& bytes, CUevent* event) {

@@ -36,7 +36,7 @@ struct DeviceFault {
 
 class DeviceContext {
  public:
-  // Takes the primary context of the GPU with this UUID, two streams, and `memory` (the pool) to pin piece by piece.
+  // Takes the primary context of the GPU with this UUID, its streams, and `memory` (the pool) to pin piece by piece.
   static DeviceFault Open(const GpuUuid& gpu, absl::Span<std::byte> memory, size_t pin_bytes,
                           std::unique_ptr<DeviceContext>* context);
   ~DeviceContext();  // the process ends with it: the driver takes everything back
@@ -79,6 +79,7 @@ class DeviceContext {
   DeviceFault MapDescriptor(const WorkerMap& how, int descriptor, Mapping* mapping);
   DeviceFault CheckRun(const WorkerCopyRun& run) const;
   void Pin(uint64_t offset_bytes, uint64_t size_bytes);
+  DeviceFault CallAfter(CUstream stream, CUstream notify, std::function<void()> done);
 
   const cuda::Driver& cu_;
   const absl::Span<std::byte> memory_;
@@ -86,6 +87,8 @@ class DeviceContext {
   std::vector<bool> pinned_;
   CUdevice device_ = 0;
   CUstream out_ = nullptr, in_ = nullptr;  // device → host, host → device
+  // What is called when a copy of that direction is done: a stream waits for its host functions, and copies must not.
+  CUstream out_done_ = nullptr, in_done_ = nullptr;
   std::map<uint64_t, Mapping> mappings_;
 };
 
