@@ -34,7 +34,7 @@ def assert_histograms_add_up(metrics: Metrics) -> None:
 
 @pytest.fixture
 def served(home: Path) -> Iterator[Daemon]:
-    with Daemon(home, "--http-listen", "127.0.0.1:0") as daemon:
+    with Daemon(home, "--http-listen", "127.0.0.1:0", "--gpu", "on") as daemon:  # with all its metrics
         yield daemon
 
 
