@@ -18,6 +18,11 @@ namespace keepstep::client {
 // "allocating: CUDA_ERROR_… (2): …", ABORTED (DEVICE_ERROR).
 absl::Status DriverError(const cuda::Driver& cu, CUresult result, absl::string_view doing);
 
+// CUDA's names for the default streams of the context that is current.
+inline bool IsDefaultStream(CUstream stream) {
+  return stream == nullptr || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD;
+}
+
 // Makes a context current on this thread, and puts back what was.
 class InContext {
  public:

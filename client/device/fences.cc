@@ -10,11 +10,6 @@ namespace {
 constexpr size_t kMaxEvents = 1024;  // a program that saves from ever new streams is made to wait instead
 constexpr int kMaxFences = 64;      // of SaveRequest
 
-// CUDA's names for the default streams of the current context.
-bool IsDefault(CUstream stream) {
-  return stream == nullptr || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD;
-}
-
 }  // namespace
 
 Fences::~Fences() {
@@ -39,7 +34,7 @@ absl::StatusOr<Fences::Marks> Fences::MarksOf(const Uses& uses, absl::Span<void*
   std::set<CUcontext> named;
   for (size_t i = 0; i < streams.size(); ++i) {
     auto* const stream = static_cast<CUstream>(streams[i]);
-    if (IsDefault(stream)) {
+    if (IsDefaultStream(stream)) {
       for (const auto& [context, use] : uses) marks.emplace(context, stream), named.insert(context);
       continue;
     }

@@ -1,12 +1,6 @@
 #include "client/device/gate_words.h"
 
 namespace keepstep::client {
-namespace {
-
-// CUDA's names for default streams: they belong to the context that is current.
-bool IsDefault(CUstream stream) { return reinterpret_cast<uintptr_t>(stream) <= 2; }
-
-}  // namespace
 
 GateWords::~GateWords() {
   std::lock_guard lock(mu_);
@@ -35,7 +29,7 @@ absl::StatusOr<CUdeviceptr> GateWords::WordsIn(CUcontext context) {
 
 absl::StatusOr<bool> GateWords::Follow(CUstream stream, uint32_t group, uint64_t number) {
   CUcontext context = nullptr;
-  CUresult result = IsDefault(stream) ? cu_.cuCtxGetCurrent(&context) : cu_.cuStreamGetCtx(stream, &context);
+  CUresult result = IsDefaultStream(stream) ? cu_.cuCtxGetCurrent(&context) : cu_.cuStreamGetCtx(stream, &context);
   if (result != CUDA_SUCCESS) return DriverError(cu_, result, "the stream's context");
   if (context == nullptr) return false;  // a default stream of no context
   const InContext in(cu_, context);
