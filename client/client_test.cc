@@ -319,6 +319,29 @@ TEST_F(ClientTest, WaitAsksOverARestart) {
   EXPECT_EQ(asked, 2);
 }
 
+// What the page says is no answer to a question that was asked before it said so: attempt and times come from the daemon.
+TEST_F(ClientTest, ASaveThatIsCommittedDuringALostQuestionIsAskedAboutAgain) {
+  std::atomic<int> asked{0};
+  std::atomic<uint64_t> number{0};
+  StartDaemon({.on_wait = [&](const v1::WaitRequest&, v1::SaveStatus* status) {
+    if (++asked == 1) {
+      daemon_->SetState(number, v1::COMMITTED);
+      return FakeAnswer{kUnavailable, ""};
+    }
+    status->set_state(v1::COMMITTED);
+    status->set_attempt("e7-a1");
+    return FakeAnswer{};
+  }});
+  OpenAndRegister();
+  uint64_t issued = 0;
+  ASSERT_TRUE(Save(&issued).ok());
+  number = issued;
+  v1::SaveStatus status;
+  ASSERT_TRUE(client_->saves().Wait(issued, v1::COMMITTED, After(kLongMs), &status).ok());
+  EXPECT_EQ(status.attempt(), "e7-a1");
+  EXPECT_EQ(asked, 2);
+}
+
 TEST_F(ClientTest, PollingASaveInFlightAsksNobody) {
   std::atomic<int> asked{0};
   StartDaemon({.on_wait = [&](const v1::WaitRequest&, v1::SaveStatus*) { return ++asked, FakeAnswer{}; }});

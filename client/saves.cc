@@ -155,7 +155,8 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
     }
     if (reached && ledger_->pages()->DaemonGone() && ledger_->EndedOnPage(number)) continue;
     const absl::Status asked = Ask(number, state, reached ? std::max(deadline, After(kFetchMs)) : deadline);
-    if (asked.ok() || ledger_->EndedOnPage(number)) continue;
+    // The page knows no times: it counts only once the daemon was asked about what it says.
+    if (asked.ok() || (reached && ledger_->EndedOnPage(number))) continue;
     if (const auto now = ledger_->Status(number); now.has_value() && IsFinal(now->state())) continue;
     const bool not_there_yet = absl::IsNotFound(asked) && !ledger_->Answered(number);
     if (!not_there_yet && !OutcomeUnknown(asked) && !absl::IsDeadlineExceeded(asked)) return asked;
