@@ -300,6 +300,26 @@ TEST_F(ClientTest, ASaveThatReachesNoDaemonTakesANumberAllTheSame) {
   EXPECT_EQ(over.state(), v1::FAILED);
 }
 
+TEST_F(ClientTest, AnOutageCostsOneWait) {
+  StartDaemon();
+  OpenAndRegister();
+  daemon_->Stop();
+  uint64_t number = 0;
+  absl::Status status;
+  do {  // as above
+    status = Save(&number, /*timeout_ms=*/20);
+  } while (BlameOf(status).reason != "DISCONNECTED");
+  v1::SaveRequest request;
+  request.set_step(101);
+  status = client_->saves().Save(request, {}, kNever, &number);
+  EXPECT_EQ(BlameOf(status).reason, "DISCONNECTED") << "and not never";
+
+  daemon_->Start();
+  ASSERT_TRUE(client_->session().AwaitConnected(After(kLongMs)).ok());
+  EXPECT_TRUE(Save(&number).ok());
+  daemon_->Release(0, number);
+}
+
 TEST_F(ClientTest, WaitAsksOverARestart) {
   std::atomic<int> asked{0};
   StartDaemon({.on_wait = [&](const v1::WaitRequest& request, v1::SaveStatus* status) {

@@ -53,7 +53,8 @@ absl::Status Saves::Save(v1::SaveRequest request, absl::Span<void* const> stream
   const auto begin = std::chrono::steady_clock::now();
   // One that reaches no daemon takes a number all the same: ranks agree on saves by counting their calls, and
   // another rank may have been in time for this one.
-  const auto channel = session_->AwaitConnected(deadline);
+  const auto channel = session_->AwaitConnected(waited_in_vain_ ? After(0) : deadline);
+  waited_in_vain_ = !channel.ok();
   std::shared_ptr<const Declared> declared;
   {
     std::lock_guard lock(register_mu_);
