@@ -125,8 +125,6 @@ def main() -> None:
     dist.init_process_group("gloo", init_method=f"tcp://{host}:{port}", rank=arguments.rank,
                             world_size=arguments.world, timeout=timedelta(seconds=300))
     shape = workload(arguments.workload, arguments.quick)
-    if 4 * shape.parameters > hard // 2:  # a descriptor for each tensor is more than a process has
-        torch.multiprocessing.set_sharing_strategy("file_system")
     mesh = init_device_mesh("cpu", (arguments.world,)) if shape.world > 1 else None
     entry = ENTRIES[arguments.peer]
     try:
