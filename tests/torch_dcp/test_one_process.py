@@ -275,6 +275,10 @@ class _OnGpu(torch.Tensor):
         tensor: _OnGpu = torch.Tensor._make_wrapper_subclass(cls, (2,), device=device)  # type: ignore[attr-defined]
         return tensor
 
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, *_: Any) -> Any:
+        raise AssertionError(f"{function} reads a tensor that is only to be named")
+
 
 def test_what_is_queued_when_stage_is_called_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """The saving thread has current streams of its own: they wait for the program's."""
