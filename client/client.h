@@ -66,6 +66,7 @@ class Client {
   const Limits limits_;
   BufferTable buffers_;
   Devices devices_;
+  WindowSamples window_samples_;
   SaveLedger ledger_;
   Gate gate_;
   std::unique_ptr<Watchdog> watchdog_;

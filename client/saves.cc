@@ -26,8 +26,14 @@ absl::Status OutcomeOf(const v1::SaveStatus& status) {
 }  // namespace
 
 Saves::Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, Devices* devices,
-             const Limits& limits)
-    : session_(session), ledger_(ledger), gate_(gate), sealer_(sealer), devices_(devices), limits_(limits) {
+             WindowSamples* samples, const Limits& limits)
+    : session_(session),
+      ledger_(ledger),
+      gate_(gate),
+      sealer_(sealer),
+      devices_(devices),
+      samples_(samples),
+      limits_(limits) {
   retrier_ = StartThread("ks-retry", [this] { Retry(); });
 }
 
@@ -44,6 +50,7 @@ Saves::~Saves() {
 absl::Status Saves::Register(Declared declared, Deadline deadline) {
   std::lock_guard lock(register_mu_);
   if (absl::Status status = gate_->WaitAll(deadline); !status.ok()) return status;
+  samples_->Forget();
   if (absl::Status status = Locate(devices_, &declared); !status.ok()) return status;
   return session_->Register(std::make_shared<const Declared>(std::move(declared)), deadline);
 }
@@ -80,6 +87,7 @@ absl::Status Saves::Save(v1::SaveRequest request, absl::Span<void* const> stream
     ledger_->Fail(*number, marked);
     return marked;
   }
+  samples_->Mark(*number, session_->window_samples(), declared);
   request.set_generation(session_->generation());
   const std::shared_ptr<SessionPages> asked = ledger_->pages();
   const bool sent = asked->AskSave(request.SerializeAsString());

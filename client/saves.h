@@ -34,7 +34,7 @@ class Saves {
  public:
   // Everything outlives it.
   Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, Devices* devices,
-        const Limits& limits);
+        WindowSamples* samples, const Limits& limits);
   ~Saves();
 
   // Replaces what is registered once no save in flight reads the old. Finds out where GPU memory lies.
@@ -69,6 +69,7 @@ class Saves {
   Gate* gate_;
   Sealer* sealer_;
   Devices* devices_;
+  WindowSamples* samples_;
   const Limits limits_;
   StopFlag stop_;
   std::atomic<bool> waited_in_vain_{false};  // the last save, for a connection

@@ -28,6 +28,15 @@ struct DeviceRange {
   std::string fqn;
 };
 
+// A few bytes of a tensor in GPU memory, by which an update is noticed.
+inline constexpr uint32_t kDeviceSampleBytes = 64;
+struct DeviceSample {
+  std::string fqn;
+  uint64_t address = 0;
+  uint32_t size_bytes = 0;  // at most kDeviceSampleBytes
+  uint32_t buffer = 0;      // that it lies in, by number
+};
+
 // What the driver calls one allocation: all of a cudaMalloc, or one mapped piece of an expandable segment.
 //
 // Addresses are used again, so an address names nothing by itself: two Allocations are the same memory if

@@ -133,13 +133,16 @@ DeviceFault DeviceContext::Unmap(uint64_t number) {
   if (found == mappings_.end()) return Refused("no such mapping");
   const Mapping mapping = found->second;
   mappings_.erase(found);
-  if (mapping.kind == HandleKind::kIpc)
-    return Check(cu_.cuIpcCloseMemHandle(mapping.address), "cuIpcCloseMemHandle");
-  DeviceFault fault = Check(cu_.cuMemUnmap(mapping.address, mapping.size_bytes), "cuMemUnmap");
-  const DeviceFault freed = Check(cu_.cuMemAddressFree(mapping.address, mapping.size_bytes), "cuMemAddressFree");
-  const DeviceFault released = Check(cu_.cuMemRelease(mapping.handle), "cuMemRelease");
-  if (fault.ok()) fault = freed;
-  return fault.ok() ? released : fault;
+  DeviceFault fault;
+  if (mapping.kind == HandleKind::kIpc) {
+    fault = Check(cu_.cuIpcCloseMemHandle(mapping.address), "cuIpcCloseMemHandle");
+  } else {
+    fault = Check(cu_.cuMemUnmap(mapping.address, mapping.size_bytes), "cuMemUnmap");
+    if (fault.ok()) fault = Check(cu_.cuMemAddressFree(mapping.address, mapping.size_bytes), "cuMemAddressFree");
+    if (fault.ok()) fault = Check(cu_.cuMemRelease(mapping.handle), "cuMemRelease");
+  }
+  fault.unsafe = !fault.ok();
+  return fault;
 }
 
 DeviceFault DeviceContext::CheckRun(const WorkerCopyRun& run) const {
@@ -184,7 +187,13 @@ struct DeviceContext::DoneCall {
   }
 };
 
-// Not OK: nothing is called, and `stream` has run dry.
+// `fault`, once nothing that was queued can land in bytes that are somebody else's by then.
+DeviceFault DeviceContext::Drained(CUstream stream, DeviceFault fault) const {
+  fault.unsafe = cu_.cuStreamSynchronize(stream) != CUDA_SUCCESS;
+  return fault;
+}
+
+// Not OK: nothing is called, and `stream` has run dry, or the failure is fatal.
 DeviceFault DeviceContext::CallAfter(CUstream stream, CUstream notify, std::function<void()> done) {
   auto call = std::make_unique<DoneCall>();
   call->done = std::move(done);
@@ -194,11 +203,8 @@ DeviceFault DeviceContext::CallAfter(CUstream stream, CUstream notify, std::func
   if (fault.ok()) fault = Check(cu_.cuStreamWaitEvent(notify, event, 0), "cuStreamWaitEvent");
   if (event != nullptr) (void)cu_.cuEventDestroy(event);  // the driver keeps it for as long as it is waited for
   if (fault.ok()) fault = Check(cu_.cuLaunchHostFunc(notify, DoneCall::Run, call.get()), "cuLaunchHostFunc");
-  if (fault.ok()) {
-    (void)call.release();  // Run's
-  } else {
-    (void)cu_.cuStreamSynchronize(stream);
-  }
+  if (!fault.ok()) return Drained(stream, std::move(fault));
+  (void)call.release();  // Run's
   return fault;
 }
 
@@ -215,10 +221,7 @@ DeviceFault DeviceContext::Copy(bool into_device, absl::Span<const WorkerCopyRun
     DeviceFault fault =
         into_device ? Check(cu_.cuMemcpyHtoDAsync(there, here, run.size_bytes, stream), "cuMemcpyHtoDAsync")
                     : Check(cu_.cuMemcpyDtoHAsync(here, there, run.size_bytes, stream), "cuMemcpyDtoHAsync");
-    if (fault.ok()) continue;
-    // What was queued before it must not land in bytes that are somebody else's by then.
-    (void)cu_.cuStreamSynchronize(stream);
-    return fault;
+    if (!fault.ok()) return Drained(stream, std::move(fault));
   }
   return CallAfter(stream, into_device ? in_done_ : out_done_, std::move(done));
 }
@@ -236,6 +239,8 @@ DeviceFault DeviceContext::Reached(CUevent event, bool* reached) {
   if (*reached) (void)cu_.cuEventDestroy(event);
   return result == CUDA_ERROR_NOT_READY ? DeviceFault{} : Check(result, "cuEventQuery");
 }
+
+void DeviceContext::CloseEvent(CUevent event) { (void)cu_.cuEventDestroy(event); }
 
 DeviceFault DeviceContext::Look() {
   for (CUstream stream : {out_, in_}) {

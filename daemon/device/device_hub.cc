@@ -98,6 +98,7 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUu
                         .memory_fd = pool_->memory_fd(),
                         .memory_bytes = pool_->memory_bytes(),
                         .pin_bytes = pool_->buffer_bytes(),
+                        .start_limit = spec_.start_limit,
                         .stall = spec_.stall};
   if (spec.command.empty()) spec.command = {"/proc/self/exe", kWorkerFlag};
   pool_->Hold(true);

@@ -19,8 +19,6 @@ extern char** environ;
 namespace keepstep::daemon {
 namespace {
 
-constexpr std::chrono::milliseconds kNoLimit(-1);
-
 absl::Status Lost(absl::string_view reason, const GpuUuid& gpu, absl::string_view why) {
   return MakeError(absl::StatusCode::kAborted, reason,
                    absl::StrCat("The worker of ", GpuName(gpu), " was lost: ", why, ". The next save starts another."),
@@ -183,22 +181,18 @@ absl::Status DeviceWorker::Send(uint64_t id, absl::Span<const std::byte> frame, 
   return LostAndGone(lock);
 }
 
-absl::Status DeviceWorker::Answer(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel) {
-  const auto waited = [&](std::unique_lock<std::mutex>& lock) {
-    const Call& call = calls_[id];
-    const auto over = [&] {
-      return call.done || !lost_.ok() || (cancel != nullptr && cancel->cancelled());
-    };
-    if (limit != kNoLimit) return changed_.wait_for(lock, limit, over);
-    changed_.wait(lock, over);
-    return true;
-  };
+// Whether there is an answer, or none will come or is wanted, within `limit`.
+bool DeviceWorker::Wait(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel) {
   std::unique_lock lock(mutex_);
-  if (!waited(lock)) {
-    lock.unlock();
-    Lose(Lost("DEVICE_STUCK", gpu_, absl::StrCat("no answer for ", limit.count() / 1000, " s")));
-    lock.lock();
-  }
+  const Call& call = calls_[id];
+  return changed_.wait_for(lock, limit, [&] {
+    return call.done || !lost_.ok() || (cancel != nullptr && cancel->cancelled());
+  });
+}
+
+// After Wait: what there is.
+absl::Status DeviceWorker::Answer(uint64_t id, Cancellation* cancel) {
+  std::unique_lock lock(mutex_);
   const Call call = calls_[id];
   calls_.erase(id);
   if (call.done && call.reply.error == 0) return absl::OkStatus();
@@ -211,12 +205,18 @@ absl::Status DeviceWorker::Answer(uint64_t id, std::chrono::milliseconds limit, 
   return cancel->status();
 }
 
+absl::Status DeviceWorker::AnswerInTime(uint64_t id, std::chrono::milliseconds limit) {
+  if (!Wait(id, limit, nullptr))
+    Lose(Lost("DEVICE_STUCK", gpu_, absl::StrCat("no answer for ", limit.count() / 1000, " s")));
+  return Answer(id, nullptr);
+}
+
 template <typename Frame>
 absl::Status DeviceWorker::Ask(Frame frame, int descriptor, std::chrono::milliseconds limit) {
   frame.header.id = NewCall();
   absl::Status status = Send(
       frame.header.id, absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&frame), sizeof(frame)), descriptor);
-  return status.ok() ? Answer(frame.header.id, limit, nullptr) : status;
+  return status.ok() ? AnswerInTime(frame.header.id, limit) : status;
 }
 
 absl::Status DeviceWorker::Map(uint64_t mapping, const MemoryHandle& handle, bool writable) {
@@ -246,7 +246,20 @@ absl::Status DeviceWorker::Await(const IpcHandle& event, Cancellation& cancel) {
     std::lock_guard lock(mutex_);
     changed_.notify_all();
   });
-  return Answer(await.header.id, kNoLimit, &cancel);
+  while (!Wait(await.header.id, spec_.stall, &cancel)) {
+    // Not reached yet, which is the trainer's affair. A worker that is lost is what the next Wait finds.
+    Ask(WorkerPing{}, -1, spec_.stall).IgnoreError();
+  }
+  status = Answer(await.header.id, &cancel);
+  if (cancel.cancelled()) Forget(await.header.id);
+  return status;
+}
+
+// What fails here finds the worker lost, and the event with it.
+void DeviceWorker::Forget(uint64_t await) {
+  WorkerForget forget;
+  forget.await = await;
+  (void)Send(0, absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&forget), sizeof(forget)), -1);
 }
 
 void DeviceWorker::Pin(int64_t offset_bytes, int64_t size_bytes) {
@@ -274,7 +287,7 @@ absl::Status DeviceWorker::Copy(bool into_device, absl::Span<const WorkerCopyRun
     if (status.ok()) ids.push_back(copy.header.id);
   }
   for (uint64_t id : ids) {
-    const absl::Status answered = Answer(id, spec_.stall, nullptr);
+    const absl::Status answered = AnswerInTime(id, spec_.stall);
     if (status.ok()) status = answered;
   }
   return status;
