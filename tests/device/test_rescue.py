@@ -1,7 +1,7 @@
 """Crash flush: trainers are killed at each point, and the daemon saves what they held whole, exactly, or nothing.
 
-What is rescued is read from the directory by Keepstep's reader and compared with what the tensors held after that step, bit
-for bit, by a process that has never seen them.
+What is rescued is read from the directory by Keepstep's reader and compared with what the tensors held after that step,
+bit for bit, by a process that has never seen them.
 """
 
 from __future__ import annotations
@@ -188,17 +188,17 @@ def test_ranks_at_different_steps_leave_nothing(home: Path) -> None:
 
 # An open mapping keeps a dead process's memory: a rank that lives on must not keep it for ever.
 def test_a_rank_that_survives_ends_the_hold(home: Path) -> None:
-    with Job(home, "--rescue-hold", "1s") as job, job.rank("between", rank=0, world=2) as first:
-        with job.rank("between", rank=1, world=2) as second:
-            first.heard(), second.heard()
-            held = job.mapped()
-            first.kill()
-            job.await_log("nothing was rescued: after 1 s (rescue.hold) rank 1 was still alive")
-            deadline = time.monotonic() + FREED_SECONDS
-            while job.mapped() >= held:
-                assert time.monotonic() < deadline, job.counters.processes()
-                time.sleep(0.01)
-            assert not job.steps()
+    with (Job(home, "--rescue-hold", "1s") as job, job.rank("between", rank=0, world=2) as first,
+          job.rank("between", rank=1, world=2) as second):
+        first.heard(), second.heard()
+        held = job.mapped()
+        first.kill()
+        job.await_log("nothing was rescued: after 1 s (rescue.hold) rank 1 was still alive")
+        deadline = time.monotonic() + FREED_SECONDS
+        while job.mapped() >= held:
+            assert time.monotonic() < deadline, job.counters.processes()
+            time.sleep(0.01)
+        assert not job.steps()
 
 
 def test_a_rank_that_left_leaves_nothing_to_wait_for(home: Path) -> None:
