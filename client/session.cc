@@ -123,6 +123,7 @@ absl::Status Session::ConnectAndServe() {
   HandoffSpec handoff_spec{.socket_path = spec_.address.handoff_path,
                            .directory = spec_.directory,
                            .directory_fd = directory_.get(),
+                           .flight_record_fd = spec_.recorder == nullptr ? -1 : spec_.recorder->fd(),
                            .nonce = nonce_.get(),
                            .want = spec_.transfer};
   {
@@ -232,20 +233,24 @@ absl::Status Session::SendOnce(const Declared& declared, const Connection& conne
     std::lock_guard lock(mu_);
     return ++generation_;
   }();
-  const absl::Status status =
-      SendRegistration(declared, offer, generation, connection.channel.get(), deadline);
-  if (!status.ok()) {
+  const auto answer = SendRegistration(declared, offer, generation, connection.channel.get(), deadline);
+  if (!answer.ok()) {
     book_.Refused();
-    return status;
+    return answer.status();
   }
   book_.Taken();
+  if (spec_.recorder != nullptr) {
+    absl::string_view refusal;
+    if (!answer->rescues()) refusal = answer->no_rescue().empty() ? "this daemon has none" : answer->no_rescue().c_str();
+    spec_.recorder->Registered(declared, generation, paths.NeedWindow(), refusal);
+  }
   const auto samples = paths.SamplesByWindow(declared.device_samples);
   std::lock_guard lock(mu_);
   window_samples_ = samples;
   info_.device_paths = paths.Text();
   info_.copies_gpu_memory = paths.NeedWindow();
   info_.maps_gpu_memory = maps;
-  return status;
+  return absl::OkStatus();
 }
 
 // Ends the connection, so that the next one is opened with a window.

@@ -27,6 +27,7 @@
 #include "daemon/pull_port.h"
 #include "daemon/registration.h"
 #include "daemon/window_port.h"
+#include "proto/flight_reader.h"
 #include "proto/handoff.h"
 #include "storage/unique_fd.h"
 
@@ -62,6 +63,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
     std::shared_ptr<FrameSocket> socket;
     std::unique_ptr<SessionPages> pages;
     proto::Hello hello;
+    storage::UniqueFd flight_record;  // proto/flight_record.h; may be none
     int64_t window_bytes = kDefaultWindowBytes;
     std::shared_ptr<RegistrationBudget> registrations;  // that of all sessions
     DeviceHub* devices = nullptr;                       // null: GPU memory is not mapped
@@ -76,6 +78,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   const Peer& peer() const { return parts_.peer; }
   int pidfd() const { return parts_.pidfd.get(); }
   int directory_fd() const { return parts_.directory_fd.get(); }  // -1: none
+  int flight_record() const { return parts_.flight_record.get(); }  // -1: none
   const std::string& directory() const { return parts_.directory; }
   std::optional<mode_t> umask() const {
     return parts_.hello.has_umask != 0 ? std::optional<mode_t>(parts_.hello.umask) : std::nullopt;
@@ -91,6 +94,9 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   // The way to the memory of `registration`, after the work that `fences` stand for.
   std::shared_ptr<MemoryPort> port(std::shared_ptr<const Registration> registration,
                                    std::vector<Fence> fences = {});
+  // The way to the same memory once the process is dead: host memory as `note` has it, GPU memory through the mappings.
+  std::shared_ptr<MemoryPort> port_of_record(std::shared_ptr<const Registration> registration,
+                                             std::shared_ptr<const proto::FlightNote> note);
   bool maps_gpu_memory() const { return memory_.hub() != nullptr; }
   // Descriptors of GPU memory. An error closes the connection.
   absl::Status OnDescriptors(uint64_t first, std::vector<storage::UniqueFd> descriptors) {
@@ -118,6 +124,16 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   absl::Status Join(Membership membership);
   std::optional<Membership> membership() const;
 
+  // ---- crash flush ----
+  // Whether its memory is kept when its process dies; of the newest registration.
+  struct RescueGrant {
+    bool granted = false;
+    std::string why_not;  // of a session with a flight record
+  };
+  void SetRescue(RescueGrant grant);
+  RescueGrant rescue() const;
+  int64_t gpu_bytes() const;  // that it has mapped, of its newest registration
+
   // ---- registrations ----
   // As RegistrationBuilder. A new generation's GPU memory is mapped, then what only the old one had is closed; blocks
   // for as long as that takes. What an answer of OK says is closed may be freed.
@@ -142,6 +158,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   std::atomic<int> asks_{0};
   mutable std::mutex mutex_;
   bool ended_ = false;
+  RescueGrant rescue_;
   std::function<void(const absl::Status&)> at_end_;
   std::optional<Membership> membership_;
   std::unique_ptr<RegistrationBuilder> builder_;

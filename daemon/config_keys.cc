@@ -181,6 +181,12 @@ std::vector<ConfigKey> MakeKeys() {
              "Threads that copy and digest; auto: one per processor", "auto"),
       Choice("gpu", AT(daemon.gpu), {{"auto", GpuUse::kAuto}, {"on", GpuUse::kOn}, {"off", GpuUse::kOff}},
              "Whether trainers' GPU memory is mapped; auto: where the machine has a driver"),
+      Reloads(Choice("rescue.enabled", AT(daemon.rescue.enabled), {{"on", true}, {"off", false}},
+                     "Whether the memory of trainers that asked for crash flush is kept when they die")),
+      Reloads(Number(kDuration, "rescue.hold", AT(daemon.rescue.hold_ms), 100, kHour,
+                     "How long memory is kept after its trainer's death, at most")),
+      Reloads(Number(kSize, "rescue.bytes", AT(daemon.rescue.bytes), 0, kMost,
+                     "GPU memory that is kept for dead trainers, at most")),
       Reloads(Number(kSize, "job.quota_bytes", AT(daemon.job_quota_bytes), 0, kMost,
                      "What each job may hold on storage: a save beyond it is refused", "none")),
       Reloads(

@@ -50,8 +50,8 @@ constexpr size_t kMessageMemoryBytes = 256 << 20;  // of all messages that arriv
 constexpr int kCallsOfAConnection = 128;
 constexpr int kIdleConnectionMs = 300'000;
 constexpr int kConnectionsOfASession = 2, kOtherConnections = 64;
-// Of a session: its socket, its process, the directory, the pages, the window; and its connections.
-constexpr int kDescriptorsOfASession = 7 + kConnectionsOfASession;
+// Of a session: its socket, its process, the directory, the pages, the window, the flight record; and its connections.
+constexpr int kDescriptorsOfASession = 8 + kConnectionsOfASession;
 constexpr int kOtherDescriptors = 256;  // stores, catalog, log, connections without a session
 // What calls under way get at shutdown. An idle client acknowledges the end only at its next poll, up to 5 s
 // later.
@@ -100,7 +100,7 @@ bool HasGpuDriver() { return access("/dev/nvidiactl", F_OK) == 0; }
 }  // namespace
 
 struct Daemon::Parts : public HandoffEvents {
-  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format, given.log_level) {
+  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format, given.log_level), rescue(given.rescue) {
     log.KeepIn(&log_ring);
   }
   ~Parts() override;
@@ -121,7 +121,7 @@ struct Daemon::Parts : public HandoffEvents {
     sessions_service->SaveAsked(session, request);
   }
   void OnLost(ClientSession& session) override;
-  void OnDead(ClientSession& session) override;
+  void OnDead(ClientSession& session, bool left) override;
 
   const DaemonSpec spec;
   Metrics metrics;
@@ -135,6 +135,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<storage::Catalog> catalog;
   bool trust_rosters = true;
   ReaderLeases leases;
+  RescueLimits rescue;
   SessionRegistry sessions;
   std::unique_ptr<Executor> logic, io, calls, streams, loads;
   std::unique_ptr<JobRegistry> jobs;
@@ -193,6 +194,7 @@ void Daemon::Parts::StartJobs() {
                              .io = io.get(),
                              .catalog = catalog.get(),
                              .leases = &leases,
+                             .rescue = &rescue,
                              .log = &log,
                              .metrics = &metrics,
                              .limits = spec.limits,
@@ -223,6 +225,7 @@ void Daemon::Parts::StartJobs() {
   state.log_ring = &log_ring;
   state.read_only = spec.read_only;
   state.devices = devices.get();
+  state.rescue = &rescue;
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
@@ -267,6 +270,7 @@ void Daemon::Parts::Reconfigure(const DaemonSpec& changed) {
   jobs->SetLimits(changed.limits, changed.job_quota_bytes);
   attempts->SetLimits(std::chrono::milliseconds(changed.attempt_idle_ms), changed.job_quota_bytes);
   registrations->SetLimit(changed.registrations_bytes);
+  rescue.Set(changed.rescue);
   handoff->SetLimits(sessions_limit, changed.window_bytes);
   listener->SetMaxConnections(ConnectionsOf(sessions_limit));
   keeper->SetIdle(std::chrono::milliseconds(changed.pool_idle_ms));
@@ -370,8 +374,12 @@ void Daemon::Parts::OnLost(ClientSession& session) {
   EndSession(session.id(), absl::CancelledError("The client has gone."));
 }
 
-void Daemon::Parts::OnDead(ClientSession& session) {
+void Daemon::Parts::OnDead(ClientSession& session, bool left) {
   const auto member = session.membership();
+  if (!left && member.has_value() && member->training && session.rescue().granted) {
+    if (auto taken = sessions.Take(session.id())) member->job->SessionDied(std::move(taken));
+    return;
+  }
   if (member.has_value() && member->training) member->job->SessionGone(session.id(), true);
   sessions.Remove(session.id(), MakeError(absl::StatusCode::kAborted, "TRAINER_DIED",
                                           "The trainer's process has ended.", "copy"));
@@ -443,7 +451,7 @@ std::string Daemon::http_address() const { return parts_->http == nullptr ? "" :
 Log& Daemon::log() { return parts_->log; }
 
 bool Daemon::in_use() const {
-  if (parts_->sessions.size() > 0 || parts_->attempts->open() > 0 || parts_->leases.in_use()) return true;
+  if (parts_->sessions.size() > 0 || parts_->rescue.kept() > 0 || parts_->attempts->open() > 0 || parts_->leases.in_use()) return true;
   for (const auto& job : parts_->jobs->All()) {
     const JobSnapshot logic = job->View().logic;
     if (logic.recovering || logic.claiming || !logic.saves.empty()) return true;

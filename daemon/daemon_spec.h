@@ -11,6 +11,7 @@
 #include "daemon/log.h"
 #include "daemon/logic/limits.h"
 #include "daemon/registration_budget.h"
+#include "daemon/rescue_limits.h"
 #include "storage/io_engine.h"
 
 namespace keepstep::daemon {
@@ -41,6 +42,7 @@ struct DaemonSpec {
   ThreadCounts threads;
   Limits limits;
   GpuUse gpu = GpuUse::kAuto;
+  RescueSpec rescue;
   std::vector<std::string> device_worker;  // its command; empty: this program with --device-worker
   std::string http_listen;      // http_server.h says its forms; empty: no HTTP
   std::string http_token_file;  // empty: nobody sees other users' jobs over TCP

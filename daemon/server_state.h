@@ -22,6 +22,7 @@
 #include "daemon/log_ring.h"
 #include "daemon/metrics.h"
 #include "daemon/pulse.h"
+#include "daemon/rescue_limits.h"
 #include "daemon/session_registry.h"
 #include "storage/catalog.h"
 
@@ -36,6 +37,7 @@ struct ServerState {
   JobRegistry* jobs = nullptr;
   DataPlane* plane = nullptr;
   DeviceHub* devices = nullptr;  // null: GPU memory is not mapped
+  RescueLimits* rescue = nullptr;
   CheckpointCache* checkpoints = nullptr;
   ReaderLeases* leases = nullptr;
   AttemptWriter* attempts = nullptr;

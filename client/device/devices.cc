@@ -17,6 +17,7 @@
 #include "client/device/copier.h"
 #include "client/device/fences.h"
 #include "client/device/finder.h"
+#include "client/device/flight_words.h"
 #include "client/device/gate_words.h"
 #include "client/device/sampler.h"
 #include "client/failure.h"
@@ -33,7 +34,8 @@ struct Parts {
         copier(driver, &fences),
         sampler_after_marks(driver, &fences),
         sampler_at_once(driver, nullptr),
-        gate(driver, &contexts) {}
+        gate(driver, &contexts),
+        flight(driver, &contexts) {}
   const cuda::Driver& cu;
   Contexts contexts;
   std::mutex finding;
@@ -42,6 +44,7 @@ struct Parts {
   Copier copier;
   Sampler sampler_after_marks, sampler_at_once;  // two, as the first may have to wait for the GPU
   GateWords gate;
+  FlightWordsWriter flight;
 };
 
 absl::Status NoMemoryRegistered() {
@@ -148,6 +151,18 @@ absl::StatusOr<bool> Devices::FollowGate(void* stream, uint32_t group, uint64_t 
 
 void Devices::RaiseGate(uint32_t group, uint64_t number) {
   if (Parts* const parts = rep_->get(); parts != nullptr) parts->gate.Raise(group, number);
+}
+
+absl::Status Devices::WriteFlightWord(void* stream, int device, proto::FlightWords* page, size_t offset_bytes,
+                                      uint32_t value) {
+  Parts* const parts = rep_->get();
+  return parts == nullptr
+             ? NoMemoryRegistered()
+             : parts->flight.Write(static_cast<CUstream>(stream), device, page, offset_bytes, value);
+}
+
+void Devices::UnpinFlightWords() {
+  if (Parts* const parts = rep_->get(); parts != nullptr) parts->flight.Unpin();
 }
 
 absl::Status Devices::Synchronize(absl::Span<const Allocation> allocations) {

@@ -42,6 +42,8 @@ namespace keepstep::cuda {
   X(cuIpcCloseMemHandle)                      \
   X(cuIpcGetEventHandle)                      \
   X(cuIpcOpenEventHandle)                     \
+  X(cuMemCreate)                              \
+  X(cuMemGetAllocationGranularity)            \
   X(cuMemRetainAllocationHandle)              \
   X(cuMemExportToShareableHandle)             \
   X(cuMemImportFromShareableHandle)           \
@@ -64,6 +66,7 @@ namespace keepstep::cuda {
   X(cuStreamSynchronize)                      \
   X(cuStreamWaitValue32)                      \
   X(cuStreamWaitEvent)                        \
+  X(cuStreamWriteValue32)                     \
   X(cuLaunchHostFunc)                         \
   X(cuEventCreate)                            \
   X(cuEventDestroy)                           \

@@ -47,7 +47,7 @@ class OpenOptions(c.Structure):
         ("struct_bytes", c.c_uint32), ("directory", c.c_char_p), ("address", c.c_char_p), ("label", c.c_char_p),
         ("run", c.c_char_p), ("mode", c.c_int), ("rank", c.c_int32), ("world_size", c.c_int32),
         ("mesh_names", _STRINGS), ("mesh_sizes", _I64P), ("mesh_dims", c.c_size_t), ("transfer", c.c_int),
-        ("timeout_ms", c.c_int64), ("keep_last", c.c_int64), ("keep_every", c.c_int64),
+        ("timeout_ms", c.c_int64), ("keep_last", c.c_int64), ("keep_every", c.c_int64), ("rescue", c.c_int32),
     ]  # fmt: skip
 
 
@@ -125,6 +125,12 @@ class Info(c.Structure):
     ]  # fmt: skip
 
 
+class RescueInfo(c.Structure):
+    _fields_ = [
+        ("struct_bytes", c.c_uint32), ("on", c.c_int32), ("step", c.c_int64), ("why_not", c.c_char * 256),
+    ]  # fmt: skip
+
+
 _ERROR = c.POINTER(Error)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ks_abi_version": (c.c_uint32, []),
@@ -137,6 +143,10 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ks_save": (c.c_int, [c.c_void_p, c.c_int64, c.POINTER(SaveOptions), c.POINTER(c.c_uint64), _ERROR]),
     "ks_before_update": (c.c_int, [c.c_void_p, c.c_uint32, c.c_int64, _ERROR]),
     "ks_before_update_on": (c.c_int, [c.c_void_p, c.c_uint32, c.c_void_p, c.c_int64, _ERROR]),
+    "ks_await_gate": (c.c_int, [c.c_void_p, c.c_uint32, c.c_int64, _ERROR]),
+    "ks_after_update_on": (c.c_int, [c.c_void_p, c.c_uint32, c.c_void_p, _ERROR]),
+    "ks_note_step": (c.c_int, [c.c_void_p, c.c_int64, c.POINTER(SaveOptions), _ERROR]),
+    "ks_get_rescue": (c.c_int, [c.c_void_p, c.POINTER(RescueInfo), _ERROR]),
     "ks_gate_open": (c.c_int32, [c.c_void_p, c.c_uint32]),
     "ks_wait": (c.c_int, [c.c_void_p, c.c_uint64, c.c_int, c.c_int64, c.POINTER(SaveStatus), _ERROR]),
     "ks_should_save": (c.c_int32, [c.c_void_p, c.c_int64, c.c_int64]),
