@@ -195,6 +195,16 @@ def _is_link(fd: str) -> bool:
     return os.path.islink(f"/proc/self/fd/{fd}")
 
 
+def reconnected(trainer: Trainer) -> None:
+    """The daemon was killed, and another started, between two updates."""
+    trainer.train(2)
+    say("trained")
+    sys.stdin.readline()
+    while not trainer.checkpointer._client.connected():
+        time.sleep(0.01)
+    trainer.train(5, begin=3)
+
+
 def resumed(trainer: Trainer) -> None:
     """A run that goes on."""
     step = trainer.checkpointer.load()
@@ -204,7 +214,7 @@ def resumed(trainer: Trainer) -> None:
 SCENARIOS: dict[str, Callable[[Trainer], None]] = {
     each.__name__: each
     for each in (between, ahead, unnoted, queued, half_run, not_noted, saving, saved, loaded, closed, unordered,
-                 running, forked, resumed)
+                 running, forked, reconnected, resumed)
 }
 
 

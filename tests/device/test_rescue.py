@@ -103,6 +103,21 @@ class Job:
             assert held.tobytes() == expected(name, held.shape, held.dtype, step).tobytes(), name
 
 
+# The record outlives the daemon, and the page that the GPU writes stays pinned where it is.
+@pytest.mark.parametrize("layout", ["segment", "many"])
+def test_a_new_daemon_is_handed_the_record_again(home: Path, layout: str) -> None:
+    with Job(home) as job, job.rank("reconnected", layout) as trainer:
+        assert trainer.heard() == "trained"
+        job.daemon.kill()
+        job.daemon.start()
+        trainer.go_on()
+        assert trainer.heard() == {"on": True, "why_not": "", "noted": 5}
+        trainer.kill()
+        job.await_rescued(5)
+        job.check(5)
+        job.await_freed()
+
+
 # What each death leaves: the step that is rescued, or what the log says instead.
 POINTS: dict[str, int | str] = {
     "between": 3,

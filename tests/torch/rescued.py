@@ -1,7 +1,7 @@
 """A trainer with crash flush on the CPU: `python -m tests.torch.rescued ADDRESS DIRECTORY`.
 
-It says what it holds after each step, as JSON, and trains until it is killed; told "stop" as a third word it says only what
-it has loaded.
+It says what it holds after each step, as JSON, and trains until it is killed; told "stop" as a third word it says only
+what it has loaded.
 """
 
 from __future__ import annotations
