@@ -166,6 +166,9 @@ TEST_F(DeviceTest, HandlesThatCannotBeOpenedAreRefused) {
   DeclaredMemory larger = memory;
   larger.size_bytes = 64 * kMiB;
   EXPECT_EQ(ReasonOf(session_->Open({larger}).status()), "BAD_HANDLE");
+  const DeclaredMemory freed = trainer_->Allocate(kMiB, 1);
+  trainer_->Free(freed);
+  EXPECT_EQ(ReasonOf(session_->Open({freed}).status()), "BAD_HANDLE");
   DeclaredMemory foreign = memory;
   foreign.gpu.fill(0x44);
   EXPECT_EQ(ReasonOf(session_->Open({foreign}).status()), "NO_GPU");
