@@ -108,6 +108,23 @@ ks_code ks_get_info(ks_client* client, ks_info* info, ks_error* error) {
   return ToError(absl::OkStatus(), error);
 }
 
+ks_code ks_device_alloc(ks_client* client, int32_t device, int64_t bytes, void** data, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (data == nullptr) return Invalid("data is NULL", error);
+  *data = nullptr;
+  auto address = client->client->owned_memory().Allocate(device, bytes, After(client->client->limits().register_ms));
+  if (address.ok()) *data = reinterpret_cast<void*>(*address);
+  return ToError(address.status(), error);
+}
+
+ks_code ks_device_free(ks_client* client, void* data, ks_error* error) {
+  if (data == nullptr) return Invalid("data is NULL", error);
+  const auto address = reinterpret_cast<uint64_t>(data);
+  if (client == nullptr) return ToError(keepstep::client::UnmapOwned(address).status(), error);
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  return ToError(client->client->owned_memory().Free(address, After(client->client->limits().rpc_ms)), error);
+}
+
 ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_error* error) {
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
   if (shards == nullptr && count > 0) return Invalid("shards is NULL", error);

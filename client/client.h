@@ -14,6 +14,7 @@
 #include "client/buffer_table.h"
 #include "client/device/devices.h"
 #include "client/gate.h"
+#include "client/owned_memory.h"
 #include "client/save_ledger.h"
 #include "client/saves.h"
 #include "client/sealer.h"
@@ -33,6 +34,7 @@ class Client {
   Saves& saves() { return *saves_; }
   Gate& gate() { return gate_; }
   StreamGates& stream_gates() { return *stream_gates_; }
+  OwnedMemory& owned_memory() { return *owned_memory_; }
   const Limits& limits() const { return limits_; }
 
   // The same answer on every rank: `step` is a positive multiple of `every`, or the step that the job was
@@ -73,6 +75,7 @@ class Client {
   std::unique_ptr<Session> session_;
   std::unique_ptr<Saves> saves_;
   std::unique_ptr<StreamGates> stream_gates_;
+  std::unique_ptr<OwnedMemory> owned_memory_;
 };
 
 }  // namespace keepstep::client

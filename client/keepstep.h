@@ -225,6 +225,15 @@ KS_API ks_code ks_open(const ks_open_options* options, ks_client** client, ks_er
 KS_API void ks_close(ks_client* client);
 KS_API ks_code ks_get_info(ks_client* client, ks_info* info, ks_error* error);
 
+/* `bytes` of new memory on this process's GPU `device` (CUDA's ordinal), in `data`: memory that the daemon owns, zeroed,
+ * counted against gpu_pool.bytes. It is used and registered (KS_CUDA) as any other, and stays mapped until
+ * ks_device_free or the process's end, also after ks_close. Which allocation of that GPU it is, first, second, …, is its
+ * name for a warm restart. RESOURCE_EXHAUSTED: over the limit. */
+KS_API ks_code ks_device_alloc(ks_client* client, int32_t device, int64_t bytes, void** data, ks_error* error);
+/* Unmaps it: nothing registered lies there any more, and no work that uses it is queued. `client` may be NULL when it is
+ * closed. */
+KS_API ks_code ks_device_free(ks_client* client, void* data, ks_error* error);
+
 /* Replaces everything that is registered. Checked as a whole: on error the old registration stands. */
 KS_API ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_error* error);
 

@@ -65,6 +65,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
     int64_t window_bytes = kDefaultWindowBytes;
     std::shared_ptr<RegistrationBudget> registrations;  // that of all sessions
     DeviceHub* devices = nullptr;                       // null: GPU memory is not mapped
+    std::shared_ptr<TrainerPieces> pieces;              // null: none can be had
   };
 
   // Decides between pull and window. FAILED_PRECONDITION: the client insists on pull and the kernel refuses
@@ -96,6 +97,8 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   absl::Status OnDescriptors(uint64_t first, std::vector<storage::UniqueFd> descriptors) {
     return memory_.Take(first, std::move(descriptors));
   }
+  // The GPU memory that the daemon owns for this process.
+  TrainerPieces& pieces() const { return *pieces_; }
   void OnCopyDone(uint64_t id, int32_t error);
 
   // Notices of one client are taken together: true for the first since NoticeTaken.
@@ -128,10 +131,14 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
 
  private:
   static constexpr int kMaxAsks = proto::kSaveSlots;
-  explicit ClientSession(Parts parts) : parts_(std::move(parts)), memory_(parts_.devices) {}
+  explicit ClientSession(Parts parts)
+      : parts_(std::move(parts)),
+        pieces_(parts_.pieces != nullptr ? std::move(parts_.pieces) : std::make_shared<TrainerPieces>()),
+        memory_(parts_.devices, pieces_) {}
   absl::Status OpenGpuMemory(Registration& registration);
 
   Parts parts_;
+  const std::shared_ptr<TrainerPieces> pieces_;
   SessionMemory memory_;
   std::optional<SharedMemory> window_;
   std::unique_ptr<PullPort> pull_port_;

@@ -181,6 +181,8 @@ std::vector<ConfigKey> MakeKeys() {
              "Threads that copy and digest; auto: one per processor", "auto"),
       Choice("gpu", AT(daemon.gpu), {{"auto", GpuUse::kAuto}, {"on", GpuUse::kOn}, {"off", GpuUse::kOff}},
              "Whether trainers' GPU memory is mapped; auto: where the machine has a driver"),
+      Number(kSize, "gpu_pool.bytes", AT(daemon.gpu_pool_bytes), 0, kMost,
+             "Memory of each GPU that the daemon may own and lend to trainers, for warm restarts", "none"),
       Reloads(Number(kSize, "job.quota_bytes", AT(daemon.job_quota_bytes), 0, kMost,
                      "What each job may hold on storage: a save beyond it is refused", "none")),
       Reloads(

@@ -28,6 +28,8 @@
 #include "daemon/error.h"
 #include "daemon/grpc_listener.h"
 #include "daemon/device/device_hub.h"
+#include "daemon/device/owned_memory.h"
+#include "daemon/device/trainer_pieces.h"
 #include "daemon/handoff_server.h"
 #include "daemon/health.h"
 #include "daemon/http_pages.h"
@@ -132,6 +134,8 @@ struct Daemon::Parts : public HandoffEvents {
   storage::IoEngineChoice engine;
   std::unique_ptr<DataPlane> plane;
   std::unique_ptr<DeviceHub> devices;  // null: GPU memory is not mapped
+  std::unique_ptr<OwnedMemory> owned;  // there where `devices` is
+  PiecesByProcess pieces;
   std::unique_ptr<storage::Catalog> catalog;
   bool trust_rosters = true;
   ReaderLeases leases;
@@ -171,6 +175,7 @@ absl::Status Daemon::Parts::StartStorage() {
   plane = *std::move(started);
   if (gpu) {
     devices = std::make_unique<DeviceHub>(DeviceHubSpec{.command = spec.device_worker}, &plane->pool(), &log);
+    owned = std::make_unique<OwnedMemory>(MadeByWorkers(devices.get()), spec.gpu_pool_bytes);
   }
   auto opened = storage::Catalog::Open(absl::StrCat(spec.state_directory, "/catalog"));
   if (!opened.ok()) return opened.status();
@@ -223,6 +228,7 @@ void Daemon::Parts::StartJobs() {
   state.log_ring = &log_ring;
   state.read_only = spec.read_only;
   state.devices = devices.get();
+  state.owned = owned.get();
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
@@ -285,7 +291,8 @@ absl::Status Daemon::Parts::StartServing() {
                            .max_connections = sessions_limit,
                            .window_bytes = spec.window_bytes,
                            .registrations = registrations,
-                           .devices = devices.get()};
+                           .devices = devices.get(),
+                           .pieces = &pieces};
   unlink(grpc_path.c_str());
   unlink(handoff_spec.socket_path.c_str());
   address = absl::StrCat("unix://", grpc_path);

@@ -29,6 +29,7 @@ namespace keepstep::daemon {
 
 class AttemptWriter;
 class DeviceHub;
+class OwnedMemory;
 
 // Outlives the services and their calls.
 struct ServerState {
@@ -36,6 +37,7 @@ struct ServerState {
   JobRegistry* jobs = nullptr;
   DataPlane* plane = nullptr;
   DeviceHub* devices = nullptr;  // null: GPU memory is not mapped
+  OwnedMemory* owned = nullptr;  // there where `devices` is
   CheckpointCache* checkpoints = nullptr;
   ReaderLeases* leases = nullptr;
   AttemptWriter* attempts = nullptr;

@@ -36,6 +36,10 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                  v1::SaveStatus* response) override;
   grpc::ServerWriteReactor<v1::SaveStatus>* Watch(grpc::CallbackServerContext* context,
                                                   const v1::WatchRequest* request) override;
+  grpc::ServerUnaryReactor* Allocate(grpc::CallbackServerContext* context, const v1::AllocateRequest* request,
+                                     v1::AllocateResponse* response) override;
+  grpc::ServerUnaryReactor* Free(grpc::CallbackServerContext* context, const v1::FreeRequest* request,
+                                 v1::FreeResponse* response) override;
   grpc::ServerUnaryReactor* GetExtra(grpc::CallbackServerContext* context, const v1::GetExtraRequest* request,
                                      v1::GetExtraResponse* response) override;
 

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/device/device_hub.h"
+#include "daemon/device/owned_memory.h"
 #include "daemon/health.h"
 #include "daemon/version.h"
 
@@ -115,6 +116,8 @@ void AddGpus(const ServerState& state, Families& to) {
   to.Begin("keepstep_gpu_copied_bytes_total", "Between mapped GPU memory and staging memory", MetricType::Counter);
   to.Add(static_cast<double>(counts.bytes_from_gpus.load()), {{"direction", "from"}});
   to.Add(static_cast<double>(counts.bytes_to_gpus.load()), {{"direction", "to"}});
+  to.One("keepstep_gpu_owned_bytes", "GPU memory that the daemon owns, lent or kept",
+         static_cast<double>(state.owned->used_bytes()));
 }
 
 // Jobs that some session trains now.

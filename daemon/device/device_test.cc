@@ -72,7 +72,8 @@ class DeviceTest : public ::testing::Test {
     pool_ = *StagingPool::Start({.limit_bytes = 8 * kMiB, .buffer_bytes = 2 * kMiB, .shared = true});
     hub_ = std::make_unique<DeviceHub>(
         DeviceHubSpec{.command = {"daemon/device/test_worker"}, .stall = stall}, pool_.get(), &log_);
-    session_ = std::make_unique<SessionMemory>(hub_.get());
+    pieces_ = std::make_shared<TrainerPieces>();
+    session_ = std::make_unique<SessionMemory>(hub_.get(), pieces_);
   }
 
   std::shared_ptr<DevicePort> Port(std::shared_ptr<const DeviceTable> table, std::vector<Fence> fences = {}) {
@@ -119,6 +120,7 @@ class DeviceTest : public ::testing::Test {
   std::unique_ptr<TestTrainer> trainer_;
   std::unique_ptr<StagingPool> pool_;
   std::unique_ptr<DeviceHub> hub_;
+  std::shared_ptr<TrainerPieces> pieces_;
   std::unique_ptr<SessionMemory> session_;
 };
 
@@ -261,7 +263,7 @@ TEST_F(DeviceTest, HandlesThatCannotBeOpenedAreRefused) {
   unsent.kind = HandleKind::kDescriptor;
   EXPECT_EQ(ReasonOf(session_->Open({unsent}).status()), "UNKNOWN_DESCRIPTOR");
   EXPECT_EQ(Mappings(), 0);
-  EXPECT_EQ(ReasonOf(SessionMemory(nullptr).Open({memory}).status()), "GPU_OFF");
+  EXPECT_EQ(ReasonOf(SessionMemory(nullptr, pieces_).Open({memory}).status()), "GPU_OFF");
   ExpectPattern(*Port(Open({memory})), memory, 1);
 }
 

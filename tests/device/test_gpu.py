@@ -2,112 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import keepstep
 import pytest
 
+from tests.device.gpus import Gpus
 from tests.device.tensors import expected
-from tests.fake_cuda.counters import Counters
-from tests.fake_cuda.environment import LIBRARY, MISSING, environment
-from tests.harness.daemon import REPOSITORY, Daemon
+from tests.fake_cuda.environment import LIBRARY, MISSING
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=MISSING)
-
-SECONDS = 20.0  # for what takes milliseconds
-
-
-class Trainer:
-    """A child that runs one scenario of tests/device/trainer.py."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def heard(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the trainer ended"
-        return json.loads(line)
-
-    def go_on(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def close(self) -> None:
-        """Ends its session; its memory stays."""
-        self.go_on()
-        assert self.heard() == "closed"
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def finish(self) -> None:
-        self.go_on()
-        assert self._process.wait(SECONDS) == 0
-
-
-class Gpus:
-    """A daemon, and what its processes and trainers are told of the driver."""
-
-    def __init__(self, home: Path, use: str, off: Sequence[str] = ()) -> None:
-        self.home = home
-        self.counters = Counters(home / "cuda-counters")
-        self.variables = environment(counters=self.counters.path, off=off, devices=2)
-        self.daemon = Daemon(home, "--gpu", use, environment=self.variables)
-
-    def __enter__(self) -> Gpus:
-        self.daemon.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.daemon.kill()
-
-    @contextmanager
-    def trainer(self, scenario: str, layout: str) -> Iterator[Trainer]:
-        path = os.pathsep.join([str(REPOSITORY / "client/python"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.device.trainer", scenario, layout, self.daemon.address,
-             str(self.home / "root/job")], cwd=REPOSITORY, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, **self.variables, "PYTHONPATH": path})
-        try:
-            yield Trainer(process)
-        finally:
-            process.kill()
-            process.wait()
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.close()
-            process.stdout.close()
-
-    def mapped(self, trainer: Trainer) -> dict[str, int]:
-        """What others hold of the trainer's memory."""
-        found = {"imports": 0, "vmm_mappings": 0, "vmm_handles": 0}
-        for process in self.counters.processes():
-            if process.alive and process.pid != trainer.pid:
-                for name in found:
-                    found[name] += process.counts[name]
-        return found
-
-    def await_unmapped(self, trainer: Trainer, seconds: float = SECONDS) -> None:
-        deadline = time.monotonic() + seconds
-        while any(self.mapped(trainer).values()):
-            assert time.monotonic() < deadline, self.counters.processes()
-            time.sleep(0.01)
-
 
 ON = {
     "one_each": "host by pull; 4 allocations by ipc",

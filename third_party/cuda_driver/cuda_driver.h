@@ -42,6 +42,7 @@ namespace keepstep::cuda {
   X(cuIpcCloseMemHandle)                      \
   X(cuIpcGetEventHandle)                      \
   X(cuIpcOpenEventHandle)                     \
+  X(cuMemCreate)                              \
   X(cuMemRetainAllocationHandle)              \
   X(cuMemExportToShareableHandle)             \
   X(cuMemImportFromShareableHandle)           \
@@ -52,6 +53,7 @@ namespace keepstep::cuda {
   X(cuMemMap)                                 \
   X(cuMemUnmap)                               \
   X(cuMemSetAccess)                           \
+  X(cuMemsetD8Async)                          \
   X(cuMemHostRegister)                        \
   X(cuMemHostUnregister)                      \
   X(cuMemHostGetDevicePointer)                \

@@ -146,6 +146,15 @@ class Client:
         if code != _ffi.OK:
             _ffi.check(code, error)
 
+    def device_alloc(self, device: int, size_bytes: int) -> int:
+        """The address of new memory on GPU `device` that the daemon owns."""
+        pointer = c.c_void_p()
+        self._call("ks_device_alloc", device, size_bytes, c.byref(pointer))
+        return pointer.value or 0
+
+    def device_free(self, pointer: int) -> None:
+        self._call("ks_device_free", pointer)
+
     def register(self, specs: Sequence[Spec]) -> None:
         shards, keep = marshal(specs)
         self._call("ks_register", shards, len(specs))

@@ -133,6 +133,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ks_open": (c.c_int, [c.POINTER(OpenOptions), c.POINTER(c.c_void_p), _ERROR]),
     "ks_close": (None, [c.c_void_p]),
     "ks_get_info": (c.c_int, [c.c_void_p, c.POINTER(Info), _ERROR]),
+    "ks_device_alloc": (c.c_int, [c.c_void_p, c.c_int32, c.c_int64, c.POINTER(c.c_void_p), _ERROR]),
+    "ks_device_free": (c.c_int, [c.c_void_p, c.c_void_p, _ERROR]),
     "ks_register": (c.c_int, [c.c_void_p, c.POINTER(Shard), c.c_size_t, _ERROR]),
     "ks_save": (c.c_int, [c.c_void_p, c.c_int64, c.POINTER(SaveOptions), c.POINTER(c.c_uint64), _ERROR]),
     "ks_before_update": (c.c_int, [c.c_void_p, c.c_uint32, c.c_int64, _ERROR]),

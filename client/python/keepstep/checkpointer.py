@@ -344,6 +344,21 @@ class Checkpointer:
             if foreign:
                 client.close()
 
+    def device_alloc(self, size_bytes: int, *, device: int = 0) -> int:
+        """The address of `size_bytes` new bytes on GPU `device` that the daemon owns (docs/gpu.md, "Warm restart").
+
+        They hold zeroes, count against the daemon's `gpu_pool.bytes`, and stay mapped until `device_free` or the
+        process's end. For PyTorch see `keepstep.torch.memory_pool`.
+
+        Raises:
+            KeepstepError: RESOURCE_EXHAUSTED: over the daemon's limit; INVALID_ARGUMENT: no such GPU, or no bytes.
+        """
+        return self._client.device_alloc(device, size_bytes)
+
+    def device_free(self, pointer: int) -> None:
+        """Gives back what `device_alloc` returned. Nothing registered lies there any more, and no queued work uses it."""
+        self._client.device_free(pointer)
+
     @property
     def memory_paths(self) -> str:
         """How registered memory reaches the daemon: "host by pull; 3 allocations by ipc, 2 by vmm" (docs/gpu.md)."""
