@@ -1,5 +1,6 @@
 // The C ABI: checks arguments, refuses forked children, converts, calls.
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -154,12 +155,57 @@ ks_code ks_save(ks_client* client, int64_t step, const ks_save_options* options,
 
 ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeout_ms, ks_error* error) {
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
-  return ToError(client->client->gate().Wait(group, After(timeout_ms)), error);
+  return ToError(client->client->BeforeUpdate(group, After(timeout_ms)), error);
 }
 
 ks_code ks_before_update_on(ks_client* client, uint32_t group, void* stream, int64_t timeout_ms, ks_error* error) {
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
-  return ToError(client->client->stream_gates().BeforeUpdate(group, stream, After(timeout_ms)), error);
+  return ToError(client->client->BeforeUpdateOn(group, stream, After(timeout_ms)), error);
+}
+
+ks_code ks_await_gate(ks_client* client, uint32_t group, int64_t timeout_ms, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  return ToError(client->client->gate().Wait(group, After(timeout_ms)), error);
+}
+
+ks_code ks_after_update_on(ks_client* client, uint32_t group, void* stream, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  auto* const recorder = client->client->recorder();
+  return ToError(recorder == nullptr ? absl::OkStatus() : recorder->Done(group, stream), error);
+}
+
+ks_code ks_note_step(ks_client* client, int64_t step, const ks_save_options* options, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  ks_save_options adopted{};
+  if (options != nullptr && !Adopt(options, &adopted))
+    return Invalid("options' struct_bytes is not set", error);
+  auto* const recorder = client->client->recorder();
+  if (recorder == nullptr) return ToError(absl::OkStatus(), error);
+  if (step < 0) {
+    recorder->Forget();
+    return ToError(absl::OkStatus(), error);
+  }
+  auto request = keepstep::client::ToSave(step, adopted);
+  if (!request.ok()) return ToError(request.status(), error);
+  return ToError(recorder->Note(*std::move(request)), error);
+}
+
+ks_code ks_get_rescue(ks_client* client, ks_rescue_info* info, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  ks_rescue_info adopted;
+  if (!Adopt(info, &adopted)) return Invalid("info is NULL or its struct_bytes is not set", error);
+  auto* const recorder = client->client->recorder();
+  ks_rescue_info answer{.struct_bytes = info->struct_bytes, .step = -1};
+  std::string why_not = "crash flush was not asked for";
+  if (recorder != nullptr) {
+    const auto now = recorder->info();
+    answer.on = now.on;
+    answer.step = now.step;
+    why_not = now.why_not;
+  }
+  keepstep::client::CopyText(why_not, answer.why_not, sizeof(answer.why_not));
+  std::memcpy(info, &answer, std::min<size_t>(info->struct_bytes, sizeof(answer)));
+  return ToError(absl::OkStatus(), error);
 }
 
 int32_t ks_gate_open(ks_client* client, uint32_t group) {

@@ -148,6 +148,8 @@ absl::StatusOr<SessionSpec> ToSpec(const ks_open_options& options) {
     spec.open.mutable_retention()->set_keep_last(options.keep_last);
     spec.open.mutable_retention()->set_keep_every(options.keep_every);
   }
+  if (options.rescue != 0 && options.mode == KS_READ) return Invalid("a reader has nothing to rescue");
+  spec.rescue = options.rescue != 0;
   if (options.run != nullptr) spec.open.set_run(options.run);
   if (options.label != nullptr) spec.open.set_label(options.label);
   spec.open.set_client_version(kVersion);

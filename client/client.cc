@@ -10,6 +10,12 @@ Client::Client(const Limits& limits) : owner_(getpid()), limits_(limits), gate_(
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline deadline) {
   std::unique_ptr<Client> client(new Client(spec.limits));
+  if (spec.rescue) {
+    auto recorder = FlightRecorder::Make(&client->devices_);
+    if (!recorder.ok()) return recorder.status();
+    client->recorder_ = *std::move(recorder);
+    spec.recorder = client->recorder_.get();
+  }
   auto session =
       Session::Start(std::move(spec), &client->ledger_, &client->buffers_, &client->devices_, deadline);
   if (!session.ok()) return session.status();
@@ -32,6 +38,18 @@ Client::~Client() {
   saves_.reset();
   owned_memory_.reset();
   session_.reset();
+}
+
+absl::Status Client::BeforeUpdate(uint32_t group, Deadline deadline) {
+  if (recorder_ != nullptr) recorder_->Unordered(group);
+  return gate_.Wait(group, deadline);
+}
+
+// The record's word comes behind the gate's wait: an update that waits has not begun.
+absl::Status Client::BeforeUpdateOn(uint32_t group, void* stream, Deadline deadline) {
+  absl::Status status = stream_gates_->BeforeUpdate(group, stream, deadline);
+  if (status.ok() && recorder_ != nullptr) recorder_->Begin(group, stream);
+  return status;
 }
 
 bool Client::ShouldSave(int64_t step, int64_t every) {

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "client/buffer_table.h"
 #include "client/device/devices.h"
+#include "client/flight_recorder.h"
 #include "client/gate.h"
 #include "client/owned_memory.h"
 #include "client/save_ledger.h"
@@ -35,7 +36,14 @@ class Client {
   Gate& gate() { return gate_; }
   StreamGates& stream_gates() { return *stream_gates_; }
   OwnedMemory& owned_memory() { return *owned_memory_; }
+  // Null: crash flush was not asked for.
+  FlightRecorder* recorder() { return recorder_.get(); }
   const Limits& limits() const { return limits_; }
+
+  // The gates of the group: on the host (Gate::Wait), or for work that is queued on `stream` from now on
+  // (StreamGates::BeforeUpdate), which the flight record hears of.
+  absl::Status BeforeUpdate(uint32_t group, Deadline deadline);
+  absl::Status BeforeUpdateOn(uint32_t group, void* stream, Deadline deadline);
 
   // The same answer on every rank: `step` is a positive multiple of `every`, or the step that the job was
   // asked for.
@@ -68,6 +76,7 @@ class Client {
   const Limits limits_;
   BufferTable buffers_;
   Devices devices_;
+  std::unique_ptr<FlightRecorder> recorder_;
   SaveLedger ledger_;
   Gate gate_;
   std::unique_ptr<Watchdog> watchdog_;

@@ -104,7 +104,9 @@ class FakeDaemon::Service final : public v1::Sessions::Service {
     return grpc::Status(grpc::StatusCode::UNAVAILABLE, "stopped");
   }
   grpc::Status Register(grpc::ServerContext*, const v1::RegisterRequest* request,
-                        v1::RegisterResponse*) override {
+                        v1::RegisterResponse* response) override {
+    response->set_rescues(daemon_->script_.no_rescue.empty());
+    response->set_no_rescue(daemon_->script_.no_rescue);
     return daemon_->script_.on_register ? ToGrpc(daemon_->script_.on_register(*request)) : grpc::Status::OK;
   }
   grpc::Status Save(grpc::ServerContext*, const v1::SaveRequest* request,

@@ -35,6 +35,7 @@ struct FakeScript {
   proto::Transfer transfer = proto::Transfer::kPull;  // unless the client wants the window
   uint64_t window_bytes = 1 << 20;
   bool maps_gpu_memory = true;
+  std::string no_rescue;  // answer to a registration; empty: it rescues
   FakeAnswer refuse;  // of the handshake
   v1::Opened opened;
   std::function<FakeAnswer(const v1::OpenRequest&)> on_open;

@@ -173,22 +173,27 @@ absl::Status HandoffClient::SendHello(const HandoffSpec& spec) {
   std::memcpy(hello.nonce, spec.nonce, sizeof(hello.nonce));
   hello.want = spec.want;
   hello.has_directory = spec.directory_fd >= 0;
+  hello.has_flight_record = spec.flight_record_fd >= 0;
   if (const int umask = OwnUmask(); umask >= 0) {
     hello.has_umask = 1;
     hello.umask = static_cast<uint16_t>(umask);
   }
   std::strncpy(hello.directory, spec.directory.c_str(), sizeof(hello.directory) - 1);
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  int fds[2];
+  size_t count = 0;
+  if (hello.has_directory) fds[count++] = spec.directory_fd;
+  if (hello.has_flight_record) fds[count++] = spec.flight_record_fd;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(fds))] = {};
   iovec part{.iov_base = &hello, .iov_len = sizeof(hello)};
   msghdr message{.msg_iov = &part, .msg_iovlen = 1};
-  if (hello.has_directory) {
+  if (count > 0) {
     message.msg_control = control;
-    message.msg_controllen = sizeof(control);
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
     cmsghdr* header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(header), &spec.directory_fd, sizeof(int));
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    std::memcpy(CMSG_DATA(header), fds, count * sizeof(int));
   }
   if (sendmsg(socket_.get(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(sizeof(hello)))
     return absl::OkStatus();

@@ -23,6 +23,7 @@ struct HandoffSpec {
   std::string socket_path;
   std::string directory;           // as the caller named it
   int directory_fd = -1;           // borrowed during Connect; -1: none
+  int flight_record_fd = -1;       // likewise
   const uint8_t* nonce = nullptr;  // proto::kNonceBytes that stay where they are while the session lives
   proto::Transfer want = proto::Transfer::kAuto;
 };

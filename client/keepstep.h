@@ -90,6 +90,10 @@ typedef struct ks_open_options {
   int64_t timeout_ms; /* of the opening; 0: 60 000 */
   int64_t keep_last;  /* KS_TRAIN: checkpoints that stay, the newest; 0: all. The same on every rank */
   int64_t keep_every; /* and steps that are multiples of this; 0: none; only with keep_last */
+  /* KS_TRAIN: 1: when every rank's process has died, the daemon saves the newest step that all of them held whole (crash
+   * flush, docs/gpu.md). Every rank has to ask, to announce each update by ks_before_update_on and ks_after_update_on,
+   * and to call ks_note_step once a step. */
+  int32_t rescue;
 } ks_open_options;
 
 /* Where a shard lies: exactly one of `boxes`, `flat`, `placements` is used, by `where`. */
@@ -212,6 +216,13 @@ typedef struct ks_info {
   char memory_paths[64];
 } ks_info;
 
+typedef struct ks_rescue_info {
+  uint32_t struct_bytes; /* sizeof(ks_rescue_info), set by the caller */
+  int32_t on;        /* 1: what is noted counts */
+  int64_t step;      /* noted last since registering; -1: none */
+  char why_not[256]; /* "": it is on, or nothing is registered yet */
+} ks_rescue_info;
+
 KS_API uint32_t ks_abi_version(void);
 KS_API const char* ks_version(void);
 /* $KEEPSTEP_ADDR, else keepstep.sock in $XDG_RUNTIME_DIR/keepstep, /tmp/keepstep-UID or /run/keepstep: the
@@ -249,6 +260,18 @@ KS_API ks_code ks_before_update(ks_client* client, uint32_t group, int64_t timeo
  * alone. Else, and for a group with host memory, it waits as ks_before_update does. */
 KS_API ks_code ks_before_update_on(ks_client* client, uint32_t group, void* stream, int64_t timeout_ms,
                                    ks_error* error);
+/* Waits as ks_before_update does, for a caller that changes nothing then: crash flush takes it for no update. */
+KS_API ks_code ks_await_gate(ks_client* client, uint32_t group, int64_t timeout_ms, ks_error* error);
+/* With crash flush, after the work that ks_before_update_on(group, stream) was called for is queued: marks its end in
+ * stream order. One update of a group at a time. Never blocks; without crash flush it does nothing. */
+KS_API ks_code ks_after_update_on(ks_client* client, uint32_t group, void* stream, ks_error* error);
+/* With crash flush, once a step, when its last update is queued: what ks_save(step) would have sent, should this process
+ * die before the next. Registered host memory is copied here (at most 64 MiB). The options' timeout and streams are not
+ * used. A negative step makes void what was noted: registered memory is about to change by something else than announced
+ * updates (ks_load does so by itself). Never waits for GPU or daemon; without crash flush it does nothing. */
+KS_API ks_code ks_note_step(ks_client* client, int64_t step, const ks_save_options* options, ks_error* error);
+/* Whether crash flush counts for what is registered, and if not, why: training goes on either way. */
+KS_API ks_code ks_get_rescue(ks_client* client, ks_rescue_info* info, ks_error* error);
 /* 1 when the gate of `group` is open; never blocks. */
 KS_API int32_t ks_gate_open(ks_client* client, uint32_t group);
 /* Waits until the save reached `state` or is over. KS_OK with status->state FAILED says that it failed. */

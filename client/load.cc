@@ -31,6 +31,7 @@ absl::Status OverReconnects(Session* session, const Limits& limits, Deadline dea
 absl::StatusOr<v1::LoadReport> Client::Load(v1::LoadRequest request, Deadline deadline,
                                             const std::function<void(const v1::LoadProgress&)>& on_progress) {
   if (absl::Status status = gate_.WaitAll(deadline); !status.ok()) return status;
+  if (recorder_ != nullptr) recorder_->Forget();
   // Work that is queued on a GPU must not use, nor write, what the load fills.
   if (const auto declared = session_->declared(); declared != nullptr) {
     if (absl::Status status = devices_.Synchronize(declared->allocations); !status.ok()) return status;

@@ -73,15 +73,16 @@ std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, con
   return requests;
 }
 
-absl::Status SendRegistration(const Declared& declared, const DeviceOffer& offer, uint64_t generation,
-                              Channel* channel, Deadline deadline) {
+absl::StatusOr<v1::RegisterResponse> SendRegistration(const Declared& declared, const DeviceOffer& offer,
+                                                      uint64_t generation, Channel* channel, Deadline deadline) {
+  v1::RegisterResponse response;
   for (const v1::RegisterRequest& request :
        SplitRegistration(declared, offer, generation, kMaxRequestBytes)) {
-    v1::RegisterResponse response;
+    response.Clear();
     const absl::Status status = channel->Register(request, deadline, &response);
     if (!status.ok()) return status;
   }
-  return absl::OkStatus();
+  return response;
 }
 
 }  // namespace keepstep::client

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "client/buffer_table.h"
 #include "client/channel.h"
 #include "client/deadline.h"
@@ -40,9 +41,9 @@ struct DeviceOffer {
 std::vector<v1::RegisterRequest> SplitRegistration(const Declared& declared, const DeviceOffer& offer,
                                                    uint64_t generation, size_t limit_bytes);
 
-// Sends them in order. The daemon takes a generation as a whole or not at all.
-absl::Status SendRegistration(const Declared& declared, const DeviceOffer& offer, uint64_t generation,
-                              Channel* channel, Deadline deadline);
+// Sends them in order. The daemon takes a generation as a whole or not at all; what it answers to the last of them.
+absl::StatusOr<v1::RegisterResponse> SendRegistration(const Declared& declared, const DeviceOffer& offer,
+                                                      uint64_t generation, Channel* channel, Deadline deadline);
 
 }  // namespace keepstep::client
 

@@ -121,6 +121,7 @@ absl::Status Session::ConnectAndServe() {
   HandoffSpec handoff_spec{.socket_path = spec_.address.handoff_path,
                            .directory = spec_.directory,
                            .directory_fd = directory_.get(),
+                           .flight_record_fd = spec_.recorder == nullptr ? -1 : spec_.recorder->fd(),
                            .nonce = nonce_.get(),
                            .want = spec_.transfer};
   {
@@ -230,18 +231,21 @@ absl::Status Session::SendOnce(const Declared& declared, const Connection& conne
     std::lock_guard lock(mu_);
     return ++generation_;
   }();
-  const absl::Status status =
-      SendRegistration(declared, offer, generation, connection.channel.get(), deadline);
-  if (!status.ok()) {
+  const auto answer = SendRegistration(declared, offer, generation, connection.channel.get(), deadline);
+  if (!answer.ok()) {
     book_.Refused();
-    return status;
+    return answer.status();
   }
   book_.Taken();
+  if (spec_.recorder != nullptr) {
+    spec_.recorder->Registered(declared, generation, paths.NeedWindow(),
+                               answer->rescues() ? absl::string_view() : answer->no_rescue());
+  }
   std::lock_guard lock(mu_);
   info_.device_paths = paths.Text();
   info_.copies_gpu_memory = paths.NeedWindow();
   info_.maps_gpu_memory = maps;
-  return status;
+  return absl::OkStatus();
 }
 
 // Ends the connection, so that the next one is opened with a window.

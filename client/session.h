@@ -25,6 +25,7 @@
 #include "client/channel.h"
 #include "client/copy_thread.h"
 #include "client/device_paths.h"
+#include "client/flight_recorder.h"
 #include "client/handoff_client.h"
 #include "client/limits.h"
 #include "client/registration.h"
@@ -39,6 +40,8 @@ struct SessionSpec {
   proto::Transfer transfer = proto::Transfer::kAuto;
   v1::OpenRequest open;  // epoch, nonce and counts are filled in by the session
   Limits limits;
+  bool rescue = false;                 // crash flush is asked for
+  FlightRecorder* recorder = nullptr;  // outlives the session; null: there is none
 };
 
 struct SessionInfo {

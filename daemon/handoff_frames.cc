@@ -42,8 +42,9 @@ absl::StatusOr<proto::Hello> ParseHello(absl::Span<const std::byte> frame, size_
   if (hello.has_umask > 1 || hello.umask > 0777) return Invalid("A umask has nine bits.");
   if (std::memchr(hello.directory, 0, sizeof(hello.directory)) == nullptr)
     return Invalid("The directory's name does not end.");
-  if (descriptors != (hello.has_directory != 0 ? 1u : 0u)) {
-    return Invalid("A Hello carries the directory's descriptor, or none.");
+  if (hello.has_directory > 1 || hello.has_flight_record > 1 ||
+      descriptors != size_t{hello.has_directory} + hello.has_flight_record) {
+    return Invalid("A Hello carries the descriptors that it says: the directory's, the flight record's.");
   }
   return hello;
 }

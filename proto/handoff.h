@@ -4,9 +4,9 @@
 // does, so that its end is the first sign of a dead client. Frames are the structs below, little-endian, one
 // a packet; the receiver checks the size against `kind` before it reads a field.
 //
-//   1. client → Hello, with the job directory's descriptor by SCM_RIGHTS (O_DIRECTORY, or none for a session
+//   1. client → Hello, with descriptors by SCM_RIGHTS: the job directory's (O_DIRECTORY, or none for a session
 //   that
-//      only looks). The daemon takes uid, gid and pid from SO_PEERCRED and holds a pidfd from then on.
+//      only looks), and then that of its flight record (flight_record.h), if it has one. The daemon takes uid, gid and pid from SO_PEERCRED and holds a pidfd from then on.
 //   2. daemon reads the 16-byte nonce at Hello.nonce_address with process_vm_readv. The same bytes: pull
 //   works.
 //   3. daemon → Welcome with descriptors [daemon page, client page] and, by window, [window]; or Refused, and
@@ -75,7 +75,7 @@ struct Hello {
   Transfer want = Transfer::kAuto;
   uint8_t has_directory = 0;
   uint8_t has_umask = 0;  // 0: an older client, or one that cannot tell
-  uint8_t reserved = 0;
+  uint8_t has_flight_record = 0;
   uint16_t umask = 0;  // of the client; files of the job get modes within it
   uint8_t reserved2[2] = {};
   char directory[1024] = {};  // as the caller named it, for people; NUL-terminated

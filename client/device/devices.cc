@@ -18,6 +18,7 @@
 #include "client/device/copier.h"
 #include "client/device/fences.h"
 #include "client/device/finder.h"
+#include "client/device/flight_words.h"
 #include "client/device/gate_words.h"
 #include "client/device/owned_table.h"
 #include "client/failure.h"
@@ -32,7 +33,8 @@ struct Parts {
         finder(driver, &contexts),
         fences(driver, &contexts),
         copier(driver, &fences),
-        gate(driver) {}
+        gate(driver),
+        flight(driver, &contexts) {}
   const cuda::Driver& cu;
   Contexts contexts;
   std::mutex finding;
@@ -40,6 +42,7 @@ struct Parts {
   Fences fences;
   Copier copier;
   GateWords gate;
+  FlightWordsWriter flight;
 };
 
 absl::Status NoMemoryRegistered() {
@@ -175,6 +178,18 @@ absl::StatusOr<bool> Devices::FollowGate(void* stream, uint32_t group, uint64_t 
 
 void Devices::RaiseGate(uint32_t group, uint64_t number) {
   if (Parts* const parts = rep_->get(); parts != nullptr) parts->gate.Raise(group, number);
+}
+
+absl::Status Devices::WriteFlightWord(void* stream, int device, proto::FlightWords* page, size_t offset_bytes,
+                                      uint32_t value) {
+  Parts* const parts = rep_->get();
+  return parts == nullptr
+             ? NoMemoryRegistered()
+             : parts->flight.Write(static_cast<CUstream>(stream), device, page, offset_bytes, value);
+}
+
+void Devices::UnpinFlightWords() {
+  if (Parts* const parts = rep_->get(); parts != nullptr) parts->flight.Unpin();
 }
 
 absl::Status Devices::Synchronize(absl::Span<const Allocation> allocations) {

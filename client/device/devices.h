@@ -20,6 +20,7 @@
 #include "absl/types/span.h"
 #include "client/device/allocation.h"
 #include "client/unique_fd.h"
+#include "proto/flight_record.h"
 #include "proto/handoff.h"
 #include "proto/sessions.pb.h"
 
@@ -69,6 +70,11 @@ class Devices {
   // The gate in stream order, as GateWords has it. False also: there is no GPU memory.
   absl::StatusOr<bool> FollowGate(void* stream, uint32_t group, uint64_t number);
   void RaiseGate(uint32_t group, uint64_t number);
+
+  // The update sequence in stream order, as FlightWordsWriter has it. FAILED_PRECONDITION also: there is no GPU memory.
+  absl::Status WriteFlightWord(void* stream, int device, proto::FlightWords* page, size_t offset_bytes,
+                               uint32_t value);
+  void UnpinFlightWords();
 
   // Blocks until everything that was queued on the contexts of `allocations` is done.
   absl::Status Synchronize(absl::Span<const Allocation> allocations);

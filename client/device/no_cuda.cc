@@ -51,6 +51,12 @@ absl::StatusOr<bool> Devices::FollowGate(void*, uint32_t, uint64_t) { return fal
 
 void Devices::RaiseGate(uint32_t, uint64_t) {}
 
+absl::Status Devices::WriteFlightWord(void*, int, proto::FlightWords*, size_t, uint32_t) {
+  return absl::UnimplementedError("a build without CUDA");
+}
+
+void Devices::UnpinFlightWords() {}
+
 absl::Status Devices::Synchronize(absl::Span<const Allocation>) { return absl::OkStatus(); }
 
 int Devices::Copy(absl::Span<const proto::CopyEntry>, absl::Span<const Allocation>, bool, std::byte*,

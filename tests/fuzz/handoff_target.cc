@@ -25,7 +25,8 @@ void ToDaemon(absl::Span<const std::byte> frame, size_t descriptors) {
     KEEPSTEP_CHECK(frame.size() == sizeof(proto::Hello), "a Hello of another size");
     KEEPSTEP_CHECK(strnlen(hello->directory, sizeof(hello->directory)) < sizeof(hello->directory),
                    "a directory without an end");
-    KEEPSTEP_CHECK(descriptors == (hello->has_directory != 0 ? 1u : 0u), "a descriptor that nobody takes");
+    KEEPSTEP_CHECK(descriptors == size_t{hello->has_directory} + hello->has_flight_record,
+                   "a descriptor that nobody takes");
     KEEPSTEP_CHECK(hello->want <= proto::Transfer::kWindow, "a transfer that is none");
     KEEPSTEP_CHECK(hello->umask <= 0777, "a umask of more than nine bits");
   }

@@ -43,6 +43,7 @@ namespace keepstep::cuda {
   X(cuIpcGetEventHandle)                      \
   X(cuIpcOpenEventHandle)                     \
   X(cuMemCreate)                              \
+  X(cuMemGetAllocationGranularity)            \
   X(cuMemRetainAllocationHandle)              \
   X(cuMemExportToShareableHandle)             \
   X(cuMemImportFromShareableHandle)           \
@@ -66,6 +67,7 @@ namespace keepstep::cuda {
   X(cuStreamSynchronize)                      \
   X(cuStreamWaitValue32)                      \
   X(cuStreamWaitEvent)                        \
+  X(cuStreamWriteValue32)                     \
   X(cuLaunchHostFunc)                         \
   X(cuEventCreate)                            \
   X(cuEventDestroy)                           \
