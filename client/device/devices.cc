@@ -65,10 +65,6 @@ void RaiseDescriptorLimit(size_t count) {
 }
 
 CUresult ExportOne(const cuda::Driver& cu, const Allocation& piece, int* fd) {
-  if (UniqueFd owned = OwnedTable::Get().Export(piece.address); owned.valid()) {
-    *fd = owned.Release();
-    return CUDA_SUCCESS;
-  }
   const InContext in(cu, reinterpret_cast<CUcontext>(piece.context));
   if (in.result() != CUDA_SUCCESS) return in.result();
   CUmemGenericAllocationHandle handle = 0;
@@ -150,6 +146,10 @@ absl::StatusOr<std::vector<UniqueFd>> Devices::Export(absl::Span<const Allocatio
   RaiseDescriptorLimit(pieces.size());
   std::vector<UniqueFd> fds;
   for (const Allocation* piece : pieces) {
+    if (UniqueFd owned = OwnedTable::Get().Export(piece->address); owned.valid()) {
+      fds.push_back(std::move(owned));
+      continue;
+    }
     int fd = -1;
     if (const CUresult result = ExportOne(parts->cu, *piece, &fd); result != CUDA_SUCCESS) {
       return DriverError(

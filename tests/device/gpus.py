@@ -90,15 +90,19 @@ class Gpus:
         use: The daemon's `--gpu`.
         off: What the driver cannot do.
         arguments: Further flags of the daemon.
+        faults: Calls that fail in the daemon's workers.
+        wrapper: A command that runs the daemon.
         driver: Further settings of the driver (tests/fake_cuda/environment.py).
     """
 
-    def __init__(self, home: Path, use: str, off: Sequence[str] = (), arguments: Sequence[str] = (),
-                 **driver: Any) -> None:
+    def __init__(self, home: Path, use: str, off: Sequence[str] = (), *, arguments: Sequence[str] = (),
+                 faults: Sequence[str] = (), wrapper: Sequence[str] = (), **driver: Any) -> None:
         self.home = home
         self.counters = Counters(home / "cuda-counters")
-        self.variables = environment(**{"counters": self.counters.path, "off": off, "devices": 2, **driver})
-        self.daemon = Daemon(home, "--gpu", use, *arguments, environment=self.variables)
+        settings = {"counters": self.counters.path, "off": off, "devices": 2, **driver}
+        self.variables = environment(**settings)
+        self.daemon = Daemon(home, "--gpu", use, *arguments, environment=environment(**settings, faults=faults),
+                             wrapper=wrapper)
 
     def __enter__(self) -> Gpus:
         self.daemon.start()
@@ -109,12 +113,12 @@ class Gpus:
 
     @contextmanager
     def trainer(self, scenario: str, layout: str, *further: str, program: str = "trainer", job: str = "job",
-                **limits_ms: int) -> Iterator[Trainer]:
+                wrapper: Sequence[str] = (), **limits_ms: int) -> Iterator[Trainer]:
         """`tests/device/PROGRAM.py` with a scenario, a layout and a job; `limits_ms` are of client/limits.h."""
         path = os.pathsep.join([str(REPOSITORY / "client/python"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         limits = ",".join(f"{name}={value}" for name, value in limits_ms.items())
         process = subprocess.Popen(
-            [sys.executable, "-m", f"tests.device.{program}", scenario, layout, self.daemon.address,
+            [*wrapper, sys.executable, "-m", f"tests.device.{program}", scenario, layout, self.daemon.address,
              str(self.home / "root" / job), *further], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, **self.variables, "PYTHONPATH": path, "KEEPSTEP_LIMITS": limits})
         try:
@@ -139,7 +143,7 @@ class Gpus:
         return found
 
     def await_unmapped(self, trainer: Trainer, seconds: float = SECONDS) -> None:
-        until(lambda: not any(self.mapped(trainer).values()), "the daemon still has the trainer's memory mapped", seconds)
+        until(lambda: not any(self.mapped(trainer).values()), "nothing of the trainer's is mapped", seconds)
 
     def worker(self, trainer: Trainer) -> int:
         """The pid of the device worker that has the trainer's memory mapped."""

@@ -1,4 +1,4 @@
-"""A trainer whose tensors lie in owned memory: `python -m tests.device.owned_trainer SCENARIO LAYOUT ADDRESS DIRECTORY`."""
+"""A trainer with owned memory: `python -m tests.device.owned_trainer SCENARIO LAYOUT ADDRESS DIRECTORY`. It prints JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fake_cuda.cuda import Gpu
 
 
 def allocates(gpu: Gpu, checkpointer: keepstep.Checkpointer, wishes: str) -> list[str]:
-    """Asks for each of "GPU:BYTES,…": the reason that it is refused with, or "" for memory that holds zeroes and works."""
+    """Asks for each of "GPU:BYTES,…": the reason that it is refused with, or "" for memory of zeroes that works."""
     told = []
     for wish in wishes.split(","):
         device, size = (int(number) for number in wish.split(":"))
