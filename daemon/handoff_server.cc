@@ -147,7 +147,7 @@ void HandoffServer::Run() {
         eventfd_t value;
         eventfd_read(wake_.get(), &value);
       } else if (tag & 1) {
-        OnProcessEnded(tag >> 1);
+        OnProcessEnded(tag >> 1, /*left=*/false);
       } else {
         OnReadable(tag >> 1);
       }
@@ -234,7 +234,7 @@ bool HandoffServer::OnFrame(Connection& connection, uint64_t id, ReceivedFrame f
   const std::optional<ClientFrame> said = ParseClientFrame(frame.bytes, frame.descriptors.size());
   if (!said.has_value()) return false;
   if (std::holds_alternative<proto::Goodbye>(*said)) {
-    OnProcessEnded(id);  // as if: the client will not resume, so there is nothing to wait for
+    OnProcessEnded(id, /*left=*/true);  // as if: the client will not resume, so there is nothing to wait for
   } else if (std::holds_alternative<proto::Notify>(*said)) {
     events_->OnNotify(*connection.session);
   } else if (const auto* ask = std::get_if<AskedSave>(&*said)) {
@@ -291,9 +291,15 @@ absl::Status HandoffServer::OnHello(Connection& connection, uint64_t id, Receive
   parts.peer = {credentials.pid, credentials.uid, credentials.gid};
   parts.pidfd = storage::UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, credentials.pid, 0)));
   if (!parts.pidfd.valid()) return Errno("pidfd_open of the client (is it in another process namespace?)");
-  if (!frame.descriptors.empty()) {
-    parts.directory_fd = std::move(frame.descriptors[0]);
+  size_t next = 0;
+  if (hello->has_directory != 0) {
+    parts.directory_fd = std::move(frame.descriptors[next++]);
     if (absl::Status status = CheckDirectory(parts.directory_fd.get()); !status.ok()) return status;
+  }
+  if (hello->has_flight_record != 0) {
+    parts.flight_record = std::move(frame.descriptors[next]);
+    if (absl::Status status = proto::CheckFlightRecord(parts.flight_record.get()); !status.ok())
+      return Invalid(status.message());
   }
   parts.hello = *hello;
   parts.directory = hello->directory;
@@ -347,13 +353,13 @@ void HandoffServer::Close(uint64_t id) {
   events_->OnLost(*connection.session);
 }
 
-void HandoffServer::OnProcessEnded(uint64_t id) {
+void HandoffServer::OnProcessEnded(uint64_t id, bool left) {
   auto found = connections_.find(id);
   if (found == connections_.end() || found->second.session == nullptr) return;
   std::shared_ptr<ClientSession> session = found->second.session;
   session->OnDisconnected();
   Remove(id);
-  events_->OnDead(*session);
+  events_->OnDead(*session, left);
 }
 
 void HandoffServer::Remove(uint64_t id) {

@@ -50,7 +50,8 @@ class HandoffEvents {
   virtual void OnNotify(ClientSession& session) = 0;
   virtual void OnAskSave(const std::shared_ptr<ClientSession>& session, absl::string_view request) = 0;
   virtual void OnLost(ClientSession& session) = 0;  // the connection ended
-  virtual void OnDead(ClientSession& session) = 0;  // the process ended; last call about this session
+  // The process ended, or (`left`) said that the session is over; last call about this session.
+  virtual void OnDead(ClientSession& session, bool left) = 0;
 };
 
 class HandoffServer {
@@ -88,7 +89,7 @@ class HandoffServer {
   absl::Status OnHello(Connection& connection, uint64_t id, ReceivedFrame frame);
   absl::Status Welcome(Connection& connection, uint64_t id, ClientSession::Parts parts);
   void Close(uint64_t id);
-  void OnProcessEnded(uint64_t id);
+  void OnProcessEnded(uint64_t id, bool left);
   void Remove(uint64_t id);
   absl::Status Watch(int fd, uint64_t tag);
 

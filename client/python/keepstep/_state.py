@@ -28,19 +28,26 @@ _TENSORS = (np.ndarray, Sharded, bytearray, memoryview, mmap.mmap, array.array)
 _LAST_GROUP = 255  # groups of keywords are numbered from here down, those that a program numbers itself from 0 up
 
 
+Asked = Callable[[], Callable[[int], object] | None]
+
+
 class Gate(Protocol):
     """Something that calls `Checkpointer.before_update(group)` by itself before it changes the tensors of its group."""
 
     group: int
 
-    def attach(self, before_update: Callable[[], Callable[[int], object] | None]) -> None:
-        """What to call; a weak reference, so that a gate keeps no Checkpointer alive."""
+    def attach(self, before_update: Asked, after_update: Asked | None = None) -> None:
+        """What to call before and, if it is given, after a change; weak references, so that a gate keeps no Checkpointer
+        alive."""
 
     def detach(self) -> None:
         """Calls nothing from now on."""
 
     def ready(self) -> bool:
         """Whether the next change is sure to ask; called once a save, on the thread that saves."""
+
+    def announces(self) -> bool:
+        """Whether every change is announced by it, before and after."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,15 @@ class Registered:
     gates: list[Gate] = field(default_factory=list)
     watches: list[Callable[[], str]] = field(default_factory=list)  # each says what has changed; "" nothing
     before_load: list[Callable[[Stored], None]] = field(default_factory=list)
+    frozen: set[str] = field(default_factory=set)  # tensors that nothing changes
+
+    def unguarded(self) -> str:
+        """A tensor on a GPU that may change without a gate that says so; "" if there is none."""
+        announced = {gate.group for gate in self.gates if gate.announces()}
+        for name, spec in self.specs.items():
+            if spec.on_device and spec.group not in announced and name not in self.frozen:
+                return f"{name}: no tested hook announces its updates"
+        return ""
 
     def changed(self) -> str:
         """What is another object, or lies elsewhere, than when it was registered; "" while nothing does."""

@@ -29,6 +29,10 @@ class FakeLibrary:
         self.loaded_step: int | None = None
         self.kept: list[object] = []
         self.retention = (-1, -1)
+        self.rescue = -1
+        self.awaited: list[int] = []
+        self.announced: list[tuple[str, int, int]] = []
+        self.notes: list[tuple[int, list[str]]] = []
 
     def settle(self, number: int, state: str, reason: str = "") -> None:
         with self.lock:
@@ -43,6 +47,7 @@ class FakeLibrary:
         client._obj.value = 1  # type: ignore[attr-defined]
         told = options._obj  # type: ignore[attr-defined]
         self.retention = (told.keep_last, told.keep_every)
+        self.rescue = told.rescue
         return 0
 
     def ks_close(self, client: object) -> None:
@@ -73,6 +78,28 @@ class FakeLibrary:
 
     def ks_before_update(self, client: object, group: int, timeout_ms: int, error: object) -> int:
         self.updates.append(group)
+        return 0
+
+    def ks_await_gate(self, client: object, group: int, timeout_ms: int, error: object) -> int:
+        self.awaited.append(group)
+        return 0
+
+    def ks_before_update_on(self, client: object, group: int, stream: int, timeout_ms: int, error: object) -> int:
+        self.announced.append(("before", group, stream))
+        return 0
+
+    def ks_after_update_on(self, client: object, group: int, stream: int, error: object) -> int:
+        self.announced.append(("after", group, stream))
+        return 0
+
+    def ks_note_step(self, client: object, step: int, options: object, error: object) -> int:
+        told = options._obj  # type: ignore[attr-defined]
+        self.notes.append((step, sorted(told.extras[index].name.decode() for index in range(told.extra_count))))
+        return 0
+
+    def ks_get_rescue(self, client: object, info: object, error: object) -> int:
+        told = info._obj  # type: ignore[attr-defined]
+        told.on, told.step, told.why_not = 0, -1, b"its probe failed"
         return 0
 
     def ks_wait(

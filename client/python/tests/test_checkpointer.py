@@ -13,7 +13,7 @@ import pytest
 from fake_library import FakeLibrary, installed
 
 import keepstep
-from keepstep import _containers, _ffi, _preemption
+from keepstep import _client, _containers, _ffi, _preemption
 
 
 @pytest.fixture
@@ -224,3 +224,28 @@ def test_a_first_sigterm_becomes_one_wish_and_a_second_one_is_the_programs(
         assert heard == [signal.SIGTERM] * 2
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+# Crash flush proves a step by what is announced: waits of save and load are no updates, and each update counts anew.
+def test_with_rescue_updates_are_announced_and_steps_noted(library: FakeLibrary) -> None:
+    checkpointer = opened(library, gated=True, rescue=True)
+    assert library.rescue == 1
+    for step in (1, 2):
+        checkpointer.before_update(stream=7)
+        checkpointer.after_update(stream=7)
+        assert checkpointer.should_save(step, every=2) is (step == 2)
+    assert library.announced == 2 * [("before", 0, 7), ("before", 2, 7), ("after", 0, 7), ("after", 2, 7)]
+    assert library.notes == [(1, ["keepstep.rng"]), (2, ["keepstep.rng"])]
+    checkpointer.load()
+    assert library.notes[2:] == [(-1, [])], "what a load fills is no step"
+    assert library.updates == []
+    assert checkpointer.rescue == _client.Rescue(False, None, "its probe failed")
+
+
+def test_without_rescue_nothing_is_noted(library: FakeLibrary) -> None:
+    checkpointer = opened(library)
+    checkpointer.should_save(1)
+    checkpointer.save(1)
+    assert (library.rescue, library.notes, library.awaited) == (0, [], [])
+    with pytest.raises(ValueError, match="reader"):
+        keepstep.Checkpointer("/ckpt/job", read_only=True, rescue=True)

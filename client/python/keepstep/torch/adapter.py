@@ -115,6 +115,8 @@ class _Collection:
         for name, (part, tensor) in named.items():
             self._parts.setdefault(id(tensor), []).append(part)
             self._add(name, part, tensor, "model", self._groups.get(id(tensor), ema))
+            if id(tensor) not in self._groups and not tensor.requires_grad and not ema:
+                self._collector.registered.frozen.add(name)
         for name, buffer in found.buffers.items():
             part = TensorPart(name, buffer, self._holders(found, buffer, holders))
             named[name] = part, buffer

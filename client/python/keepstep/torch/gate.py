@@ -1,7 +1,8 @@
 """Keeps an optimizer from changing tensors that a save still has to copy: torch's global step pre-hook.
 
 1. One hook for the whole process, installed with the first gate. It runs before each `Optimizer.step`, also of the
-   inner optimizers of an optimizer-in-backward, and asks the gates of that optimizer; any other costs one look-up.
+   inner optimizers of an optimizer-in-backward, and asks the gates of that optimizer; any other costs one look-up. Another
+   one runs after it, and tells the gates of crash flush that the update is queued.
 2. Overlap needs certainty that the hook will run. So a gate is ready for a save only if its optimizers are of a tested
    kind (or the caller says so), and each has passed the hook since the save before: under a CUDA graph, or inside a
    compiled step, it does not, and then the save returns after the copy.
@@ -17,12 +18,14 @@ import functools
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from keepstep._state import Asked
 
 _log = logging.getLogger("keepstep")
 
@@ -75,7 +78,8 @@ class StepGate:
         self.group = group
         self._shown = shown
         self._steppers = [_stepper(optimizer) for optimizer in optimizers]
-        self._pass: Callable[[], Callable[[int], object] | None] | None = None
+        self._pass: Asked | None = None
+        self._done: Asked | None = None
         untested = {type(optimizer) for optimizer in inner} - TESTED
         self.overlaps = not untested if overlap is None else overlap
         if untested and overlap is None:
@@ -87,12 +91,15 @@ class StepGate:
             stepper.gates = [known for known in stepper.gates if known() is not None]
             stepper.gates.append(weakref.ref(self))
 
-    def attach(self, before_update: Callable[[], Callable[[int], object] | None]) -> None:
+    def attach(self, before_update: Asked, after_update: Asked | None = None) -> None:
         """`before_update()(group)` returns when the tensors of the group may change; None: nobody asks any more."""
-        self._pass = before_update
+        self._pass, self._done = before_update, after_update
 
     def detach(self) -> None:
-        self._pass = None
+        self._pass = self._done = None
+
+    def announces(self) -> bool:
+        return self.overlaps and not any(stepper.captured for stepper in self._steppers)
 
     def ready(self) -> bool:
         """Whether the next step of each optimizer is sure to pass the hook. Asked once for each save."""
@@ -113,13 +120,19 @@ class StepGate:
             before_update(self.group)
 
 
+    def stepped(self) -> None:
+        after_update = None if self._done is None else self._done()
+        if after_update is not None:
+            after_update(self.group)
+
+
 class CallerGate:
     """The gate of a group that the program itself guards, by `Checkpointer.before_update(keyword)`."""
 
     def __init__(self, group: int) -> None:
         self.group = group
 
-    def attach(self, before_update: Callable[[], Callable[[int], object] | None]) -> None:
+    def attach(self, before_update: Asked, after_update: Asked | None = None) -> None:
         """Nothing: the program asks."""
 
     def detach(self) -> None:
@@ -127,6 +140,9 @@ class CallerGate:
 
     def ready(self) -> bool:
         return True
+
+    def announces(self) -> bool:
+        return False
 
 
 def _stepper(optimizer: Optimizer) -> _Stepper:
@@ -140,6 +156,19 @@ def _stepper(optimizer: Optimizer) -> _Stepper:
 @functools.cache
 def _install() -> None:
     register_optimizer_step_pre_hook(torch.compiler.disable(_before_step))  # type: ignore[no-untyped-call]
+    register_optimizer_step_post_hook(torch.compiler.disable(_after_step))  # type: ignore[no-untyped-call]
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    stepper = _steppers.get(optimizer)
+    if stepper is None or not stepper.gates or _making_state.get():
+        return
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return
+    for reference in stepper.gates:
+        gate = reference()
+        if gate is not None:
+            gate.stepped()
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
