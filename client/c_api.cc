@@ -8,6 +8,7 @@
 
 #include "client/address.h"
 #include "client/c_convert.h"
+#include "client/c_pool.h"
 #include "client/c_shards.h"
 #include "client/client.h"
 #include "client/extras.h"
@@ -89,6 +90,7 @@ ks_code ks_open(const ks_open_options* options, ks_client** client, ks_error* er
 
 void ks_close(ks_client* client) {
   if (client == nullptr) return;
+  if (!client->client->Forked()) keepstep::client::PoolClientCloses(client);
   if (client->client->Forked()) {
     client->client->Abandon();
     (void)client->client.release();
@@ -124,6 +126,14 @@ ks_code ks_device_free(ks_client* client, void* data, ks_error* error) {
   if (client == nullptr) return ToError(keepstep::client::UnmapOwned(address).status(), error);
   if (const ks_code code = Check(client, error); code != KS_OK) return code;
   return ToError(client->client->owned_memory().Free(address, After(client->client->limits().rpc_ms)), error);
+}
+
+ks_code ks_pool_use(ks_client* client, ks_error* error) {
+  if (client != nullptr) {
+    if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  }
+  keepstep::client::UseForPool(client);
+  return ToError(absl::OkStatus(), error);
 }
 
 ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_error* error) {

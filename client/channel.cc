@@ -126,6 +126,11 @@ absl::Status Channel::Allocate(const v1::AllocateRequest& request, Deadline dead
   return FromGrpc(rep_->sessions->Allocate(call.context(), request, response));
 }
 
+absl::Status Channel::Restart(const v1::RestartRequest& request, Deadline deadline, v1::RestartResponse* response) {
+  Call call(rep_.get(), deadline);
+  return FromGrpc(rep_->sessions->Restart(call.context(), request, response));
+}
+
 absl::Status Channel::Free(const v1::FreeRequest& request, Deadline deadline) {
   Call call(rep_.get(), deadline);
   v1::FreeResponse response;

@@ -25,6 +25,8 @@ class LoadRequest;
 class OpenRequest;
 class RegisterRequest;
 class RegisterResponse;
+class RestartRequest;
+class RestartResponse;
 class SaveRequest;
 class SaveResponse;
 class SaveStatus;
@@ -53,6 +55,7 @@ class Channel {
   absl::Status GetExtra(const v1::GetExtraRequest& request, Deadline deadline,
                         v1::GetExtraResponse* response);
   absl::Status Allocate(const v1::AllocateRequest& request, Deadline deadline, v1::AllocateResponse* response);
+  absl::Status Restart(const v1::RestartRequest& request, Deadline deadline, v1::RestartResponse* response);
   absl::Status Free(const v1::FreeRequest& request, Deadline deadline);
   absl::Status List(const v1::ListRequest& request, Deadline deadline, v1::ListResponse* response);
 

@@ -16,6 +16,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline 
     client->recorder_ = *std::move(recorder);
     spec.recorder = client->recorder_.get();
   }
+  client->may_restart_ = spec.open.warm();
   auto session =
       Session::Start(std::move(spec), &client->ledger_, &client->buffers_, &client->devices_, deadline);
   if (!session.ok()) return session.status();

@@ -43,6 +43,7 @@ absl::StatusOr<uint64_t> OwnedMemory::TryAllocate(const v1::AllocateRequest& req
   if (!descriptor.ok()) return descriptor.status();
   const OwnedPiece piece{.device = device,
                          .size_bytes = static_cast<uint64_t>(response.size_bytes()),
+                         .writable = !response.kept(),
                          .owned = {.client = devices_->id(),
                                    .daemon_pid = daemon.daemon_pid(),
                                    .ordinal = request.ordinal()}};

@@ -27,6 +27,7 @@
 #include "daemon/pull_port.h"
 #include "daemon/registration.h"
 #include "daemon/window_port.h"
+#include "proto/flight_reader.h"
 #include "proto/handoff.h"
 #include "storage/unique_fd.h"
 
@@ -44,9 +45,16 @@ struct Peer {
 struct Membership {
   std::shared_ptr<Job> job;
   bool training = false;
+  bool warm = false;  // what the daemon owns for it is kept when it dies
   int32_t rank = 0, world_size = 1;
   reshard::Mesh mesh;
   std::string run;
+};
+
+// What a rank that has gone on with kept memory finds of the step that was never saved.
+struct WarmExtras {
+  int64_t step = 0;
+  std::vector<v1::Extra> extras;  // of all ranks
 };
 
 // Thread-safe.
@@ -62,6 +70,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
     std::shared_ptr<FrameSocket> socket;
     std::unique_ptr<SessionPages> pages;
     proto::Hello hello;
+    storage::UniqueFd flight_record;  // proto/flight_record.h; may be none
     int64_t window_bytes = kDefaultWindowBytes;
     std::shared_ptr<RegistrationBudget> registrations;  // that of all sessions
     DeviceHub* devices = nullptr;                       // null: GPU memory is not mapped
@@ -77,6 +86,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   const Peer& peer() const { return parts_.peer; }
   int pidfd() const { return parts_.pidfd.get(); }
   int directory_fd() const { return parts_.directory_fd.get(); }  // -1: none
+  int flight_record() const { return parts_.flight_record.get(); }  // -1: none
   const std::string& directory() const { return parts_.directory; }
   std::optional<mode_t> umask() const {
     return parts_.hello.has_umask != 0 ? std::optional<mode_t>(parts_.hello.umask) : std::nullopt;
@@ -99,6 +109,12 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   }
   // The GPU memory that the daemon owns for this process.
   TrainerPieces& pieces() const { return *pieces_; }
+  // The job's epoch that it is a member of, as it was told last; 0: none yet.
+  void SetEpoch(int64_t epoch) { epoch_ = epoch; }
+  int64_t epoch() const { return epoch_; }
+  // Null: it has not gone on with kept memory.
+  void SetWarmExtras(std::shared_ptr<const WarmExtras> extras);
+  std::shared_ptr<const WarmExtras> warm_extras() const;
   void OnCopyDone(uint64_t id, int32_t error);
 
   // Notices of one client are taken together: true for the first since NoticeTaken.
@@ -145,12 +161,14 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   std::unique_ptr<WindowPort> window_port_;
 
   std::mutex register_mutex_;  // one message at a time; taken before mutex_
+  std::atomic<int64_t> epoch_{0};
   std::atomic<bool> noticed_{false};
   std::atomic<int> asks_{0};
   mutable std::mutex mutex_;
   bool ended_ = false;
   std::function<void(const absl::Status&)> at_end_;
   std::optional<Membership> membership_;
+  std::shared_ptr<const WarmExtras> warm_extras_;
   std::unique_ptr<RegistrationBuilder> builder_;
   std::map<uint64_t, std::shared_ptr<const Registration>> registrations_;
 };

@@ -183,6 +183,8 @@ std::vector<ConfigKey> MakeKeys() {
              "Whether trainers' GPU memory is mapped; auto: where the machine has a driver"),
       Number(kSize, "gpu_pool.bytes", AT(daemon.gpu_pool_bytes), 0, kMost,
              "Memory of each GPU that the daemon may own and lend to trainers, for warm restarts", "none"),
+      Number(kDuration, "gpu_pool.hold", AT(daemon.gpu_pool_hold_ms), 100, 24 * kHour,
+             "How long what dead trainers left in it is kept for those after them, at most"),
       Reloads(Number(kSize, "job.quota_bytes", AT(daemon.job_quota_bytes), 0, kMost,
                      "What each job may hold on storage: a save beyond it is refused", "none")),
       Reloads(

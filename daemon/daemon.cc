@@ -33,6 +33,7 @@
 #include "daemon/handoff_server.h"
 #include "daemon/health.h"
 #include "daemon/http_pages.h"
+#include "daemon/kept_worlds.h"
 #include "daemon/http_server.h"
 #include "daemon/log_file.h"
 #include "daemon/node_service.h"
@@ -52,8 +53,8 @@ constexpr size_t kMessageMemoryBytes = 256 << 20;  // of all messages that arriv
 constexpr int kCallsOfAConnection = 128;
 constexpr int kIdleConnectionMs = 300'000;
 constexpr int kConnectionsOfASession = 2, kOtherConnections = 64;
-// Of a session: its socket, its process, the directory, the pages, the window; and its connections.
-constexpr int kDescriptorsOfASession = 7 + kConnectionsOfASession;
+// Of a session: its socket, its process, the directory, the pages, the window, the flight record; and its connections.
+constexpr int kDescriptorsOfASession = 8 + kConnectionsOfASession;
 constexpr int kOtherDescriptors = 256;  // stores, catalog, log, connections without a session
 // What calls under way get at shutdown. An idle client acknowledges the end only at its next poll, up to 5 s
 // later.
@@ -115,6 +116,7 @@ struct Daemon::Parts : public HandoffEvents {
   int SessionsAllowed(int configured);
   void Reconfigure(const DaemonSpec& changed);
   void EndSession(SessionId id, absl::Status why);
+  void KeepMemory(ClientSession& session);
 
   absl::Status Admit() override;
   void OnSession(std::shared_ptr<ClientSession> session) override { sessions.Add(std::move(session)); }
@@ -123,7 +125,7 @@ struct Daemon::Parts : public HandoffEvents {
     sessions_service->SaveAsked(session, request);
   }
   void OnLost(ClientSession& session) override;
-  void OnDead(ClientSession& session) override;
+  void OnDead(ClientSession& session, bool left) override;
 
   const DaemonSpec spec;
   Metrics metrics;
@@ -136,6 +138,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<DeviceHub> devices;  // null: GPU memory is not mapped
   std::unique_ptr<OwnedMemory> owned;  // there where `devices` is
   PiecesByProcess pieces;
+  KeptWorlds kept{std::chrono::milliseconds(spec.gpu_pool_hold_ms)};
   std::unique_ptr<storage::Catalog> catalog;
   bool trust_rosters = true;
   ReaderLeases leases;
@@ -229,6 +232,7 @@ void Daemon::Parts::StartJobs() {
   state.read_only = spec.read_only;
   state.devices = devices.get();
   state.owned = owned.get();
+  state.kept = &kept;
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
@@ -331,7 +335,7 @@ absl::Status Daemon::Parts::StartServing() {
       &plane->pool(), [this] { return sessions.RegisteredBytes(); },
       PoolKeeper::Options{.idle = std::chrono::milliseconds(spec.pool_idle_ms)});
   ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get(), keeper.get(),
-                                    &state.ticked);
+                                    &kept, &state.ticked);
   return StartHttp();
 }
 
@@ -377,8 +381,28 @@ void Daemon::Parts::OnLost(ClientSession& session) {
   EndSession(session.id(), absl::CancelledError("The client has gone."));
 }
 
-void Daemon::Parts::OnDead(ClientSession& session) {
+// Before anything else of the session ends.
+void Daemon::Parts::KeepMemory(ClientSession& session) {
   const auto member = session.membership();
+  const auto registration = session.registration();
+  if (!member.has_value() || !member->training || !member->warm || registration == nullptr || session.epoch() == 0) return;
+  KeptRank rank{.epoch = session.epoch(),
+                .rank = member->rank,
+                .world_size = member->world_size,
+                .registration = registration,
+                .pieces = session.pieces().All(),
+                .flight_record = storage::UniqueFd(fcntl(session.flight_record(), F_DUPFD_CLOEXEC, 0))};
+  if (rank.pieces.empty() || !rank.flight_record.valid()) return;
+  log.Info("memory kept", {{"job", member->job->label()},
+                           {"rank", absl::StrCat(member->rank)},
+                           {"epoch", absl::StrCat(session.epoch())},
+                           {"allocations", absl::StrCat(rank.pieces.size())}});
+  kept.Keep(member->job->identity().path, std::move(rank), KeptWorlds::Clock::now());
+}
+
+void Daemon::Parts::OnDead(ClientSession& session, bool left) {
+  const auto member = session.membership();
+  if (!left) KeepMemory(session);
   if (member.has_value() && member->training) member->job->SessionGone(session.id(), true);
   sessions.Remove(session.id(), MakeError(absl::StatusCode::kAborted, "TRAINER_DIED",
                                           "The trainer's process has ended.", "copy"));
@@ -451,6 +475,7 @@ Log& Daemon::log() { return parts_->log; }
 
 bool Daemon::in_use() const {
   if (parts_->sessions.size() > 0 || parts_->attempts->open() > 0 || parts_->leases.in_use()) return true;
+  if (parts_->kept.counts().worlds > 0) return true;
   for (const auto& job : parts_->jobs->All()) {
     const JobSnapshot logic = job->View().logic;
     if (logic.recovering || logic.claiming || !logic.saves.empty()) return true;

@@ -29,6 +29,7 @@ namespace keepstep::daemon {
 
 class AttemptWriter;
 class DeviceHub;
+class KeptWorlds;
 class OwnedMemory;
 
 // Outlives the services and their calls.
@@ -38,6 +39,7 @@ struct ServerState {
   DataPlane* plane = nullptr;
   DeviceHub* devices = nullptr;  // null: GPU memory is not mapped
   OwnedMemory* owned = nullptr;  // there where `devices` is
+  KeptWorlds* kept = nullptr;
   CheckpointCache* checkpoints = nullptr;
   ReaderLeases* leases = nullptr;
   AttemptWriter* attempts = nullptr;

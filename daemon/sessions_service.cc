@@ -8,6 +8,7 @@
 #include "daemon/device/device_table.h"
 #include "daemon/error.h"
 #include "daemon/reactors.h"
+#include "daemon/save_request.h"
 #include "daemon/read_box.h"
 #include "daemon/version.h"
 #include "proto/convert.h"
@@ -16,9 +17,6 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr int64_t kMaxExtraBytes = 1 << 20;
-constexpr int kMaxExtras = 1024;
-constexpr int kMaxFences = 64;
 constexpr size_t kMaxNameBytes = 255;
 
 absl::Status Invalid(absl::string_view reason, absl::string_view message) {
@@ -47,6 +45,7 @@ absl::StatusOr<Membership> MembershipFrom(const v1::OpenRequest& request, std::s
     return Invalid("BAD_MODE", "A session trains (TRAIN) or reads (READ).");
   return Membership{.job = std::move(job),
                     .training = request.mode() == v1::OpenRequest::TRAIN,
+                    .warm = request.mode() == v1::OpenRequest::TRAIN && request.warm(),
                     .rank = request.rank(),
                     .world_size = request.world_size(),
                     .mesh = *std::move(mesh),
@@ -61,77 +60,6 @@ v1::SessionEvent OpenedEvent(const Job& job, int64_t epoch, std::vector<v1::Save
   opened->set_job(job.label());
   for (v1::SaveStatus& status : unsettled) *opened->add_unsettled() = std::move(status);
   return event;
-}
-
-std::vector<int64_t> CoordinateOf(const reshard::Mesh& mesh, int32_t rank) {
-  std::vector<int64_t> coordinate(mesh.sizes.size());
-  int64_t rest = rank;
-  for (size_t i = mesh.sizes.size(); i-- > 0;) {
-    coordinate[i] = rest % mesh.sizes[i];
-    rest /= mesh.sizes[i];
-  }
-  return coordinate;
-}
-
-absl::Status CheckSave(const v1::SaveRequest& request) {
-  if (request.number() == 0 || request.number() > proto::kMaxSaveNumber) {
-    return Invalid("BAD_SAVE_NUMBER", absl::StrCat("Save number ", request.number(), " is not in 1..",
-                                                   proto::kMaxSaveNumber, ". Saves are numbered from 1."));
-  }
-  if (request.step() < 0 || request.step() > storage::kMaxStep) {
-    return Invalid("BAD_STEP",
-                   absl::StrCat("Step ", request.step(), " is not in 0..", storage::kMaxStep, "."));
-  }
-  if (!v1::BusyPolicy_IsValid(request.on_busy()))
-    return Invalid("BAD_POLICY", "on_busy is BUSY_WAIT, BUSY_SKIP or BUSY_SUPERSEDE.");
-  if (absl::Status status = proto::CheckLabels(request.metrics(), request.tags()); !status.ok())
-    return Because(status, "LABELS_TOO_LARGE", "accept");
-  if (request.extras_size() > kMaxExtras) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_EXTRAS",
-                     absl::StrCat(request.extras_size(), " extras; a save takes ", kMaxExtras, " of a rank."),
-                     "accept");
-  }
-  int64_t bytes = 0;
-  std::set<std::string> names;
-  for (const v1::Extra& extra : request.extras()) {
-    if (absl::Status status = reshard::ValidateTensorName(extra.name()); !status.ok())
-      return Because(status, "BAD_EXTRA", "accept");
-    if (!names.insert(extra.name()).second)
-      return Invalid("DUPLICATE_EXTRA", absl::StrCat("Extra '", extra.name(), "' comes twice."));
-    if (!extra.splittable() && extra.items_size() != 1)
-      return Invalid("BAD_EXTRA", "An extra that cannot be split has one item.");
-    for (const std::string& item : extra.items()) bytes += static_cast<int64_t>(item.size());
-  }
-  if (request.fences_size() > kMaxFences)
-    return Invalid("TOO_MANY_FENCES", absl::StrCat("A save comes after at most ", kMaxFences, " events."));
-  for (const v1::DeviceFence& fence : request.fences()) {
-    if (absl::Status status = FenceFrom(fence).status(); !status.ok()) return status;
-  }
-  if (bytes > kMaxExtraBytes) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "EXTRAS_TOO_LARGE",
-                     absl::StrCat("Extras of ", bytes,
-                                  " bytes; a save takes 1 MiB of them. Register large state as tensors."),
-                     "accept");
-  }
-  return absl::OkStatus();
-}
-
-SaveArgs ArgsFrom(const v1::SaveRequest& request, const Membership& member,
-                  std::shared_ptr<const Registration> registration) {
-  SaveArgs args{.number = request.number(),
-                .step = request.step(),
-                .policy = static_cast<BusyPolicy>(request.on_busy()),
-                .registration = std::move(registration)};
-  for (const v1::Extra& extra : request.extras()) {
-    args.extras.push_back({.name = extra.name(),
-                           .coordinate = CoordinateOf(member.mesh, member.rank),
-                           .splittable = extra.splittable(),
-                           .items = {extra.items().begin(), extra.items().end()}});
-  }
-  args.metrics.insert(request.metrics().begin(), request.metrics().end());
-  args.tags.assign(request.tags().begin(), request.tags().end());
-  for (const v1::DeviceFence& fence : request.fences()) args.fences.push_back(*FenceFrom(fence));
-  return args;
 }
 
 }  // namespace
@@ -219,11 +147,8 @@ grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext*
                        "): updates wait for the storage until the rest is copied. Raise --pool-bytes."));
     }
     const auto member = (*session)->membership();
-    if ((*registration)->devices != nullptr) {
-      state_.log->Info("GPU memory mapped", {{"job", member->job->label()},
-                                             {"rank", absl::StrCat(member->rank)},
-                                             {"memory", (*registration)->devices->Text()}});
-    }
+    // What the record proves is asked for when the process is dead and its memory kept.
+    if (member->warm && (*session)->flight_record() >= 0) response->set_rescues(true);
     if (member->training) {
       ReservePool();
       member->job->Registered((*session)->id(), (*registration)->generation, (*registration)->fingerprint);
@@ -334,6 +259,15 @@ grpc::ServerUnaryReactor* SessionsService::GetExtra(grpc::CallbackServerContext*
     if (!session.ok()) return session.status();
     auto job = state_.jobs->Of(**session);
     if (!job.ok()) return job.status();
+    const auto warm = (*session)->warm_extras();
+    if (warm != nullptr && !request->latest() && request->step() == warm->step) {
+      response->set_step(warm->step);
+      for (const v1::Extra& extra : warm->extras) {
+        if (!request->name().empty() && extra.name() != request->name()) continue;
+        if (request->rank() < 0 || extra.rank() == request->rank()) *response->add_extras() = extra;
+      }
+      return absl::OkStatus();
+    }
     auto found = state_.checkpoints->Find(**job, request->latest(), request->step());
     if (!found.ok()) return found.status();
     response->set_step(found->decision.step());

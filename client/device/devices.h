@@ -35,7 +35,7 @@ struct OwnedPiece {
 
 // Lets GPU work write the pieces of `client` that were mapped for reading. ABORTED (DEVICE_ERROR).
 absl::Status MakeOwnedWritable(uint64_t client);
-// Unmaps what begins at `address`, which nothing may use any more. INVALID_ARGUMENT (BAD_ARGUMENT): no piece does.
+// Unmaps what begins at `address`, once the GPU has done what is queued; nothing may use it any more. INVALID_ARGUMENT (BAD_ARGUMENT): no piece does.
 absl::StatusOr<OwnedPiece> UnmapOwned(uint64_t address);
 
 // Thread-safe.

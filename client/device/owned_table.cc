@@ -94,6 +94,7 @@ absl::StatusOr<OwnedPiece> OwnedTable::Unmap(uint64_t address) {
   const cuda::Driver& cu = *mapped.cu;
   const InContext in(cu, reinterpret_cast<CUcontext>(mapped.found.context));
   CUresult result = in.result();
+  if (result == CUDA_SUCCESS) result = cu.cuCtxSynchronize();  // as cudaFree does
   if (result == CUDA_SUCCESS) result = cu.cuMemUnmap(address, mapped.found.size_bytes);
   if (result == CUDA_SUCCESS) result = cu.cuMemAddressFree(address, mapped.found.size_bytes);
   if (result == CUDA_SUCCESS) result = cu.cuMemRelease(mapped.handle);

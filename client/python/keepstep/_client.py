@@ -46,6 +46,21 @@ class SaveStatus:
 
 
 @dataclass(frozen=True)
+class Rescue:
+    """Whether the daemon saves this process's memory when it has died, as far as this process can tell.
+
+    Attributes:
+        on: what is noted counts.
+        step: the newest that was noted of what is registered; None: none yet.
+        why_not: the reason, where it is off; training goes on either way.
+    """
+
+    on: bool
+    step: int | None
+    why_not: str
+
+
+@dataclass(frozen=True)
 class LoadReport:
     """What a load did, and where its bytes came from."""
 
@@ -59,6 +74,8 @@ class LoadReport:
     seconds: float
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    warm: bool = False  # nothing was loaded: the memory was kept, and is of `step`
+    why_cold: str = ""  # of the first load with warm=True, where it was not
 
 
 class Client:
@@ -76,6 +93,8 @@ class Client:
         transfer: str,
         keep_last: int = 0,
         keep_every: int = 0,
+        rescue: bool = False,
+        warm: bool = False,
     ) -> None:
         self._library = _ffi.library()
         self._lock = threading.Lock()
@@ -100,6 +119,8 @@ class Client:
             transfer=_ffi.TRANSFERS[transfer],
             keep_last=keep_last,
             keep_every=keep_every,
+            rescue=int(rescue),
+            warm=int(warm),
         )
         pointer, error = c.c_void_p(), _ffi.Error()
         _ffi.check(self._library.ks_open(c.byref(options), c.byref(pointer), c.byref(error)), error)
@@ -155,6 +176,10 @@ class Client:
     def device_free(self, pointer: int) -> None:
         self._call("ks_device_free", pointer)
 
+    def use_for_pool(self) -> None:
+        """From now on the library's functions for allocators take memory from this client."""
+        self._call("ks_pool_use")
+
     def register(self, specs: Sequence[Spec]) -> None:
         shards, keep = marshal(specs)
         self._call("ks_register", shards, len(specs))
@@ -191,6 +216,25 @@ class Client:
     def before_update_on(self, group: int, stream: int) -> None:
         """Returns when work queued on `stream` from now on may change the group: at once where the stream waits."""
         self._sliced(None, lambda slice_ms: self._call("ks_before_update_on", group, stream, slice_ms))
+
+    def await_gate(self, group: int) -> None:
+        """As `before_update`, by a caller that changes nothing then."""
+        self._sliced(None, lambda slice_ms: self._call("ks_await_gate", group, slice_ms))
+
+    def after_update_on(self, group: int, stream: int) -> None:
+        """The update of the group that was announced on `stream` is queued. Never blocks."""
+        self._call("ks_after_update_on", group, stream)
+
+    def note_step(self, step: int, *, extras: Mapping[str, Packed]) -> None:
+        """What a save of `step` would send, should this process die before the next; a negative step makes void what was
+        noted. One thread at a time."""
+        options = self._save_options.build("wait", extras, {}, (), (), 0)
+        self._call("ks_note_step", step, c.byref(options))
+
+    def rescue(self) -> Rescue:
+        info = _ffi.RescueInfo(struct_bytes=c.sizeof(_ffi.RescueInfo))
+        self._call("ks_get_rescue", c.byref(info))
+        return Rescue(bool(info.on), info.step if info.step >= 0 else None, _ffi.text(info.why_not))
 
     def wait(self, number: int, state: int, timeout: float | None) -> SaveStatus:
         """Until the save reached `state` or is over; None waits without limit. SaveTimeout: neither happened."""
@@ -281,6 +325,8 @@ class Client:
             seconds=report.seconds,
             missing=tuple(missing.split("\n")) if missing else (),
             unexpected=tuple(unexpected.split("\n")) if unexpected else (),
+            warm=bool(report.warm),
+            why_cold=_ffi.text(report.why_cold),
         )
 
     def extras(self, step: int | None) -> tuple[int, list[StoredExtra]]:

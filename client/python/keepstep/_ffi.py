@@ -47,7 +47,8 @@ class OpenOptions(c.Structure):
         ("struct_bytes", c.c_uint32), ("directory", c.c_char_p), ("address", c.c_char_p), ("label", c.c_char_p),
         ("run", c.c_char_p), ("mode", c.c_int), ("rank", c.c_int32), ("world_size", c.c_int32),
         ("mesh_names", _STRINGS), ("mesh_sizes", _I64P), ("mesh_dims", c.c_size_t), ("transfer", c.c_int),
-        ("timeout_ms", c.c_int64), ("keep_last", c.c_int64), ("keep_every", c.c_int64),
+        ("timeout_ms", c.c_int64), ("keep_last", c.c_int64), ("keep_every", c.c_int64), ("rescue", c.c_int32),
+        ("warm", c.c_int32),
     ]  # fmt: skip
 
 
@@ -115,6 +116,7 @@ class LoadReport(c.Structure):
         ("found", c.c_int32), ("step", c.c_int64), ("epoch", c.c_int64), ("delivered_bytes", c.c_int64),
         ("unique_bytes", c.c_int64), ("read_bytes", c.c_int64), ("warm_bytes", c.c_int64), ("seconds", c.c_double),
         ("attempt", c.c_char * 64), ("missing", c.c_void_p), ("unexpected", c.c_void_p),
+        ("warm", c.c_int32), ("why_cold", c.c_char * 256),
     ]  # fmt: skip
 
 
@@ -122,6 +124,12 @@ class Info(c.Structure):
     _fields_ = [
         ("epoch", c.c_int64), ("transfer", c.c_int), ("daemon_version", c.c_char * 32), ("job", c.c_char * 256),
         ("connected", c.c_int32), ("memory_paths", c.c_char * 64),
+    ]  # fmt: skip
+
+
+class RescueInfo(c.Structure):
+    _fields_ = [
+        ("struct_bytes", c.c_uint32), ("on", c.c_int32), ("step", c.c_int64), ("why_not", c.c_char * 256),
     ]  # fmt: skip
 
 
@@ -135,10 +143,17 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ks_get_info": (c.c_int, [c.c_void_p, c.POINTER(Info), _ERROR]),
     "ks_device_alloc": (c.c_int, [c.c_void_p, c.c_int32, c.c_int64, c.POINTER(c.c_void_p), _ERROR]),
     "ks_device_free": (c.c_int, [c.c_void_p, c.c_void_p, _ERROR]),
+    "ks_pool_use": (c.c_int, [c.c_void_p, _ERROR]),
+    "ks_pool_alloc": (c.c_void_p, [c.c_ssize_t, c.c_int32, c.c_void_p]),
+    "ks_pool_free": (None, [c.c_void_p, c.c_ssize_t, c.c_int32, c.c_void_p]),
     "ks_register": (c.c_int, [c.c_void_p, c.POINTER(Shard), c.c_size_t, _ERROR]),
     "ks_save": (c.c_int, [c.c_void_p, c.c_int64, c.POINTER(SaveOptions), c.POINTER(c.c_uint64), _ERROR]),
     "ks_before_update": (c.c_int, [c.c_void_p, c.c_uint32, c.c_int64, _ERROR]),
     "ks_before_update_on": (c.c_int, [c.c_void_p, c.c_uint32, c.c_void_p, c.c_int64, _ERROR]),
+    "ks_await_gate": (c.c_int, [c.c_void_p, c.c_uint32, c.c_int64, _ERROR]),
+    "ks_after_update_on": (c.c_int, [c.c_void_p, c.c_uint32, c.c_void_p, _ERROR]),
+    "ks_note_step": (c.c_int, [c.c_void_p, c.c_int64, c.POINTER(SaveOptions), _ERROR]),
+    "ks_get_rescue": (c.c_int, [c.c_void_p, c.POINTER(RescueInfo), _ERROR]),
     "ks_gate_open": (c.c_int32, [c.c_void_p, c.c_uint32]),
     "ks_wait": (c.c_int, [c.c_void_p, c.c_uint64, c.c_int, c.c_int64, c.POINTER(SaveStatus), _ERROR]),
     "ks_should_save": (c.c_int32, [c.c_void_p, c.c_int64, c.c_int64]),
@@ -200,6 +215,11 @@ def _load() -> c.CDLL:
         )
     prefetch = _PREFETCH(("ks_prefetch", found))
     return found
+
+
+def library_path() -> str:
+    """Of the loaded library."""
+    return str(library()._name)
 
 
 def default_address() -> str:

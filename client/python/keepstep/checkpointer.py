@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from keepstep import _daemon, _ffi, _preemption, _state, extras, reader
-from keepstep._client import Client, LoadReport, SaveStatus
+from keepstep._client import Client, LoadReport, Rescue, SaveStatus
 from keepstep._device import Streams
 from keepstep._generators import Generators
 from keepstep._loading import Load
@@ -56,6 +56,14 @@ class Checkpointer:
         keep_last, keep_every: after each commit the daemon deletes what is neither one of the `keep_last` newest,
             nor of a step that is a multiple of `keep_every`, nor pinned or in use. None: everything stays. The same
             on every rank.
+        rescue: crash flush. When every rank's process has been killed, the daemon saves the newest step that all of them
+            held whole, out of their memory. `should_save` is then asked after every update, on every rank; each update
+            of tensors on a GPU is announced on its stream, by the hooks on PyTorch's optimizers, or with `gated=True` by
+            `before_update(stream=…)` and `after_update(stream=…)` (docs/gpu.md). `Checkpointer.rescue` says whether it is on.
+        warm: warm restart. What this rank holds in memory of `device_alloc` or `keepstep.torch.memory_pool` is kept
+            when its process is killed; the process that is started in its place maps it again, and its first `load()`
+            goes on at the step at which every rank was whole, without reading anything. Such memory is not written
+            before that load. Updates are announced and steps noted as for `rescue`. The same on every rank.
         transfer: "pull" (the daemon reads this process's memory), "window" (through shared memory), or "auto".
 
     Raises:
@@ -84,12 +92,21 @@ class Checkpointer:
         transfer: Literal["auto", "pull", "window"] = "auto",
         keep_last: int | None = None,
         keep_every: int | None = None,
+        rescue: bool = False,
+        warm: bool = False,
     ) -> None:
         if on_busy not in _ffi.ON_BUSY:
             raise ValueError(f"on_busy={on_busy!r}; it is one of {', '.join(_ffi.ON_BUSY)}")
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error={on_error!r}; it is warn or raise")
         _check_retention(keep_last, keep_every, read_only)
+        if rescue and read_only:
+            raise ValueError("a reader has nothing to rescue: rescue is for trainers")
+        if warm and read_only:
+            raise ValueError("a reader has nothing to go on with: warm is for trainers")
+        self._warm = warm
+        self._rescue = rescue or warm  # either keeps the flight record
+        self._unguarded = ""  # why what is registered cannot be proved whole
         self._keep = (keep_last or 0, keep_every or 0)
         self.directory = os.path.abspath(directory)
         self.rank, self.world_size = rank_and_size(rank, world_size)
@@ -134,6 +151,8 @@ class Checkpointer:
                 transfer=self._transfer,
                 keep_last=0 if read_only else self._keep[0],
                 keep_every=0 if read_only else self._keep[1],
+                rescue=self._rescue and not read_only,
+                warm=self._warm and not read_only,
             )
 
         client, own = _daemon.connect(self._daemon, open_at)
@@ -179,7 +198,12 @@ class Checkpointer:
         for gate in self._registered.gates:
             gate.detach()
         for gate in registered.gates:
-            gate.attach(weakref.WeakMethod(self._before_step))
+            after = weakref.WeakMethod(self._after_step) if self._rescue else None
+            gate.attach(weakref.WeakMethod(self._before_step), after)
+        if self._rescue and not self._gated and self._unguarded != (why := registered.unguarded()):
+            self._unguarded = why
+            if why:
+                _log.warning("keepstep: %s: crash flush is off: %s", self.job, why)
         self._registered = registered
         self._state = {**state, "replicated": replicated, "overlap": overlap}
         self._streams = Streams(spec.array for spec in registered.specs.values())
@@ -209,7 +233,27 @@ class Checkpointer:
             _preemption.listen()
             if _preemption.noticed():
                 self.request_save()
+        if self._rescue:
+            self._note(step)
         return self._client.should_save(step, every or 0)
+
+    def _note(self, step: int) -> None:
+        if self._state is None or self._unguarded:
+            return
+        try:
+            packed = {name: extra.pack() for name, extra in self._look_at_registration().extras.items()}
+            if not self._unguarded:
+                self._client.note_step(step, extras=packed)
+        except KeepstepError as error:  # of registering again: training goes on, as at a save that fails
+            if error.code not in _TRANSIENT:
+                raise
+            _log.warning("keepstep: %s: step %d is not noted for crash flush: %s", self.job, step, error)
+
+    @property
+    def rescue(self) -> Rescue:
+        """Whether crash flush counts for what is registered, and if not, why."""
+        told = self._client.rescue()
+        return Rescue(False, None, self._unguarded) if self._unguarded else told
 
     def save(
         self,
@@ -246,7 +290,7 @@ class Checkpointer:
             if not self._gated:
                 for group in self._groups:
                     if group not in guarded:
-                        self.before_update(group)
+                        self._await_gate(group)
         finally:
             self._verdicts.watch(handle, status)  # last: its thread wants the interpreter, and then the caller may
         return handle
@@ -283,7 +327,7 @@ class Checkpointer:
             return
         issued = self._issued
         key = group, stream
-        if self._passed.get(key) == issued:
+        if self._passed.get(key) == issued and not self._rescue:
             return
         for member in self._groups if group is None else (group,):
             if stream is None:
@@ -291,6 +335,31 @@ class Checkpointer:
             else:
                 self._client.before_update_on(member, stream)
         self._passed[key] = issued
+
+    def after_update(self, group: int | str | None = None, *, stream: int) -> None:
+        """With `rescue`: the work that `before_update(group, stream=stream)` was called for is queued on the stream.
+
+        Never waits. PyTorch's optimizers with a hook do this by themselves.
+        """
+        if isinstance(group, str):
+            members: Sequence[int] = self._groups_of(group)
+        else:
+            members = self._groups if group is None else (group,)
+        for member in members:
+            self._client.after_update_on(member, stream)
+
+    def _await_gate(self, group: int | None = None) -> None:
+        """As `before_update`, where nothing is changed then: crash flush takes it for no update."""
+        if not self._rescue:
+            self.before_update(group)
+            return
+        for member in self._groups if group is None else (group,):
+            self._client.await_gate(member)
+
+    def _after_step(self, group: int) -> None:
+        stream = self._streams.of_torch()
+        if stream is not None:
+            self._client.after_update_on(group, stream)
 
     def _before_step(self, group: int) -> None:
         """An optimizer of PyTorch is about to change `group`, by work that it queues on the current stream."""
@@ -330,11 +399,13 @@ class Checkpointer:
             DataLoss: a block failed its digest. The registered tensors are then undefined.
         """
         self._must_be_registered()
+        if self._rescue:
+            self._client.note_step(-1, extras={})  # what is filled, or made to be filled, is no step
         foreign = source is not None
         client = self._client if source is None else self._reading(os.path.abspath(source))
         try:
             load = Load(client, foreign, strict, convert_dtype, only, exclude, rename or {})
-            report = load.run(None if step == "latest" else step, self._look_at_registration, self.before_update)
+            report = load.run(None if step == "latest" else step, self._look_at_registration, self._await_gate)
             self.last_load = report
             if report is None:
                 return None
@@ -356,7 +427,7 @@ class Checkpointer:
         return self._client.device_alloc(device, size_bytes)
 
     def device_free(self, pointer: int) -> None:
-        """Gives back what `device_alloc` returned. Nothing registered lies there any more, and no queued work uses it."""
+        """Gives back what `device_alloc` returned, once the GPU is done. Nothing registered lies there any more."""
         self._client.device_free(pointer)
 
     @property
