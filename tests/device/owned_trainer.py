@@ -1,4 +1,4 @@
-"""A trainer with owned memory: `python -m tests.device.owned_trainer SCENARIO LAYOUT ADDRESS DIRECTORY`. It prints JSON."""
+"""A trainer with owned memory: `python -m tests.device.owned_trainer SCENARIO LAYOUT ADDRESS DIRECTORY`."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Told = dict[str, Any]
 
 @contextmanager
 def world(gpus: Gpus, size: int, **script: Any) -> Iterator[tuple[list[Trainer], list[Told]]]:
-    """All ranks, and what each of them tells. A tuple in `script` is a value for each rank, all else the same for all."""
+    """All ranks, and what each of them tells. A tuple in `script` has a value for each rank."""
     with ExitStack() as stack:
         ranks = []
         for rank in range(size):

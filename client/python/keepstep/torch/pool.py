@@ -46,7 +46,7 @@ def memory_pool(checkpointer: Checkpointer) -> torch.cuda.MemPool:
     checkpointer._client.use_for_pool()
     allocator = torch.cuda.memory.CUDAPluggableAllocator(_ffi.library_path(), "ks_pool_alloc", "ks_pool_free")
     _allocators.append(allocator)
-    return torch.cuda.MemPool(allocator.allocator())
+    return torch.cuda.MemPool(allocator.allocator())  # type: ignore[no-untyped-call]
 
 
 def empty_state(optimizer: torch.optim.Optimizer) -> None:
