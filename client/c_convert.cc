@@ -149,9 +149,11 @@ absl::StatusOr<SessionSpec> ToSpec(const ks_open_options& options) {
     spec.open.mutable_retention()->set_keep_every(options.keep_every);
   }
   if (options.rescue != 0 && options.mode == KS_READ) return Invalid("a reader has nothing to rescue");
-  if (options.warm != 0 && options.mode == KS_READ) return Invalid("a reader has nothing to go on with: warm is for trainers");
+  if (options.warm != 0 && options.mode == KS_READ)
+    return Invalid("a reader has nothing to go on with: warm is for trainers");
   spec.rescue = options.rescue != 0 || options.warm != 0;  // either needs the flight record
   spec.open.set_warm(options.warm != 0);
+  spec.open.set_no_rescue(options.warm != 0 && options.rescue == 0);
   if (options.run != nullptr) spec.open.set_run(options.run);
   if (options.label != nullptr) spec.open.set_label(options.label);
   spec.open.set_client_version(kVersion);

@@ -130,7 +130,8 @@ absl::StatusOr<UniqueFd> FetchMemory(const std::string& socket_path, const std::
   proto::Fetch fetch;
   fetch.ordinal = ordinal;
   const std::string token = absl::HexStringToBytes(token_hex);
-  if (token.size() != sizeof(fetch.token) || gpu.size() != sizeof(fetch.gpu)) return BadHandoff("a token or UUID that is none");
+  if (token.size() != sizeof(fetch.token) || gpu.size() != sizeof(fetch.gpu))
+    return BadHandoff("a token or UUID that is none");
   std::memcpy(fetch.token, token.data(), sizeof(fetch.token));
   std::memcpy(fetch.gpu, gpu.data(), sizeof(fetch.gpu));
   auto socket = ConnectSocket(socket_path);

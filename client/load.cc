@@ -33,7 +33,8 @@ bool IsPlainLatest(const v1::LoadRequest& request) {
 
 }  // namespace
 
-// Not asked again: where an answer is lost, other ranks may have been told to go on, and another daemon knows nothing of it.
+// Not asked again: where an answer is lost, other ranks may have been told to go on, and another daemon knows nothing of
+// it.
 absl::Status Client::Restart(Deadline deadline, v1::RestartResponse* response) {
   auto channel = session_->AwaitConnected(deadline);
   if (!channel.ok()) return channel.status();
@@ -42,8 +43,8 @@ absl::Status Client::Restart(Deadline deadline, v1::RestartResponse* response) {
   const absl::Status status = (*channel)->Restart(request, deadline, response);
   if (!OutcomeUnknown(status)) return status;
   return MakeError(absl::StatusCode::kAborted, "RESTART_UNKNOWN",
-                   "the daemon did not say whether this rank goes on with kept memory, and others may have been told so: "
-                   "start every rank again",
+                   "the daemon did not say whether this rank goes on with kept memory, and others may have been told "
+                   "so: start every rank again",
                    "load");
 }
 

@@ -20,7 +20,7 @@ absl::StatusOr<uint64_t> OwnedMemory::Allocate(int device, int64_t size_bytes, D
     bool refused = false;
     auto address = TryAllocate(request, device, deadline, &refused);
     if (address.ok() || !OutcomeUnknown(address.status()) || Expired(deadline)) {
-      // One that was refused is not used up: a program that makes room and asks again has the order of one that had room.
+      // One that was refused is not used up: a program that makes room and asks again has the order of one with room.
       if (!refused) ordinals_[device] = request.ordinal();
       return address;
     }

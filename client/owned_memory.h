@@ -27,12 +27,13 @@ class OwnedMemory {
   OwnedMemory(Session* session, Devices* devices, const Limits& limits)
       : session_(session), devices_(devices), limits_(limits) {}
 
-  // The address of at least `size_bytes` new bytes on GPU `device`, in order with other allocations there. Tries again over
-  // lost connections. INVALID_ARGUMENT (BAD_ARGUMENT, BAD_ALLOCATION): no such GPU, no bytes; what the daemon refuses;
+  // The address of at least `size_bytes` new bytes on GPU `device`, in order with other allocations there. Tries again
+  // over lost connections. INVALID_ARGUMENT (BAD_ARGUMENT, BAD_ALLOCATION): no such GPU, no bytes; what the daemon refuses;
   // ABORTED (DEVICE_ERROR): this process's driver does not map it.
   absl::StatusOr<uint64_t> Allocate(int device, int64_t size_bytes, Deadline deadline);
 
-  // Unmaps what begins at `address`, and tells the daemon, if one listens. INVALID_ARGUMENT (BAD_ARGUMENT): nothing does.
+  // Unmaps what begins at `address`, and tells the daemon, if one listens. INVALID_ARGUMENT (BAD_ARGUMENT): nothing
+  // does.
   absl::Status Free(uint64_t address, Deadline deadline);
 
  private:

@@ -238,8 +238,9 @@ absl::Status Session::SendOnce(const Declared& declared, const Connection& conne
   }
   book_.Taken();
   if (spec_.recorder != nullptr) {
-    spec_.recorder->Registered(declared, generation, paths.NeedWindow(),
-                               answer->rescues() ? absl::string_view() : answer->no_rescue());
+    absl::string_view refusal;
+    if (!answer->rescues()) refusal = answer->no_rescue().empty() ? "this daemon has none" : answer->no_rescue().c_str();
+    spec_.recorder->Registered(declared, generation, paths.NeedWindow(), refusal);
   }
   std::lock_guard lock(mu_);
   info_.device_paths = paths.Text();

@@ -50,7 +50,7 @@ void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, 
                 .shards = args.registration->shards,
                 .buffer_addresses = args.registration->addresses,
                 .on_gpu = args.registration->on_gpu,
-                .port = session->port(args.registration, args.fences),
+                .port = args.port != nullptr ? args.port : session->port(args.registration, args.fences),
                 .extras = args.extras};
   for (const reshard::BlobPlan& blob : plan_->blobs) {
     if (blob.rank == rank) share.total_bytes += blob.size_bytes;
@@ -60,6 +60,7 @@ void AttemptIo::StartRank(int32_t rank, std::shared_ptr<ClientSession> session, 
   share.groups_left = groups.size();
   share.metrics = args.metrics;
   share.tags = args.tags;
+  share.rescue = args.rescue;
   share.copied_bytes = std::make_shared<std::atomic<int64_t>>(0);
   share.written_bytes = std::make_shared<std::atomic<int64_t>>(0);
   share.pipeline = StartSave(*context_.plane, std::move(spec), CallbacksOf(rank, std::move(session), share));
@@ -133,6 +134,10 @@ void AttemptIo::WritePart(v1::Decision intent) {
   for (auto& [rank, share] : shares_) {
     for (const auto& [name, value] : share.metrics) (*intent.mutable_metrics())[name] = value;
     tags.insert(share.tags.begin(), share.tags.end());
+    if (share.rescue) {
+      intent.set_rescue(true);
+      tags.insert("rescue");
+    }
     if (share.saved != nullptr) shares.push_back(std::move(share.saved));
   }
   for (const std::string& tag : tags) intent.add_tags(tag);

@@ -39,6 +39,8 @@ struct SaveArgs {
   std::map<std::string, double> metrics;
   std::vector<std::string> tags;
   std::vector<Fence> fences;
+  bool rescue = false;               // of a process that is dead …
+  std::shared_ptr<MemoryPort> port;  // … whose memory is reached by this; null: by the session's
 };
 
 class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
@@ -92,6 +94,7 @@ class AttemptIo : public std::enable_shared_from_this<AttemptIo> {
     std::shared_ptr<const SavedShare> saved;  // from flushed to WritePart
     std::map<std::string, double> metrics;
     std::vector<std::string> tags;
+    bool rescue = false;
   };
 
   SaveCallbacks CallbacksOf(int32_t rank, std::shared_ptr<ClientSession> session, const Share& share);

@@ -1,11 +1,13 @@
 #include "daemon/client_session.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/device/device_port.h"
 #include "daemon/error.h"
+#include "daemon/record_port.h"
 
 namespace keepstep::daemon {
 namespace {
@@ -72,6 +74,37 @@ std::shared_ptr<MemoryPort> ClientSession::port(std::shared_ptr<const Registrati
   return std::make_shared<DevicePort>(
       memory_.hub(), std::move(host), std::move(table), std::move(fences),
       [registration = std::move(registration)](uint64_t address) { return TensorAt(*registration, address); });
+}
+
+std::shared_ptr<MemoryPort> ClientSession::port_of_record(std::shared_ptr<const Registration> registration,
+                                                          std::shared_ptr<const proto::FlightNote> note) {
+  auto host = std::make_shared<RecordPort>(std::move(note));
+  if (registration->devices == nullptr) return host;
+  std::shared_ptr<const DeviceTable> table = registration->devices;
+  return std::make_shared<DevicePort>(
+      memory_.hub(), std::move(host), std::move(table), std::vector<Fence>(),
+      [registration = std::move(registration)](uint64_t address) { return TensorAt(*registration, address); });
+}
+
+void ClientSession::SetRescue(RescueGrant grant) {
+  std::lock_guard lock(mutex_);
+  rescue_ = std::move(grant);
+}
+
+ClientSession::RescueGrant ClientSession::rescue() const {
+  std::lock_guard lock(mutex_);
+  return rescue_;
+}
+
+int64_t ClientSession::gpu_bytes() const {
+  const std::shared_ptr<const Registration> newest = registration();
+  if (newest == nullptr || newest->devices == nullptr) return 0;
+  std::set<const Mapping*> counted;
+  int64_t bytes = 0;
+  for (const DeviceTable::Entry& entry : newest->devices->entries()) {
+    if (counted.insert(entry.mapping.get()).second) bytes += entry.size_bytes;
+  }
+  return bytes;
 }
 
 void ClientSession::OnCopyDone(uint64_t id, int32_t error) {

@@ -45,7 +45,8 @@ struct Peer {
 struct Membership {
   std::shared_ptr<Job> job;
   bool training = false;
-  bool warm = false;  // what the daemon owns for it is kept when it dies
+  bool warm = false;    // what the daemon owns for it is kept when it dies
+  bool rescue = false;  // its memory is saved when all have died, if it has a flight record
   int32_t rank = 0, world_size = 1;
   reshard::Mesh mesh;
   std::string run;
@@ -102,6 +103,9 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   // The way to the memory of `registration`, after the work that `fences` stand for.
   std::shared_ptr<MemoryPort> port(std::shared_ptr<const Registration> registration,
                                    std::vector<Fence> fences = {});
+  // The way to the same memory once the process is dead: host memory as `note` has it, GPU memory through the mappings.
+  std::shared_ptr<MemoryPort> port_of_record(std::shared_ptr<const Registration> registration,
+                                             std::shared_ptr<const proto::FlightNote> note);
   bool maps_gpu_memory() const { return memory_.hub() != nullptr; }
   // Descriptors of GPU memory. An error closes the connection.
   absl::Status OnDescriptors(uint64_t first, std::vector<storage::UniqueFd> descriptors) {
@@ -137,6 +141,16 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   absl::Status Join(Membership membership);
   std::optional<Membership> membership() const;
 
+  // ---- crash flush ----
+  // Whether its memory is kept when its process dies; of the newest registration.
+  struct RescueGrant {
+    bool granted = false;
+    std::string why_not;  // of a session with a flight record
+  };
+  void SetRescue(RescueGrant grant);
+  RescueGrant rescue() const;
+  int64_t gpu_bytes() const;  // that it has mapped, of its newest registration
+
   // ---- registrations ----
   // As RegistrationBuilder. A new generation's GPU memory is mapped, then what only the old one had is closed; blocks
   // for as long as that takes. What an answer of OK says is closed may be freed.
@@ -166,6 +180,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   std::atomic<int> asks_{0};
   mutable std::mutex mutex_;
   bool ended_ = false;
+  RescueGrant rescue_;
   std::function<void(const absl::Status&)> at_end_;
   std::optional<Membership> membership_;
   std::shared_ptr<const WarmExtras> warm_extras_;

@@ -185,6 +185,12 @@ std::vector<ConfigKey> MakeKeys() {
              "Memory of each GPU that the daemon may own and lend to trainers, for warm restarts", "none"),
       Number(kDuration, "gpu_pool.hold", AT(daemon.gpu_pool_hold_ms), 100, 24 * kHour,
              "How long what dead trainers left in it is kept for those after them, at most"),
+      Reloads(Choice("rescue.enabled", AT(daemon.rescue.enabled), {{"on", true}, {"off", false}},
+                     "Whether the memory of trainers that asked for crash flush is kept when they die")),
+      Reloads(Number(kDuration, "rescue.hold", AT(daemon.rescue.hold_ms), 100, kHour,
+                     "How long memory is kept after its trainer's death, at most")),
+      Reloads(Number(kSize, "rescue.bytes", AT(daemon.rescue.bytes), 0, kMost,
+                     "GPU memory that is kept for dead trainers, at most")),
       Reloads(Number(kSize, "job.quota_bytes", AT(daemon.job_quota_bytes), 0, kMost,
                      "What each job may hold on storage: a save beyond it is refused", "none")),
       Reloads(

@@ -103,7 +103,7 @@ bool HasGpuDriver() { return access("/dev/nvidiactl", F_OK) == 0; }
 }  // namespace
 
 struct Daemon::Parts : public HandoffEvents {
-  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format, given.log_level) {
+  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format, given.log_level), rescue(given.rescue) {
     log.KeepIn(&log_ring);
   }
   ~Parts() override;
@@ -142,6 +142,7 @@ struct Daemon::Parts : public HandoffEvents {
   std::unique_ptr<storage::Catalog> catalog;
   bool trust_rosters = true;
   ReaderLeases leases;
+  RescueLimits rescue;
   SessionRegistry sessions;
   std::unique_ptr<Executor> logic, io, calls, streams, loads;
   std::unique_ptr<JobRegistry> jobs;
@@ -201,6 +202,7 @@ void Daemon::Parts::StartJobs() {
                              .io = io.get(),
                              .catalog = catalog.get(),
                              .leases = &leases,
+                             .rescue = &rescue,
                              .log = &log,
                              .metrics = &metrics,
                              .limits = spec.limits,
@@ -233,6 +235,7 @@ void Daemon::Parts::StartJobs() {
   state.devices = devices.get();
   state.owned = owned.get();
   state.kept = &kept;
+  state.rescue = &rescue;
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
   state.state_directory = spec.state_directory;
@@ -277,6 +280,7 @@ void Daemon::Parts::Reconfigure(const DaemonSpec& changed) {
   jobs->SetLimits(changed.limits, changed.job_quota_bytes);
   attempts->SetLimits(std::chrono::milliseconds(changed.attempt_idle_ms), changed.job_quota_bytes);
   registrations->SetLimit(changed.registrations_bytes);
+  rescue.Set(changed.rescue);
   handoff->SetLimits(sessions_limit, changed.window_bytes);
   listener->SetMaxConnections(ConnectionsOf(sessions_limit));
   keeper->SetIdle(std::chrono::milliseconds(changed.pool_idle_ms));
@@ -403,6 +407,10 @@ void Daemon::Parts::KeepMemory(ClientSession& session) {
 void Daemon::Parts::OnDead(ClientSession& session, bool left) {
   const auto member = session.membership();
   if (!left) KeepMemory(session);
+  if (!left && member.has_value() && member->training && session.rescue().granted) {
+    if (auto taken = sessions.Take(session.id())) member->job->SessionDied(std::move(taken));
+    return;
+  }
   if (member.has_value() && member->training) member->job->SessionGone(session.id(), true);
   sessions.Remove(session.id(), MakeError(absl::StatusCode::kAborted, "TRAINER_DIED",
                                           "The trainer's process has ended.", "copy"));
@@ -475,7 +483,7 @@ Log& Daemon::log() { return parts_->log; }
 
 bool Daemon::in_use() const {
   if (parts_->sessions.size() > 0 || parts_->attempts->open() > 0 || parts_->leases.in_use()) return true;
-  if (parts_->kept.counts().worlds > 0) return true;
+  if (parts_->rescue.kept() > 0 || parts_->kept.counts().worlds > 0) return true;
   for (const auto& job : parts_->jobs->All()) {
     const JobSnapshot logic = job->View().logic;
     if (logic.recovering || logic.claiming || !logic.saves.empty()) return true;

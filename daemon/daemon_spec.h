@@ -11,6 +11,7 @@
 #include "daemon/log.h"
 #include "daemon/logic/limits.h"
 #include "daemon/registration_budget.h"
+#include "daemon/rescue_limits.h"
 #include "storage/io_engine.h"
 
 namespace keepstep::daemon {
@@ -43,6 +44,7 @@ struct DaemonSpec {
   GpuUse gpu = GpuUse::kAuto;
   int64_t gpu_pool_bytes = 0;  // of each GPU that the daemon may own and lend; 0: none
   int64_t gpu_pool_hold_ms = 300'000;  // of it, what a trainer left that died is kept for so long at most
+  RescueSpec rescue;
   std::vector<std::string> device_worker;  // its command; empty: this program with --device-worker
   std::string http_listen;      // http_server.h says its forms; empty: no HTTP
   std::string http_token_file;  // empty: nobody sees other users' jobs over TCP

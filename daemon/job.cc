@@ -147,20 +147,27 @@ void Job::SessionGone(SessionId session, bool dead) {
       job.services_.end_session(session, over);  // it never came to be open, or is closed already
       return;
     }
+    if (job.Find(session)->kept) return;  // its process is known to be dead
     if (!dead) {
       job.Feed(SessionLost{session});
       return;
     }
-    job.LookAtVerdicts(session, *job.Find(session));  // what it sealed on its way out counts
-    job.Feed(SessionDead{session});
-    Member* member = job.Find(session);
-    if (member == nullptr) return;
-    auto rank = job.ranks_.find(member->rank);
-    if (rank != job.ranks_.end() && rank->second == session) job.ranks_.erase(rank);
-    job.SawRank(member->rank, member->session->peer().pid, /*open=*/false);
-    job.tracker_.Forget(session, over);
-    job.members_.erase(session);
+    const int32_t rank = job.Find(session)->rank;
+    job.Bury(session);
+    job.EndRescue(absl::StrCat("rank ", rank, ": its session had ended, or was granted no crash flush"));
   });
+}
+
+void Job::Bury(SessionId session) {
+  LookAtVerdicts(session, *Find(session));  // what it sealed on its way out counts
+  Feed(SessionDead{session});
+  Member* member = Find(session);
+  if (member == nullptr) return;
+  auto rank = ranks_.find(member->rank);
+  if (rank != ranks_.end() && rank->second == session) ranks_.erase(rank);
+  SawRank(member->rank, member->session->peer().pid, /*open=*/false);
+  tracker_.Forget(session, MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session's process has ended."));
+  members_.erase(session);
 }
 
 void Job::Registered(SessionId session, uint64_t generation, std::string fingerprint) {
@@ -318,6 +325,7 @@ void Job::EverySecond() {
   unused_ = IsUnused();
   StepsSeen steps;
   bool wished = false;
+  LookAtHold();
   for (const auto& [rank, id] : ranks_) {
     Member* member = Find(id);
     if (member == nullptr) continue;

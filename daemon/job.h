@@ -16,6 +16,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <variant>
@@ -35,6 +36,8 @@
 #include "daemon/plan_cache.h"
 #include "daemon/pulse.h"
 #include "daemon/reader_leases.h"
+#include "daemon/rescue_judge.h"
+#include "daemon/rescue_limits.h"
 #include "daemon/save_tracker.h"
 #include "storage/blob_store.h"
 #include "storage/catalog.h"
@@ -50,6 +53,7 @@ struct JobServices {
   Executor* io = nullptr;     // of store operations, catalog, plans
   storage::Catalog* catalog = nullptr;
   ReaderLeases* leases = nullptr;
+  RescueLimits* rescue = nullptr;  // null: no memory of dead trainers is kept
   Log* log = nullptr;
   Metrics* metrics = nullptr;  // null: nothing is counted
   Limits limits;               // at a job's start, as quota_bytes
@@ -92,6 +96,8 @@ class Job : public std::enable_shared_from_this<Job> {
   void Open(std::shared_ptr<ClientSession> session, const SessionOpened& opened,
             std::function<void(const AnswerOpen&, std::vector<v1::SaveStatus>)> done, Listener listener);
   void SessionGone(SessionId session, bool dead);  // lost, or dead
+  // Its process has died and it is granted crash flush: keeps its memory, or ends it. Takes the session over.
+  void SessionDied(std::shared_ptr<ClientSession> session);
   void Registered(SessionId session, uint64_t generation, std::string fingerprint);
   void LookAtVerdicts(SessionId session);
 
@@ -134,8 +140,27 @@ class Job : public std::enable_shared_from_this<Job> {
 
  private:
   using Clock = std::chrono::steady_clock;
+  // The memory of a dead trainer, for as long as this lives.
+  class KeptMemory {
+   public:
+    KeptMemory(RescueLimits* limits, std::shared_ptr<ClientSession> session, int64_t bytes)
+        : limits_(limits), session_(std::move(session)), bytes_(bytes) {}
+    ~KeptMemory();
+
+   private:
+    RescueLimits* const limits_;
+    const std::shared_ptr<ClientSession> session_;
+    const int64_t bytes_;  // taken of the limits
+  };
+  struct Kept {
+    Clock::time_point until;
+    std::unique_ptr<KeptMemory> memory;  // null: copied, and let go
+    RankJudgement judged;                // once every rank is kept
+  };
+
   struct Member {
     std::shared_ptr<ClientSession> session;
+    std::optional<Kept> kept;  // its process is dead
     int32_t rank = 0;
     uint64_t saves_issued = 0;
     bool open = false;
@@ -145,6 +170,13 @@ class Job : public std::enable_shared_from_this<Job> {
     std::multimap<uint64_t, std::function<void(absl::StatusOr<v1::SaveResponse>)>> answers;
     std::set<uint64_t> unsealed;  // whose verdict word is still to be seen
     bool wished = false;          // its page's wish has been taken
+  };
+
+  struct Rescue {  // every rank of the world is kept
+    uint64_t number = 0;  // of the save; 0: they are being judged
+    int64_t step = -1;
+    std::string attempt;
+    std::string why;  // this failed the save
   };
 
   struct RankSeen {
@@ -185,8 +217,22 @@ class Job : public std::enable_shared_from_this<Job> {
   void Do(const ReleaseAttempt& action);
   void Do(const AnswerCollect& action);
   void Do(const Drained& action);
+  void Do(const RescueStarted& action);
+  void Do(const RescueRefused& action);
   void OnCatalog(uint64_t op, std::function<absl::Status()> work);
   void LogOutcome(const Verdict& verdict);
+
+  // job_rescue.cc
+  bool Keep(SessionId id);  // false: it is not to be kept
+  void JudgeIfAllKept();
+  void OnJudged(std::vector<RankJudgement> ranks);
+  void Seal(SessionId id, Member& member);
+  void LookAtHold();
+  void OnRescueReport(SessionId id, Member& member, const Verdict& status);
+  void EndRescue(std::string why);  // if any is kept: nothing was saved
+  void GiveUp(std::string why);     // nothing was saved
+  void BuryKept();
+  void NoteRescue(RescueView view);
 
   // job_view.cc
   void SawRank(int32_t rank, pid_t pid, bool open);
@@ -194,6 +240,7 @@ class Job : public std::enable_shared_from_this<Job> {
   SaveInFlight ViewOf(const SaveSnapshot& save);
   void ViewRank(int32_t rank, JobView& view) const;
 
+  void Bury(SessionId session);  // its process is dead
   Member* Find(SessionId session);
   AttemptIo* FindAttempt(const std::string& attempt);
   ShareProgress ProgressOf(const Member& member, const Verdict& verdict);
@@ -232,6 +279,9 @@ class Job : public std::enable_shared_from_this<Job> {
   std::set<std::pair<int64_t, std::string>> logged_;
   std::deque<SaveOutcome> outcomes_;        // newest kOutcomesKept
   std::map<int32_t, RankSeen> ranks_seen_;  // by rank, of this daemon's life
+  std::optional<Rescue> rescue_;
+  std::optional<RescueView> last_rescue_;
+  bool rescue_told_ = false;  // what became of this world's; until a session opens
   Clock::time_point last_second_ = Clock::now();
   int64_t save_at_ = -1;
   std::atomic<int64_t> last_commit_unix_ms_{0};

@@ -64,13 +64,14 @@ void Job::Do(const AnswerOpen& action) {
   }
   member->open = true;
   member->session->SetEpoch(action.epoch);
+  rescue_told_ = false;
   auto [rank, joined] = ranks_.try_emplace(member->rank, action.session);
   if (!joined && rank->second != action.session) {
     const SessionId before = std::exchange(rank->second, action.session);
     const absl::Status why =
         MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The rank has opened a newer session.");
     tracker_.Forget(before, why);
-    members_.erase(before);
+    members_.erase(before);  // and its memory with it, if that was kept
     services_.end_session(before, why);
   }
   SawRank(member->rank, member->session->peer().pid, /*open=*/true);
@@ -111,7 +112,9 @@ void Job::Do(const CloseSession& action) {
   for (auto& [number, answer] : member->answers) answers.push_back(std::move(answer));
   auto rank = ranks_.find(member->rank);
   if (rank != ranks_.end() && rank->second == action.session) ranks_.erase(rank);
+  const bool was_kept = member->kept.has_value();
   members_.erase(action.session);
+  if (was_kept) Post([](Job& job) { job.EndRescue("a new run had claimed the job"); });
 
   absl::Status why = FromFailure(action.failure);
   if (why.ok()) why = MakeError(absl::StatusCode::kAborted, "SESSION_OVER", "The session is over.");
@@ -181,6 +184,8 @@ void Job::Do(const Report& action) {
   if (member == nullptr) return;
   member->session->pages().SetState(action.status.number, action.status.state);
   tracker_.Update(action.session, action.status, ProgressOf(*member, action.status));
+  if (member->kept && rescue_ && rescue_->number == action.status.number)
+    OnRescueReport(action.session, *member, action.status);
   if (!IsOver(action.status.state)) return;
   member->saves.erase(action.status.number);
   member->unsealed.erase(action.status.number);
@@ -212,7 +217,8 @@ void Job::Do(const MakePlan& action) {
     // The newest save's: replicas are compared as this save finds them.
     const std::vector<Fence> fences =
         member->saves.empty() ? std::vector<Fence>() : member->saves.rbegin()->second.fences;
-    std::shared_ptr<MemoryPort> port = member->session->port(registration, fences);
+    std::shared_ptr<MemoryPort> port = member->kept ? member->kept->judged.args.port : nullptr;
+    if (port == nullptr) port = member->session->port(registration, fences);
     ranks.push_back({std::move(registration), std::move(port)});
   }
   services_.io->Submit([self = shared_from_this(), ranks = std::move(ranks), action,

@@ -82,6 +82,7 @@ JobView Job::View() {
     for (const auto& [id, member] : self->members_) {
       ++(member.session->transfer() == proto::Transfer::kPull ? view.pulling : view.windowed);
     }
+    view.rescue = self->last_rescue_;
     promise->set_value(std::move(view));
   });
   return future.get();

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,13 @@ struct RankView {
   State state = State::kNever;
   pid_t pid = 0;
   double seconds = 0;  // since its session opened, or ended
+};
+
+// What became of the memory of trainers that died together.
+struct RescueView {
+  int64_t unix_ms = 0;
+  int64_t step = -1;  // that was saved; -1: none
+  std::string why;    // … because: "rank 2 was at step 41, the others at 42"
 };
 
 struct SaveInFlight {
@@ -62,6 +70,7 @@ struct JobView {
   std::vector<SaveOutcome> outcomes;  // oldest first, at most kOutcomesKept
   std::map<int32_t, RankView> ranks;  // those that a save waits for, the first missing ones, the lost ones
   int pulling = 0, windowed = 0;      // sessions by transfer
+  std::optional<RescueView> rescue;   // the newest of this daemon's life
 };
 
 }  // namespace keepstep::daemon

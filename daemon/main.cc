@@ -11,6 +11,7 @@
 
 #include "daemon/config_source.h"
 #include "daemon/daemon.h"
+#include "daemon/device/probe_protocol.h"
 #include "daemon/device/worker.h"
 #include "daemon/device/worker_protocol.h"
 #include "daemon/idle_exit.h"
@@ -78,6 +79,8 @@ int Serve(const ConfigSource& source, Config config) {
 int main(int argc, char** argv) {
   if (argc == 2 && std::string(argv[1]) == keepstep::daemon::kWorkerFlag)
     return keepstep::daemon::RunDeviceWorker(keepstep::daemon::kWorkerSocketFd);
+  if (argc == 2 && std::string(argv[1]) == keepstep::daemon::kProbeFlag)
+    return keepstep::daemon::RunDeviceProbe(keepstep::daemon::kWorkerSocketFd);
   const auto parsed = ConfigSource::FromCommandLine(argc, argv);
   if (const int* status = std::get_if<int>(&parsed)) return *status;
   const ConfigSource& source = std::get<ConfigSource>(parsed);

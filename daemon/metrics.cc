@@ -54,6 +54,9 @@ void Metrics::MakeSaves() {
   saves_ = &Counters(registry_, "keepstep_saves_total", "Saves that are over");
   for (const char* outcome : {"committed", "failed", "skipped", "superseded", "cancelled"})
     saves_->Add({{"outcome", outcome}, {"reason", ""}});
+  auto& rescues = Counters(registry_, "keepstep_rescues_total", "Jobs whose trainers died while their memory was kept");
+  rescued_ = &rescues.Add({{"outcome", "committed"}});
+  not_rescued_ = &rescues.Add({{"outcome", "nothing"}});
   saved_bytes = &Counters(registry_, "keepstep_saved_bytes_total", "Bytes of committed saves").Add({});
   saves_in_flight = &prometheus::BuildGauge()
                          .Name("keepstep_saves_in_flight")
@@ -127,6 +130,8 @@ std::string Metrics::Bounded(absl::string_view reason) {
 void Metrics::SaveOver(absl::string_view outcome, absl::string_view reason) {
   saves_->Add({{"outcome", std::string(outcome)}, {"reason", Bounded(reason)}}).Increment();
 }
+
+void Metrics::Rescued(bool committed) { (committed ? rescued_ : not_rescued_)->Increment(); }
 
 void Metrics::LoadOver(absl::string_view outcome, absl::string_view reason) {
   loads_->Add({{"outcome", std::string(outcome)}, {"reason", Bounded(reason)}}).Increment();

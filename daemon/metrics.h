@@ -63,6 +63,7 @@ class Metrics {
   prometheus::Histogram& save_phase(SavePhase phase) { return *save_phases_[static_cast<size_t>(phase)]; }
   // `reason` is an entry of docs/errors.md; "" for a commit.
   void SaveOver(absl::string_view outcome, absl::string_view reason);
+  void Rescued(bool committed);  // trainers died with memory that was kept
   prometheus::Histogram* save_snapshot =
       nullptr;  // from the first rank's call until every rank's source is free
   prometheus::Histogram* save_persist = nullptr;  // … until every blob is durable
@@ -102,6 +103,8 @@ class Metrics {
   std::array<prometheus::Histogram*, kLoadPhases.size()> load_phases_{};
   std::array<prometheus::Histogram*, kStoreCalls.size()> store_seconds_{};
   prometheus::Family<prometheus::Counter>* saves_ = nullptr;
+  prometheus::Counter* rescued_ = nullptr;
+  prometheus::Counter* not_rescued_ = nullptr;
   prometheus::Family<prometheus::Counter>* loads_ = nullptr;
   prometheus::Family<prometheus::Counter>* store_errors_ = nullptr;
   std::vector<std::unique_ptr<StageMeter>> stages_;

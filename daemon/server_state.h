@@ -22,6 +22,7 @@
 #include "daemon/log_ring.h"
 #include "daemon/metrics.h"
 #include "daemon/pulse.h"
+#include "daemon/rescue_limits.h"
 #include "daemon/session_registry.h"
 #include "storage/catalog.h"
 
@@ -40,6 +41,7 @@ struct ServerState {
   DeviceHub* devices = nullptr;  // null: GPU memory is not mapped
   OwnedMemory* owned = nullptr;  // there where `devices` is
   KeptWorlds* kept = nullptr;
+  RescueLimits* rescue = nullptr;
   CheckpointCache* checkpoints = nullptr;
   ReaderLeases* leases = nullptr;
   AttemptWriter* attempts = nullptr;

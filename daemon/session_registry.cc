@@ -22,16 +22,19 @@ std::shared_ptr<ClientSession> SessionRegistry::ById(SessionId id) const {
   return found == by_id_.end() ? nullptr : found->second;
 }
 
+std::shared_ptr<ClientSession> SessionRegistry::Take(SessionId id) {
+  std::lock_guard lock(mutex_);
+  auto found = by_id_.find(id);
+  if (found == by_id_.end()) return nullptr;
+  std::shared_ptr<ClientSession> session = std::move(found->second);
+  by_token_.erase(session->token());
+  by_id_.erase(found);
+  return session;
+}
+
 bool SessionRegistry::Remove(SessionId id, absl::Status why) {
-  std::shared_ptr<ClientSession> session;
-  {
-    std::lock_guard lock(mutex_);
-    auto found = by_id_.find(id);
-    if (found == by_id_.end()) return false;
-    session = std::move(found->second);
-    by_token_.erase(session->token());
-    by_id_.erase(found);
-  }
+  const std::shared_ptr<ClientSession> session = Take(id);
+  if (session == nullptr) return false;
   session->End(std::move(why));
   return true;
 }

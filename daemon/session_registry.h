@@ -25,6 +25,8 @@ class SessionRegistry {
   std::shared_ptr<ClientSession> ById(SessionId id) const;
   // Gives the session up and ends it with `why`. False when it is not there.
   bool Remove(SessionId id, absl::Status why);
+  // Gives it up without ending it: whoever takes it ends it. Null: it is not there.
+  std::shared_ptr<ClientSession> Take(SessionId id);
   std::vector<std::shared_ptr<ClientSession>> All() const;
   size_t size() const;
   // Of the newest registrations of all training ranks.

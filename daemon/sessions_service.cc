@@ -10,6 +10,7 @@
 #include "daemon/reactors.h"
 #include "daemon/save_request.h"
 #include "daemon/read_box.h"
+#include "daemon/rescue_grant.h"
 #include "daemon/version.h"
 #include "proto/convert.h"
 #include "storage/attempt.h"
@@ -46,6 +47,7 @@ absl::StatusOr<Membership> MembershipFrom(const v1::OpenRequest& request, std::s
   return Membership{.job = std::move(job),
                     .training = request.mode() == v1::OpenRequest::TRAIN,
                     .warm = request.mode() == v1::OpenRequest::TRAIN && request.warm(),
+                    .rescue = request.mode() == v1::OpenRequest::TRAIN && !request.no_rescue(),
                     .rank = request.rank(),
                     .world_size = request.world_size(),
                     .mesh = *std::move(mesh),
@@ -147,8 +149,23 @@ grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext*
                        "): updates wait for the storage until the rest is copied. Raise --pool-bytes."));
     }
     const auto member = (*session)->membership();
-    // What the record proves is asked for when the process is dead and its memory kept.
+    if (member->training && member->rescue && (*session)->flight_record() >= 0) {
+      const ClientSession::RescueGrant grant = GrantRescue(**session, **registration, *state_.rescue, state_.devices);
+      response->set_rescues(grant.granted);
+      response->set_no_rescue(grant.why_not);
+      if (!grant.granted) {
+        state_.log->Warn("no crash flush", {{"job", member->job->label()},
+                                            {"rank", absl::StrCat(member->rank)},
+                                            {"why", grant.why_not}});
+      }
+    }
+    // A warm restart asks for what the record proves when it has come to it.
     if (member->warm && (*session)->flight_record() >= 0) response->set_rescues(true);
+    if ((*registration)->devices != nullptr) {
+      state_.log->Info("GPU memory mapped", {{"job", member->job->label()},
+                                             {"rank", absl::StrCat(member->rank)},
+                                             {"memory", (*registration)->devices->Text()}});
+    }
     if (member->training) {
       ReservePool();
       member->job->Registered((*session)->id(), (*registration)->generation, (*registration)->fingerprint);

@@ -106,6 +106,10 @@ void AddPool(const ServerState& state, Families& to) {
 }
 
 void AddGpus(const ServerState& state, Families& to) {
+  if (state.rescue != nullptr) {
+    to.One("keepstep_rescue_kept_bytes", "GPU memory of dead trainers that is kept",
+           static_cast<double>(state.rescue->kept_bytes()));
+  }
   if (state.devices == nullptr) return;
   const DeviceHub::Counts& counts = state.devices->counts();
   to.One("keepstep_gpu_workers", "Device workers that run", static_cast<double>(state.devices->workers().size()));

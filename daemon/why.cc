@@ -106,6 +106,16 @@ void ExplainSaves(const JobFacts& facts, std::vector<Problem>& problems) {
   if (newest != nullptr) problems.push_back(ExplainFailed(facts, *newest, in_a_row));
 }
 
+// Until something was saved after it.
+void ExplainRescue(const JobFacts& facts, std::vector<Problem>& problems) {
+  const std::optional<RescueView>& rescue = facts.view.rescue;
+  if (!rescue || rescue->step >= 0 || rescue->unix_ms < facts.last_commit_unix_ms) return;
+  problems.push_back(Make(facts, Severity::kNote, "no rescue",
+                          absl::StrCat("The trainers died ", Ago(facts, rescue->unix_ms),
+                                       ", and what they held was not rescued; ", LastGood(facts), "."),
+                          {absl::StrCat(rescue->why, ".")}, {absl::StrCat("keepstep logs ", facts.job)}));
+}
+
 void ExplainSpace(const JobFacts& facts, std::vector<Problem>& problems) {
   if (!SpaceIsTight(facts)) return;
   for (const Problem& problem : problems) {  // said there already
@@ -133,6 +143,8 @@ Problem Ended(const JobFacts& facts, const SaveOutcome& outcome) {
   if (outcome.state == SaveState::kCommitted) {
     note.sentence = absl::StrCat("Step ", outcome.step, " was committed ", Ago(facts, outcome.unix_ms), ", ",
                                  HumanBytes(outcome.bytes), " in ", Duration(outcome.seconds), ".");
+    if (facts.view.rescue && facts.view.rescue->step == outcome.step)
+      note.details.emplace_back("The daemon saved it out of the memory of its trainers, which had died.");
     note.next.push_back(absl::StrCat("keepstep show ", facts.job, "/", outcome.step));
     return note;
   }
@@ -154,6 +166,7 @@ std::vector<Problem> Explain(const JobFacts& facts) {
   ExplainSaves(facts, problems);
   ExplainWorld(facts, problems);
   ExplainLost(facts, problems);
+  ExplainRescue(facts, problems);
   ExplainSpace(facts, problems);
   if (facts.view.logic.draining) {
     problems.push_back(Make(facts, Severity::kNote, "draining",

@@ -84,8 +84,8 @@ class Devices {
   int Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations,
            bool into_client, std::byte* window, size_t window_bytes);
 
-  // Maps `descriptor`, VMM memory of `piece.size_bytes` bytes on GPU `piece.device`, and returns its address. Find knows
-  // it by `piece.owned` from then on. ABORTED (DEVICE_ERROR): the driver refuses.
+  // Maps `descriptor`, VMM memory of `piece.size_bytes` bytes on GPU `piece.device`, and returns its address. Find
+  // knows it by `piece.owned` from then on. ABORTED (DEVICE_ERROR): the driver refuses.
   absl::StatusOr<uint64_t> MapOwned(const OwnedPiece& piece, UniqueFd descriptor);
 
   // The window is about to be unmapped. By the thread that called Copy.

@@ -108,7 +108,8 @@ absl::Status OwnedTable::MakeWritable(uint64_t client) {
     if (mapped.piece.writable || mapped.piece.owned.client != client) continue;
     const InContext in(*mapped.cu, reinterpret_cast<CUcontext>(mapped.found.context));
     const CUresult result = in.result() == CUDA_SUCCESS ? SetAccess(mapped, true) : in.result();
-    if (result != CUDA_SUCCESS) return DriverError(*mapped.cu, result, "letting kept memory be written: cuMemSetAccess");
+    if (result != CUDA_SUCCESS)
+      return DriverError(*mapped.cu, result, "letting kept memory be written: cuMemSetAccess");
     mapped.piece.writable = true;
   }
   return absl::OkStatus();

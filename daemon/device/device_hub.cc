@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "daemon/device/exporter_probe.h"
 
 namespace keepstep::daemon {
 namespace {
@@ -94,14 +95,8 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUu
     lost->AwaitGone();
     pool_->Hold(false);
   }
-  DeviceWorkerSpec spec{.command = spec_.command,
-                        .memory_fd = pool_->memory_fd(),
-                        .memory_bytes = pool_->memory_bytes(),
-                        .pin_bytes = pool_->buffer_bytes(),
-                        .stall = spec_.stall};
-  if (spec.command.empty()) spec.command = {"/proc/self/exe", kWorkerFlag};
   pool_->Hold(true);
-  auto worker = DeviceWorker::Start(spec, gpu);
+  auto worker = DeviceWorker::Start(WorkerSpec(), gpu);
   if (!worker.ok()) {
     pool_->Hold(false);
     log_->Warn("no device worker", {{"gpu", GpuName(gpu)}, {"error", std::string(worker.status().message())}});
@@ -112,6 +107,48 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUu
   std::lock_guard lock(mutex_);
   workers_[gpu] = {shared, Clock::now(), {}};
   return shared;
+}
+
+DeviceWorkerSpec DeviceHub::WorkerSpec() const {
+  DeviceWorkerSpec spec{.command = spec_.command,
+                        .memory_fd = pool_->memory_fd(),
+                        .memory_bytes = pool_->memory_bytes(),
+                        .pin_bytes = pool_->buffer_bytes(),
+                        .stall = spec_.stall};
+  if (spec.command.empty()) spec.command = {"/proc/self/exe", kWorkerFlag};
+  return spec;
+}
+
+absl::Status DeviceHub::OutlivesExporter(const GpuUuid& gpu, HandleKind kind) {
+  std::lock_guard probing(probing_);
+  {
+    std::lock_guard lock(mutex_);
+    const auto known = probed_.find({gpu, kind});
+    if (known != probed_.end()) return known->second;
+  }
+  static_assert(kProbeBytes <= kBounceSlotBytes);
+  const int slot = TakeBounce();
+  std::byte* const into = pool_->bounce() + slot * kBounceSlotBytes;
+  pool_->Hold(true);
+  const absl::Status result = ProbeExporter(WorkerSpec(), gpu, kind, absl::MakeSpan(into, kProbeBytes),
+                                            pool_->OffsetOf(into, kProbeBytes));
+  pool_->Hold(false);
+  GiveBounce(slot);
+  log_->Info("crash flush probed", {{"gpu", GpuName(gpu)},
+                                    {"path", kind == HandleKind::kIpc ? "ipc" : "vmm"},
+                                    {"result", result.ok() ? "exact" : std::string(result.message())}});
+  if (result.ok() || absl::IsFailedPrecondition(result)) {
+    std::lock_guard lock(mutex_);
+    probed_[{gpu, kind}] = result;
+  }
+  return result;
+}
+
+std::vector<DeviceHub::Probed> DeviceHub::probed() const {
+  std::lock_guard lock(mutex_);
+  std::vector<Probed> all;
+  for (const auto& [path, result] : probed_) all.push_back({path.first, path.second, result});
+  return all;
 }
 
 // Neighbours go as one range.

@@ -18,8 +18,10 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "daemon/device/device_worker.h"
 #include "daemon/log.h"
@@ -49,6 +51,16 @@ class DeviceHub {
   // DeviceWorker::Start.
   absl::StatusOr<std::shared_ptr<DeviceWorker>> Worker(const GpuUuid& gpu);
 
+  // Whether mappings of this kind are read exactly once their exporter has died: probed when it is first asked, and known
+  // from then on. Blocks for as long as two CUDA contexts take. Errors of ProbeExporter.
+  absl::Status OutlivesExporter(const GpuUuid& gpu, HandleKind kind);
+  struct Probed {
+    GpuUuid gpu{};
+    HandleKind kind{};
+    absl::Status result;
+  };
+  std::vector<Probed> probed() const;
+
   // Runs `task` on the hub's thread, some time soon, in order.
   void Later(std::function<void()> task);
 
@@ -77,6 +89,7 @@ class DeviceHub {
     std::vector<bool> pinned;  // by buffer of the pool: what it was told of
   };
 
+  DeviceWorkerSpec WorkerSpec() const;
   void Run();
   absl::StatusOr<std::shared_ptr<DeviceWorker>> StartWorker(const GpuUuid& gpu);
   void EndIdle();
@@ -88,7 +101,9 @@ class DeviceHub {
   std::atomic<uint64_t> mappings_{0};
   Counts counts_;
 
+  std::mutex probing_;  // one at a time; taken before mutex_
   mutable std::mutex mutex_;
+  std::map<std::pair<GpuUuid, HandleKind>, absl::Status> probed_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;
   bool stopping_ = false;

@@ -436,5 +436,39 @@ TEST_F(DeviceTest, RandomLivesOfAllocations) {
   }
 }
 
+// Memory by either path outlives the process that exported it, on a driver that says so by its probe.
+TEST_F(DeviceTest, AProbeSaysWhatOutlivesItsProcess) {
+  Start();
+  const GpuUuid gpu = trainer_->Allocate(kMiB, 1).gpu;
+  for (const HandleKind kind : {HandleKind::kIpc, HandleKind::kDescriptor}) {
+    EXPECT_TRUE(hub_->OutlivesExporter(gpu, kind).ok()) << hub_->OutlivesExporter(gpu, kind);
+  }
+  EXPECT_EQ(hub_->probed().size(), 2u);
+  EXPECT_EQ(Mappings(), 0) << "what was probed is let go";
+  EXPECT_TRUE(hub_->workers().empty()) << "by a worker of its own";
+}
+
+TEST_F(DeviceTest, AProbeThatFailsIsKnownFromThenOn) {
+  if (!fake_cuda::IsFake()) GTEST_SKIP() << "a driver that can be made to fail";
+  Start("cuMemcpyDtoHAsync:1:1");
+  const GpuUuid gpu = trainer_->Allocate(kMiB, 1).gpu;
+  const absl::Status failed = hub_->OutlivesExporter(gpu, HandleKind::kIpc);
+  EXPECT_EQ(ReasonOf(failed), "PROBE_FAILED") << failed;
+  setenv("KEEPSTEP_FAKE_CUDA_FAULTS", "", 1);
+  EXPECT_EQ(hub_->OutlivesExporter(gpu, HandleKind::kIpc), failed);
+  EXPECT_TRUE(hub_->OutlivesExporter(gpu, HandleKind::kDescriptor).ok()) << "the other path is another question";
+}
+
+// What a driver does not share fails its probe; what could not be tried is asked for again.
+TEST_F(DeviceTest, WhatCannotBeProbedIsNoAnswer) {
+  if (!fake_cuda::IsFake()) GTEST_SKIP() << "a driver that can be made to fail";
+  Start("cuIpcGetMemHandle:1:801");
+  const GpuUuid gpu = trainer_->Allocate(kMiB, 1).gpu;
+  EXPECT_EQ(ReasonOf(hub_->OutlivesExporter(gpu, HandleKind::kIpc)), "PROBE_FAILED");
+  GpuUuid nobody{};
+  EXPECT_FALSE(hub_->OutlivesExporter(nobody, HandleKind::kIpc).ok());
+  EXPECT_EQ(hub_->probed().size(), 1u);
+}
+
 }  // namespace
 }  // namespace keepstep::daemon

@@ -1,7 +1,6 @@
 #include "daemon/device/device_worker.h"
 
 #include <signal.h>
-#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -12,9 +11,8 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "daemon/device/child_process.h"
 #include "daemon/error.h"
-
-extern char** environ;
 
 namespace keepstep::daemon {
 namespace {
@@ -45,7 +43,9 @@ absl::StatusOr<std::unique_ptr<DeviceWorker>> DeviceWorker::Start(const DeviceWo
   const storage::UniqueFd of_child(ends[1]);
   const timeval limit{.tv_sec = spec.stall.count() / 1000, .tv_usec = spec.stall.count() % 1000 * 1000};
   setsockopt(ends[0], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));  // a worker that hangs reads nothing either
-  if (absl::Status status = worker->Spawn(of_child.get()); !status.ok()) return status;
+  auto pid = SpawnChild(spec.command, of_child.get(), kWorkerSocketFd);
+  if (!pid.ok()) return pid.status();
+  worker->pid_ = *pid;
   worker->reader_ = std::thread([raw = worker.get()] { raw->Read(); });
   WorkerStart start;
   start.gpu = gpu;
@@ -57,27 +57,6 @@ absl::StatusOr<std::unique_ptr<DeviceWorker>> DeviceWorker::Start(const DeviceWo
                      absl::StrCat(GpuName(gpu), " cannot be used by the daemon: ", status.message()), "register");
   }
   return worker;
-}
-
-absl::Status DeviceWorker::Spawn(int socket_of_child) {
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, socket_of_child, kWorkerSocketFd);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none;
-  sigemptyset(&none);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  std::vector<char*> arguments;
-  for (const std::string& argument : spec_.command) arguments.push_back(const_cast<char*>(argument.c_str()));
-  arguments.push_back(nullptr);
-  const int error = posix_spawn(&pid_, arguments[0], &actions, &attributes, arguments.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (error == 0) return absl::OkStatus();
-  pid_ = -1;
-  return absl::ResourceExhaustedError(absl::StrCat("starting ", spec_.command[0], ": ", strerror(error)));
 }
 
 DeviceWorker::~DeviceWorker() {

@@ -88,7 +88,6 @@ class DeviceWorker {
 
   DeviceWorker(const DeviceWorkerSpec& spec, const GpuUuid& gpu) : spec_(spec), gpu_(gpu) {}
 
-  absl::Status Spawn(int socket_of_child);
   absl::Status Send(uint64_t id, absl::Span<const std::byte> frame, int descriptor);
   template <typename Frame>
   absl::Status Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);

@@ -1,6 +1,13 @@
-// The worker as a program of its own, for tests: what keepstepd is with --device-worker.
+// The worker, and the child of a probe, as a program of its own, for tests: what keepstepd is with their flags.
 
+#include <cstring>
+
+#include "daemon/device/probe_protocol.h"
 #include "daemon/device/worker.h"
 #include "daemon/device/worker_protocol.h"
 
-int main() { return keepstep::daemon::RunDeviceWorker(keepstep::daemon::kWorkerSocketFd); }
+int main(int argc, char** argv) {
+  if (argc > 1 && std::strcmp(argv[1], keepstep::daemon::kProbeFlag) == 0)
+    return keepstep::daemon::RunDeviceProbe(keepstep::daemon::kWorkerSocketFd);
+  return keepstep::daemon::RunDeviceWorker(keepstep::daemon::kWorkerSocketFd);
+}

@@ -12,6 +12,10 @@ namespace keepstep::daemon {
 // status. Ends with the daemon that started it.
 int RunDeviceWorker(int socket_fd);
 
+// The child of a probe (exporter_probe.h) with the daemon at the other end of `socket_fd`: exports memory, then waits to be
+// killed. Returns, if it does, the process's exit status.
+int RunDeviceProbe(int socket_fd);
+
 // What this build and this machine have of CUDA: "driver 13.0", or why there is none. Loads the driver, runs none of it.
 std::string DescribeDriver();
 

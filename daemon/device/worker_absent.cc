@@ -11,6 +11,8 @@ int RunDeviceWorker(int) {
   return 1;
 }
 
+int RunDeviceProbe(int) { return RunDeviceWorker(0); }
+
 std::string DescribeDriver() { return "built without CUDA's headers"; }
 
 }  // namespace keepstep::daemon

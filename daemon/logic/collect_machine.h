@@ -98,7 +98,7 @@ class CollectMachine : public SpaceKeeper {
 
   std::vector<JournalEntry> left_;
   std::map<uint64_t, std::string> remembered_;  // collected saves of this epoch that ranks may ask for
-  std::map<std::string, bool> known_;           // decisions that were read
+  std::map<std::string, SurveyScript::Decided> known_;  // decisions that were read
   bool wanted_ = false;                         // a collection by the policy
   bool tidy_ = false;                           // of what an earlier one, cut off, left
   std::deque<Request> requests_;

@@ -150,17 +150,19 @@ std::optional<Failure> Coordinator::Refusal(const SaveRequested& request, const 
     }
   }
   if (session.fingerprint.empty()) return NotRegistered(session.rank);
-  bool exists = committed_steps_.contains(request.step);
-  for (const auto& save : saves_) {
-    exists = exists || (save->spec().epoch == world_.epoch && save->spec().step == request.step &&
-                        !save->failing() && !save->decided());
-  }
-  if (exists) {
+  if (Exists(request.step)) {
     return MakeFailure(Code::kAlreadyExists, "STEP_EXISTS",
                        absl::StrCat("Step ", request.step, " is saved already, or being saved, by this run."),
                        "accept");
   }
   return std::nullopt;
+}
+
+bool Coordinator::Exists(int64_t step) const {
+  return committed_steps_.contains(step) || std::any_of(saves_.begin(), saves_.end(), [&](const auto& save) {
+           return save->spec().epoch == world_.epoch && save->spec().step == step && !save->failing() &&
+                  !save->decided();
+         });
 }
 
 void Coordinator::Admit(uint64_t number, Record& record, BusyPolicy policy) {

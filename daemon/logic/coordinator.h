@@ -38,6 +38,8 @@ class EpochGate {
   virtual ~EpochGate() = default;
   // Recovered, not claiming, roster complete and alive.
   virtual bool SavesMayStart() const = 0;
+  // Every session is kept, and no claim has got further than waiting for saves.
+  virtual bool RescueMayStart() const = 0;
   // Publishes PARENT for the epoch's first save; `then` runs, perhaps at once, when it is durable or cannot
   // be.
   virtual void EnsureParent(std::function<void(const absl::Status&)> then) = 0;
@@ -64,6 +66,7 @@ class Coordinator : private SaveOwner {
   void Bind(SpaceKeeper* keeper) { keeper_ = keeper; }
 
   void OnSaveRequested(const SaveRequested& request);
+  void OnRescueRequested(const RescueRequested& request);  // coordinator_rescue.cc
   void OnVerdict(const VerdictSeen& seen);
   void OnCancel(const CancelRequested& request);
   void OnDrain();
@@ -129,6 +132,8 @@ class Coordinator : private SaveOwner {
   void Arrive(Session& session, const SaveRequested& request);
   Record& RecordOf(const SaveRequested& request, const Session& session);
   std::optional<Failure> Refusal(const SaveRequested& request, const Session& session);
+  std::optional<Failure> RescueRefusal(int64_t step) const;
+  bool Exists(int64_t step) const;  // committed, or being saved, in this epoch
   void Admit(uint64_t number, Record& record, BusyPolicy policy);
   bool Supersede(uint64_t by);
   void StartQueued();

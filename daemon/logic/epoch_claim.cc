@@ -40,12 +40,13 @@ void EpochMachine::TakeOver(const Nonce& nonce) {
 // Step 1: what is sealed becomes durable, what cannot be sealed in time is given up.
 void EpochMachine::ContinueClaim() {
   if (!claim_ || claim_->running) return;
-  if (coordinator_->Quiet() && keeper_->Idle()) {
+  const Millis waited = outbox_.now() - claim_->since;
+  const bool unjudged = world_.AllKept() && waited < limits_.claim_unsealed_ms;  // a rescue may come yet
+  if (coordinator_->Quiet() && keeper_->Idle() && !unjudged) {
     claim_->running = true;
     PublishClaim();
     return;
   }
-  const Millis waited = outbox_.now() - claim_->since;
   if (waited >= limits_.claim_unsealed_ms) {
     coordinator_->FailSaves(waited >= limits_.claim_sealed_ms, StaleEpoch(world_.epoch + 1));
   }
@@ -113,7 +114,7 @@ void EpochMachine::PutClaimRoster() {
   std::vector<RosterEntry> roster;
   for (const auto& [id, session] : world_.sessions) {
     const bool fresh = claim_->world_size == world_.size && claim_->retention == world_.retention &&
-                       !session.loaded && !session.saved;
+                       !session.loaded && !session.saved && !session.kept;
     const bool moves = session.rank != claim_->claimer.rank && (claim_->same_world || fresh);
     if (moves) roster.push_back({.rank = session.rank, .nonce = session.nonce});
   }

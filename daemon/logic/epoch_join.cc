@@ -126,6 +126,7 @@ void EpochMachine::FinishJoin(const SessionOpened& opened) {
     session = *old;
     session.id = opened.session;
     session.lost_since.reset();
+    session.kept = false;
     world_.sessions.erase(old_id);
   }
   Session& joined = world_.sessions[opened.session] = std::move(session);
@@ -151,7 +152,7 @@ void EpochMachine::RefuseOpen(SessionId session, Failure failure) {
 
 void EpochMachine::OnLost(SessionId session) {
   Session* known = world_.Find(session);
-  if (known != nullptr && !known->lost_since) known->lost_since = outbox_.now();
+  if (known != nullptr && !known->kept && !known->lost_since) known->lost_since = outbox_.now();
 }
 
 void EpochMachine::OnDead(SessionId session, const char* reason) {
@@ -168,6 +169,20 @@ void EpochMachine::OnDead(SessionId session, const char* reason) {
   coordinator_->RefuseHeld(session, failure);
   RefuseLoadsOf(session, failure);
   world_.sessions.erase(session);
+}
+
+// As dead to all that its process would have to do, but in its place until it is judged.
+void EpochMachine::OnKept(SessionId session) {
+  Session* known = world_.Find(session);
+  if (known == nullptr) return;
+  known->kept = true;
+  known->lost_since.reset();
+  const Failure failure =
+      MakeFailure(absl::StatusCode::kAborted, "TRAINER_DIED",
+                  absl::StrCat("The process of rank ", known->rank, " has ended."), "session", known->rank);
+  coordinator_->OnRankDead(known->rank);
+  coordinator_->RefuseHeld(session, failure);
+  RefuseLoadsOf(session, failure);
 }
 
 void EpochMachine::OnTick() {

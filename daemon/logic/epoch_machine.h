@@ -3,7 +3,8 @@
 // Joining: a rank the roster lacks, or the same nonce again → roster durable → AnswerOpen.
 // Resuming: in the current epoch, with the roster's nonce; else ABORTED.
 // Claiming: a new nonce for a rank of the roster, another world size, all ranks loading again after a save.
-//   1. No new saves; those in flight are finished within limits, a deletion under way is finished.
+//   1. No new saves; those in flight are finished within limits, a deletion under way is finished. So is a
+//   rescue, and while every rank is dead and kept, whoever keeps them is waited for to say whether there is one.
 //   2. Publish CLAIM of the next epoch.
 //   3. Settle all earlier attempts, publish LATEST (inherit_script.h).
 //   4. Roster durable.
@@ -58,11 +59,13 @@ class EpochMachine : public EpochGate {
   void OnOpened(const SessionOpened& opened);
   void OnLost(SessionId session);
   void OnDead(SessionId session, const char* reason);
+  void OnKept(SessionId session);
   void OnLoad(const LoadRequested& request);
   void OnTick();
   void AfterEvent();  // goes on with whatever can go on
 
-  bool SavesMayStart() const override { return ready_ && !claim_ && world_.Complete(); }
+  bool SavesMayStart() const override { return ready_ && !claim_ && world_.Complete() && !world_.AnyKept(); }
+  bool RescueMayStart() const override { return ready_ && world_.AllKept() && !(claim_ && claim_->running); }
   void EnsureParent(std::function<void(const absl::Status&)> then) override;
 
   // What a rank of this epoch may be given to load from now on, or has been given while others may still ask:

@@ -89,6 +89,15 @@ struct SessionLost {
 struct SessionDead {
   SessionId session = 0;
 };  // pid gone, closed, or lost for too long
+// The process is gone and its memory is kept: nothing of it can be saved or loaded but by a rescue. Ends with
+// SessionDead.
+struct SessionKept {
+  SessionId session = 0;
+};
+// Every session of the world is kept, and their memory is whole at this step → RescueStarted or RescueRefused.
+struct RescueRequested {
+  int64_t step = 0;
+};
 struct Registered {
   SessionId session = 0;
   uint64_t generation = 0;
@@ -181,7 +190,8 @@ using Event =
     std::variant<JobStarted, SessionOpened, SessionLost, SessionDead, Registered, SaveRequested, PlanMade,
                  GroupCopied, RankCopied, RankFlushed, RankIoFailed, VerdictSeen, PartWritten, IoStopped,
                  LoadRequested, CancelRequested, DrainRequested, SaveWished, StepsSeen, StoreDone,
-                 CatalogDone, Tick, SaveProgressed, CollectRequested, DeletionCut>;
+                 CatalogDone, Tick, SaveProgressed, CollectRequested, DeletionCut, SessionKept,
+                 RescueRequested>;
 
 // ---- actions
 // ------------------------------------------------------------------------------------------------------
@@ -236,6 +246,15 @@ struct Release {
   uint64_t number = 0;
   bool all_groups = false;
   uint32_t group = 0;
+};
+// A save that the daemon makes for dead ranks; Reports of it follow. The driver seals for each rank.
+struct RescueStarted {
+  uint64_t number = 0;
+  int64_t step = 0;
+  std::string attempt;
+};
+struct RescueRefused {
+  Failure failure;
 };
 struct SetSaveAt {
   int64_t step = 0;
@@ -317,7 +336,8 @@ struct Drained {
 using Action =
     std::variant<AnswerOpen, MoveSession, CloseSession, AnswerSave, AnswerLoad, AnswerCancel, Report, Release,
                  SetSaveAt, MakePlan, StartRank, WritePart, StopIo, DoStore, PutJournal, EraseJournal,
-                 PutRoster, RecordCommit, RecordGone, ReserveAttempt, ReleaseAttempt, AnswerCollect, Drained>;
+                 PutRoster, RecordCommit, RecordGone, ReserveAttempt, ReleaseAttempt, AnswerCollect, Drained,
+                 RescueStarted, RescueRefused>;
 
 }  // namespace keepstep::daemon
 

@@ -47,6 +47,8 @@ struct JobMachine::Parts {
   void On(const SessionOpened& e) { epoch.OnOpened(e); }
   void On(const SessionLost& e) { epoch.OnLost(e.session); }
   void On(const SessionDead& e) { epoch.OnDead(e.session, "TRAINER_DIED"); }
+  void On(const SessionKept& e) { epoch.OnKept(e.session); }
+  void On(const RescueRequested& e) { coordinator.OnRescueRequested(e); }
   void On(const Registered& e) {
     Session* session = world.Find(e.session);
     if (session == nullptr || e.generation < session->generation) return;

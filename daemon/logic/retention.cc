@@ -52,7 +52,7 @@ std::vector<RetentionDecision> PlanRetention(const RetentionInput& input) {
     RetentionDecision& decision = plan[i];
     decision = {.epoch = commit.epoch, .step = commit.step, .attempt = commit.attempt, .bytes = commit.bytes};
     const auto used = input.in_use.find(commit.attempt);
-    const bool counts = !commit.deleting && !commit.uncertain;
+    const bool counts = !commit.deleting && !commit.uncertain && !commit.rescue;
     const bool stands = counts && seen.emplace(commit.epoch, commit.step).second;
     const bool among_newest = stands && newest++ < policy.keep_last;
     const bool first_of_step = stands && steps.insert(commit.step).second;
@@ -76,7 +76,9 @@ std::vector<RetentionDecision> PlanRetention(const RetentionInput& input) {
       decision.reason = "its durability is uncertain; a restart of the daemon settles it";
     } else {
       decision.keep = false;
-      decision.reason = stands ? OlderReason(policy) : "the same run saved this step again";
+      decision.reason = commit.rescue ? "a rescue, and a later checkpoint is there"
+                        : stands      ? OlderReason(policy)
+                                      : "the same run saved this step again";
       if (stands && !first_of_step)
         decision.reason = absl::StrCat("step ", commit.step, " was saved again by a later run");
     }

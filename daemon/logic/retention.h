@@ -3,7 +3,7 @@
 //   kept     whoever's pin; one of the keep_last newest; a multiple of keep_every; what "latest" names; what
 //   a
 //            rank may still be given to load; what is being read; what may not outlive a power loss
-//   deleted  what is left, and what an earlier deletion did not finish
+//   deleted  what is left, rescues once a later checkpoint is the last good one, and what an earlier deletion did not finish
 //
 // "Newest" is the order that answers "latest": epochs, then steps, then attempts. A checkpoint whose
 // durability is uncertain counts for nothing: it is neither one of the newest nor the last good one, so that
@@ -44,6 +44,7 @@ struct StoredCommit {
   std::vector<std::string> pins;  // of its step
   bool uncertain = false;         // its COMMIT may not outlive a power loss
   bool deleting = false;          // a deletion had begun
+  bool rescue = false;            // made for dead trainers: neither one of the newest nor a multiple
 };
 
 struct RetentionInput {

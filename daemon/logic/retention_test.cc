@@ -43,6 +43,25 @@ TEST(Retention, SaysWhyEachIsKeptOrDeleted) {
                               "1500 kept: one of the 2 newest"}));
 }
 
+// A rescue is what a crash left: it must not push a checkpoint out that the run chose to make, nor stay for good by its
+// number. While nothing later is there, it is what "latest" names.
+TEST(Retention, ARescueCountsForNothing) {
+  RetentionInput input{.policy = {.keep_last = 2, .keep_every = 1000}};
+  for (int64_t step : {1800, 1900, 2000}) input.commits.push_back(Commit(1, step));
+  input.commits[2].rescue = true;
+  input.last_good = input.commits[2].attempt;
+  EXPECT_EQ(Texts(input),
+            (std::vector<std::string>{"1800 kept: one of the 2 newest", "1900 kept: one of the 2 newest",
+                                      "2000 kept: the last good checkpoint"}));
+  input.commits.push_back(Commit(2, 2100));
+  input.last_good = input.commits[3].attempt;
+  EXPECT_EQ(Texts(input),
+            (std::vector<std::string>{"1800 deleted: older than the 2 newest, and no multiple of 1000",
+                                      "1900 kept: one of the 2 newest",
+                                      "2000 deleted: a rescue, and a later checkpoint is there",
+                                      "2100 kept: one of the 2 newest"}));
+}
+
 // After a rollback the step with the highest number is not the newest, and what the new run went on from is
 // what "latest" names until it commits.
 TEST(Retention, CountsInTheOrderOfEpochs) {

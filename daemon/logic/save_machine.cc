@@ -36,7 +36,8 @@ bool SaveMachine::AllArrived() const {
 }
 
 bool SaveMachine::sealed() const {
-  return std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return rank.sealed; });
+  return spec_.rescue ||
+         std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return rank.sealed; });
 }
 
 bool SaveMachine::started() const {

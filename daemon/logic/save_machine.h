@@ -64,6 +64,7 @@ class SaveMachine {
     int64_t step = 0, epoch = 0;
     std::string attempt;
     int32_t world_size = 0;
+    bool rescue = false;  // of dead ranks: nobody can seal it later, so a claim waits for it as for a sealed one
   };
 
   // `limits`, `outbox` and `owner` outlive the machine. `start_unix_ms`: wall time at time 0 of the events.
@@ -95,7 +96,7 @@ class SaveMachine {
   bool arrived(int32_t rank) const { return ranks_[rank].arrived; }
   bool copied(int32_t rank) const { return ranks_[rank].copied; }
   SaveState rank_state(int32_t rank) const;
-  bool sealed() const;   // by every rank
+  bool sealed() const;   // by every rank, or a rescue
   bool started() const;  // some rank's copy has been started
   bool failing() const { return cause_.code != absl::StatusCode::kOk; }
   bool decided() const { return decided_; }

@@ -79,7 +79,11 @@ SurveyScript::Step SurveyScript::Next(const StoreResult* previous) {
       const Attempt& attempt = attempts_[next_++];
       absl::StatusOr<v1::Decision> decision = storage::DecodeDecision(previous->bytes);
       const bool ours = previous->status.ok() && decision.ok() && decision->step() == attempt.step;
-      if (ours) Classify(attempt, decision->kind() == v1::Decision::COMMIT);
+      if (ours) {
+        Classify(attempt, decision->kind() != v1::Decision::COMMIT ? Decided::kAbort
+                          : decision->rescue()                     ? Decided::kRescue
+                                                                   : Decided::kCommit);
+      }
       return ReadNextDecision();
     }
     case State::kParent: {
@@ -125,7 +129,7 @@ SurveyScript::Step SurveyScript::ReadNextDecision() {
   for (; next_ < attempts_.size(); ++next_) {
     const Attempt& attempt = attempts_[next_];
     if (attempt.deleting) {
-      Classify(attempt, true);  // only a checkpoint is ever marked so
+      Classify(attempt, Decided::kCommit);  // only a checkpoint is ever marked so
       continue;
     }
     // A deletion was cut off before its last step. (Whoever is about to write there makes the directory
@@ -145,10 +149,10 @@ SurveyScript::Step SurveyScript::ReadNextDecision() {
   return FindLatest();
 }
 
-void SurveyScript::Classify(const Attempt& attempt, bool commit) {
+void SurveyScript::Classify(const Attempt& attempt, Decided decided) {
   std::string name = storage::AttemptName(attempt.id);
-  if (!attempt.deleting) outcome_.decisions[name] = commit;
-  if (!commit) {
+  if (!attempt.deleting) outcome_.decisions[name] = decided;
+  if (decided == Decided::kAbort) {
     if (attempt.entries > 1) outcome_.litter.push_back({.step = attempt.step, .attempt = attempt.id});
     return;
   }
@@ -160,7 +164,8 @@ void SurveyScript::Classify(const Attempt& attempt, bool commit) {
                               .bytes = attempt.bytes,
                               .pins = pins == pins_.end() ? std::vector<std::string>() : pins->second,
                               .uncertain = uncertain,
-                              .deleting = attempt.deleting});
+                              .deleting = attempt.deleting,
+                              .rescue = decided == Decided::kRescue});
 }
 
 SurveyScript::Step SurveyScript::FindLatest() {

@@ -28,10 +28,11 @@ namespace keepstep::daemon {
 
 class SurveyScript {
  public:
+  enum class Decided : uint8_t { kAbort, kCommit, kRescue };  // kRescue: a COMMIT for dead trainers
   struct Spec {
     std::set<std::string> live;         // attempts that are being decided: not looked at
     std::set<std::string> untrusted;    // whose COMMIT may not outlive a power loss
-    std::map<std::string, bool> known;  // decisions read before: attempt → is it a COMMIT; they never change
+    std::map<std::string, Decided> known;  // decisions read before, by attempt; they never change
   };
   struct Litter {
     int64_t step = 0;
@@ -43,8 +44,8 @@ class SurveyScript {
     int64_t epoch = 0;                      // the newest that is claimed; 0: none
     std::vector<StoredCommit> commits;      // in the order of epochs, then steps, then attempts
     std::vector<Litter> litter;             // what is no checkpoint and takes space or names
-    std::string last_good;                  // attempt; empty: none
-    std::map<std::string, bool> decisions;  // those seen, for the next survey
+    std::string last_good;                     // attempt; empty: none
+    std::map<std::string, Decided> decisions;  // those seen, for the next survey
   };
 
   explicit SurveyScript(Spec spec) : spec_(std::move(spec)) {}
@@ -64,7 +65,7 @@ class SurveyScript {
   Step ListNextAttempt();
   Step ReadNextDecision();
   Step FindLatest();
-  void Classify(const Attempt& attempt, bool commit);
+  void Classify(const Attempt& attempt, Decided decided);
 
   const Spec spec_;
   Outcome outcome_;

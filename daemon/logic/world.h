@@ -5,6 +5,7 @@
 #ifndef KEEPSTEP_DAEMON_LOGIC_WORLD_H_
 #define KEEPSTEP_DAEMON_LOGIC_WORLD_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -27,6 +28,7 @@ struct Session {
   int32_t rank = 0;
   Nonce nonce{};
   std::optional<Millis> lost_since;  // its stream is gone, its process is not known to be
+  bool kept = false;                 // its process is gone, its memory is not (SessionKept)
   std::optional<LoadedStep> loaded;  // in this epoch
   bool saved = false;                // in this epoch
   uint64_t last_number = 0;          // newest save asked for
@@ -61,6 +63,14 @@ struct World {
       if (!present[rank]) missing.push_back(rank);
     }
     return missing;
+  }
+  bool AnyKept() const {
+    return std::any_of(sessions.begin(), sessions.end(), [](const auto& one) { return one.second.kept; });
+  }
+  // Every rank is dead and its memory kept: a rescue may be made.
+  bool AllKept() const {
+    return Complete() &&
+           std::all_of(sessions.begin(), sessions.end(), [](const auto& one) { return one.second.kept; });
   }
   bool Complete() const { return size > 0 && static_cast<int32_t>(sessions.size()) == size; }
 };

@@ -36,9 +36,10 @@ def header(kind: int, *, magic: int = MAGIC, version: int = VERSION) -> bytes:
 
 
 def hello(
-    nonce_address: int, nonce: bytes, *, want: int = AUTO, has_directory: bool = True, directory: bytes = b""
-) -> bytes:
-    body = struct.pack("<Q16sBB6x1024s", nonce_address, nonce, want, has_directory, directory)
+    nonce_address: int, nonce: bytes, *, want: int = AUTO, has_directory: bool = True, directory: bytes = b"",
+    has_flight_record: int = 0,
+) -> bytes:  # fmt: skip
+    body = struct.pack("<Q16sBBxB4x1024s", nonce_address, nonce, want, has_directory, has_flight_record, directory)
     return header(HELLO) + body
 
 

@@ -61,6 +61,7 @@ def frames() -> dict[str, tuple[bytes, Callable[[Path], list[int]]]]:
     """Names of bad first frames, with the descriptors that go with them."""
     good = raw.hello(0, b"n" * 16)
     none = raw.hello(0, b"n" * 16, has_directory=False)
+    recorded = raw.hello(0, b"n" * 16, has_flight_record=1)
 
     def opened(path: str, flags: int = os.O_RDONLY) -> Callable[[Path], list[int]]:
         return lambda home: [os.open(path.format(home=home), flags)]
@@ -78,6 +79,15 @@ def frames() -> dict[str, tuple[bytes, Callable[[Path], list[int]]]]:
 
     def memory(_: Path) -> list[int]:
         return [os.memfd_create("shrinks")]
+
+    def with_record(make: Callable[[Path], list[int]]) -> Callable[[Path], list[int]]:
+        return lambda home: [os.open(home, os.O_RDONLY), *make(home)]
+
+    def growing(_: Path) -> list[int]:
+        fd = os.memfd_create("grows", os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, 8192 + 2 * (72 << 20))
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        return [fd]
 
     def several(home: Path) -> list[int]:
         return [os.open(home, os.O_RDONLY) for _ in range(4)]
@@ -107,6 +117,11 @@ def frames() -> dict[str, tuple[bytes, Callable[[Path], list[int]]]]:
         "half a fetch": (raw.header(raw.FETCH) + bytes(39), nothing),
         "a fetch of another version": (raw.header(raw.FETCH, version=99) + bytes(40), nothing),
         "a fetch with a descriptor": (raw.header(raw.FETCH) + bytes(40), opened("{home}")),
+        "a flight record that is not sent": (recorded, opened("{home}")),
+        "a flight record that is a pipe": (recorded, with_record(pipe)),
+        "a flight record that can shrink": (recorded, with_record(memory)),
+        "a flight record that can grow": (recorded, with_record(growing)),
+        "two flight records": (raw.hello(0, b"n" * 16, has_flight_record=2), with_record(lambda home: growing(home) + growing(home))),
         "a directory that is only named": (good, opened("{home}", os.O_PATH)),
     }
 

@@ -57,6 +57,8 @@ struct EventLine : Describer {
   void operator()(const Registered& e) {
     Line("> registered", e.session, e.generation, e.fingerprint);
   }
+  void operator()(const SessionKept& e) { Line("> session kept", e.session); }
+  void operator()(const RescueRequested& e) { Line("> rescue", e.step); }
   void operator()(const SaveRequested& e) {
     Line("> save session", e.session, "number", e.number, "step", e.step);
   }
@@ -115,6 +117,8 @@ struct ActionLine : Describer {
   void operator()(const Release& a) {
     Line("< release session", a.session, "number", a.number, a.all_groups ? "all" : "group", a.group);
   }
+  void operator()(const RescueStarted& a) { Line("< rescue", a.attempt, "number", a.number); }
+  void operator()(const RescueRefused& a) { Line("< no rescue", a.failure.reason); }
   void operator()(const SetSaveAt& a) { Line("< save at", a.step); }
   void operator()(const MakePlan& a) { Line("< plan", a.attempt, a.first); }
   void operator()(const StartRank& a) {

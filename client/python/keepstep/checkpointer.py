@@ -105,6 +105,7 @@ class Checkpointer:
         if warm and read_only:
             raise ValueError("a reader has nothing to go on with: warm is for trainers")
         self._warm = warm
+        self._rescues = rescue
         self._rescue = rescue or warm  # either keeps the flight record
         self._unguarded = ""  # why what is registered cannot be proved whole
         self._keep = (keep_last or 0, keep_every or 0)
@@ -151,7 +152,7 @@ class Checkpointer:
                 transfer=self._transfer,
                 keep_last=0 if read_only else self._keep[0],
                 keep_every=0 if read_only else self._keep[1],
-                rescue=self._rescue and not read_only,
+                rescue=self._rescues and not read_only,
                 warm=self._warm and not read_only,
             )
 
