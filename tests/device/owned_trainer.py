@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import keepstep
+from keepstep import _ffi
 
 from tests.device.owned import LAYOUTS, Lent, holds, owned
 from tests.device.tensors import MIB
 from tests.device.trainer import restarted, round_trip
-from tests.fake_cuda.cuda import Gpu
+from tests.fake_cuda.cuda import Gpu, Memory
 
 
 def allocates(gpu: Gpu, checkpointer: keepstep.Checkpointer, wishes: str) -> list[str]:
@@ -52,19 +54,50 @@ def frees(gpu: Gpu, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
     return {"wrong": wrong}
 
 
+def pool(checkpointer: keepstep.Checkpointer) -> Callable[[], str]:
+    """The functions that an allocator is given by name: while the client is open; and what works once it is closed."""
+    library = ctypes.CDLL(_ffi.library_path())
+    alloc, free = library.ks_pool_alloc, library.ks_pool_free
+    alloc.restype, alloc.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p]
+    free.restype, free.argtypes = None, [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p]
+    assert alloc(4096, 0, None) is None, "no client is named"
+    checkpointer._client.use_for_pool()
+    assert alloc(65 * MIB, 0, None) is None, "more than there is"
+    assert alloc(4096, 7, None) is None, "no such GPU"
+    kept, freed = Memory(alloc(30 * MIB, 0, None), 30 * MIB), Memory(alloc(30 * MIB, 0, None), 30 * MIB)
+    assert holds(kept, 0) and holds(freed, 0)
+    freed.fill(1)
+    free(freed.pointer, 30 * MIB, 0, None)
+    again = Memory(alloc(30 * MIB, 0, None), 30 * MIB)
+    assert holds(again, 0), "what is new holds zeroes"
+    kept.fill(0x5A)
+
+    def closed() -> str:
+        assert alloc(4096, 0, None) is None, "the client is closed"
+        assert holds(kept, 0x5A), "tensors outlive the client"
+        for memory in (kept, again):
+            free(memory.pointer, 30 * MIB, 0, None)
+        return "closed"
+
+    return closed
+
+
 def main() -> int:
     scenario, layout, address, directory = sys.argv[1:]
     gpu = Gpu()
+    then: Callable[[], str] = "closed".__str__
     with keepstep.Checkpointer(directory, daemon=address, rng=False) as checkpointer:
         if scenario == "allocates":
             told: Any = allocates(gpu, checkpointer, layout)
         elif scenario == "frees":
             told = frees(gpu, checkpointer)
+        elif scenario == "pool":
+            then, told = pool(checkpointer), "open"
         else:
             told = SCENARIOS[scenario](gpu, LAYOUTS[layout](gpu, checkpointer), checkpointer)
         print(json.dumps(told), flush=True)
         sys.stdin.readline()  # until the test has seen what is held
-    print(json.dumps("closed"), flush=True)
+    print(json.dumps(then()), flush=True)
     sys.stdin.readline()
     return 0
 

@@ -104,3 +104,13 @@ def test_freed_and_asked_for_again_for_ever(home: Path) -> None:
         trainer.close()
         await_pieces(gpus, 0)
         trainer.finish()
+
+
+# As PyTorch's CUDAPluggableAllocator calls them.
+def test_an_allocator_that_knows_no_client(home: Path) -> None:
+    with Gpus(home, "on", arguments=POOL) as gpus, trainer_of(gpus, "pool") as trainer:
+        assert trainer.heard() == "open"
+        assert pieces_held(gpus) == 2
+        trainer.close()
+        await_pieces(gpus, 0)
+        trainer.finish()

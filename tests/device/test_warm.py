@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import keepstep
 import pytest
 
 from tests.device.gpus import Gpus, Trainer
@@ -81,6 +82,17 @@ def test_an_update_that_was_queued_is_no_part_of_it(home: Path) -> None:
     with Gpus(home, "on", arguments=POOL) as gpus:
         killed(gpus, 1, steps=[1, 2], last="queued")
         assert loaded(killed(gpus, 1), "step", "warm", "differing") == [[2, True, []]]
+
+
+# The rescue is waited for: then the step that the world goes on at, or loads, is one that is committed.
+@pytest.mark.parametrize("sizes", [[6 * MIB, 3 * MIB, 5000], [6 * MIB, 9 * MIB, 5000]], ids=["same", "other"])
+def test_with_crash_flush_the_step_is_saved_too(home: Path, sizes: list[int]) -> None:
+    with Gpus(home, "on", arguments=POOL) as gpus:
+        killed(gpus, 2, rescue=True, steps=[1, 2, 3])
+        warm = sizes[1] == 3 * MIB
+        with world(gpus, 2, rescue=True, sizes=sizes) as (_, told):
+            assert loaded(told, "step", "warm", "differing", "seen") == 2 * [[3, warm, [], 3]], told
+            assert keepstep.open(home / "root/job").step == 3
 
 
 OTHERWISE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {

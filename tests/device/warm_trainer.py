@@ -23,6 +23,7 @@ class Script:
     Attributes:
         sizes: Bytes of its allocations, in order.
         warm: Whether it asks for warm restart.
+        rescue: Whether it asks for crash flush.
         transfer: Of host memory.
         first: What it does before it loads: "write" into what it was given, or nothing.
         load: "latest", a step, or nothing.
@@ -36,6 +37,7 @@ class Script:
     world: int = 1
     sizes: list[int] = field(default_factory=lambda: [6 * MIB, 3 * MIB, 5000])
     warm: bool = True
+    rescue: bool = False
     transfer: str = "pull"
     first: str = ""
     load: str | int = "latest"
@@ -139,7 +141,7 @@ def main() -> int:
     gpu = Gpu()
     with keepstep.Checkpointer(
         directory, daemon=address, gated=True, rng=False, rank=script.rank, world_size=script.world, warm=script.warm,
-        transfer="window" if script.transfer == "window" else "pull", preemption=False,
+        rescue=script.rescue, transfer="window" if script.transfer == "window" else "pull", preemption=False,
     ) as checkpointer:  # fmt: skip
         print(json.dumps(run(script, checkpointer, gpu)), flush=True)
         sys.stdin.readline()
