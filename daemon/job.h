@@ -230,7 +230,7 @@ class Job : public std::enable_shared_from_this<Job> {
   void LookAtHold();
   void OnRescueReport(SessionId id, Member& member, const Verdict& status);
   void EndRescue(std::string why);  // if any is kept: nothing was saved
-  void GiveUp(std::string why);     // nothing was saved
+  void GiveUp(std::string why, bool lost = true);  // nothing was saved; `lost`: though something should have been
   void BuryKept();
   void NoteRescue(RescueView view);
 

@@ -99,7 +99,10 @@ void Job::Do(const RescueStarted& action) {
 }
 
 void Job::Do(const RescueRefused& action) {
-  Post([why = action.failure.message](Job& job) { job.EndRescue(why); });
+  const bool lost = action.failure.reason != "STEP_EXISTS";
+  Post([why = action.failure.message, lost](Job& job) {
+    if (job.rescue_) job.GiveUp(why, lost);
+  });
 }
 
 void Job::OnRescueReport(SessionId id, Member& member, const Verdict& status) {
@@ -145,9 +148,13 @@ void Job::EndRescue(std::string why) {
   if (kept || rescue_) GiveUp(std::move(why));
 }
 
-void Job::GiveUp(std::string why) {
+void Job::GiveUp(std::string why, bool lost) {
   const bool failed = rescue_ && rescue_->number != 0;
   rescue_.reset();
+  if (!lost) {
+    services_.log->Info(absl::StrCat(label(), ": nothing was rescued: ", why), {{"job", label()}});
+    return BuryKept();
+  }
   NoteRescue({.why = failed ? absl::StrCat("the save failed: ", why) : std::move(why)});
   BuryKept();
 }

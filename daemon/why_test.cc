@@ -57,6 +57,31 @@ std::string All(const Problem& problem) {
                       absl::StrJoin(problem.next, "\n"));
 }
 
+// People look for the step that was lost.
+TEST(Why, ARescueThatDidNotComeIsExplainedUntilTheNextCommit) {
+  JobFacts facts = Healthy();
+  facts.last_commit_unix_ms = kNow - 600'000;
+  facts.view.rescue = RescueView{.unix_ms = kNow - 125'000, .why = "rank 2 was at step 841, the others at 842"};
+  const std::vector<Problem> problems = Explain(facts);
+  ASSERT_EQ(problems.size(), 1u);
+  EXPECT_EQ(problems[0].kind, "no rescue");
+  EXPECT_EQ(All(problems[0]),
+            "The trainers died 2m05s ago, and what they held was not rescued; last good step is 800.\n"
+            "rank 2 was at step 841, the others at 842.\nkeepstep logs vit-sft");
+  facts.last_commit_unix_ms = kNow;
+  EXPECT_TRUE(Explain(facts).empty());
+}
+
+TEST(Why, ARescuedStepSaysWhoSavedIt) {
+  JobFacts facts = Healthy();
+  AddOutcome(facts, 842, SaveState::kCommitted);
+  facts.view.rescue = RescueView{.unix_ms = kNow - 125'000, .step = 842};
+  EXPECT_TRUE(Explain(facts).empty());
+  const auto told = ExplainStep(facts, 842);
+  ASSERT_TRUE(told.has_value());
+  EXPECT_TRUE(absl::StrContains(All(*told), "out of the memory of its trainers")) << All(*told);
+}
+
 TEST(Why, NothingIsWrong) {
   JobFacts facts = Healthy();
   AddSave(facts, SaveStage::kPersist, 2);

@@ -121,7 +121,8 @@ def frames() -> dict[str, tuple[bytes, Callable[[Path], list[int]]]]:
         "a flight record that is a pipe": (recorded, with_record(pipe)),
         "a flight record that can shrink": (recorded, with_record(memory)),
         "a flight record that can grow": (recorded, with_record(growing)),
-        "two flight records": (raw.hello(0, b"n" * 16, has_flight_record=2), with_record(lambda home: growing(home) + growing(home))),
+        "two flight records": (raw.hello(0, b"n" * 16, has_flight_record=2), with_record(
+            lambda home: growing(home) + growing(home))),
         "a directory that is only named": (good, opened("{home}", os.O_PATH)),
     }
 

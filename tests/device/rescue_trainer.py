@@ -1,4 +1,4 @@
-"""A rank that trains with crash flush: `python -m tests.device.rescue_trainer SCENARIO LAYOUT ADDRESS DIRECTORY RANK WORLD`.
+"""A rank that trains with crash flush: `python -m tests.device.rescue_trainer` and what `main` takes.
 
 It prints a line of JSON when it stands where the scenario wants it to be killed, and then waits for its end.
 """
@@ -195,6 +195,16 @@ def _is_link(fd: str) -> bool:
     return os.path.islink(f"/proc/self/fd/{fd}")
 
 
+def reconnected(trainer: Trainer) -> None:
+    """The daemon was killed, and another started, between two updates."""
+    trainer.train(2)
+    say("trained")
+    sys.stdin.readline()
+    while not trainer.checkpointer._client.connected():
+        time.sleep(0.01)
+    trainer.train(5, begin=3)
+
+
 def resumed(trainer: Trainer) -> None:
     """A run that goes on."""
     step = trainer.checkpointer.load()
@@ -203,15 +213,16 @@ def resumed(trainer: Trainer) -> None:
 
 SCENARIOS: dict[str, Callable[[Trainer], None]] = {
     each.__name__: each
-    for each in (between, ahead, unnoted, queued, half_run, not_noted, saving, saved, loaded, closed, unordered, running,
-                 forked, resumed)
+    for each in (between, ahead, unnoted, queued, half_run, not_noted, saving, saved, loaded, closed, unordered,
+                 running, forked, reconnected, resumed)
 }
 
 
 def main() -> int:
     scenario, layout, address, directory, rank, world = sys.argv[1:]
-    checkpointer = keepstep.Checkpointer(directory, daemon=address, gated=True, rng=False, rescue=True, preemption=False,
-                                         keep_last=2, rank=int(rank), world_size=int(world), on_error="raise")
+    checkpointer = keepstep.Checkpointer(
+        directory, daemon=address, gated=True, rng=False, rescue=True, preemption=False, keep_last=2, rank=int(rank),
+        world_size=int(world), on_error="raise")
     trainer = Trainer(Gpu(), layout, checkpointer)
     SCENARIOS[scenario](trainer)
     if scenario != "closed":

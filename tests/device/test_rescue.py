@@ -1,7 +1,7 @@
 """Crash flush: trainers are killed at each point, and the daemon saves what they held whole, exactly, or nothing.
 
-What is rescued is read from the directory by Keepstep's reader and compared with what the tensors held after that step, bit
-for bit, by a process that has never seen them.
+What is rescued is read from the directory by Keepstep's reader and compared with what the tensors held after that step,
+bit for bit, by a process that has never seen them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 import keepstep
 import pytest
 
-from tests.device.tensors import expected
 from tests.device.gpus import SECONDS, Trainer
+from tests.device.tensors import expected
 from tests.fake_cuda.counters import Counters
 from tests.fake_cuda.environment import LIBRARY, MISSING, environment
 from tests.harness.daemon import REPOSITORY, Daemon
@@ -101,6 +101,21 @@ class Job:
         for name in names:
             held = checkpoint.tensor(name)[...]
             assert held.tobytes() == expected(name, held.shape, held.dtype, step).tobytes(), name
+
+
+# The record outlives the daemon, and the page that the GPU writes stays pinned where it is.
+@pytest.mark.parametrize("layout", ["segment", "many"])
+def test_a_new_daemon_is_handed_the_record_again(home: Path, layout: str) -> None:
+    with Job(home) as job, job.rank("reconnected", layout) as trainer:
+        assert trainer.heard() == "trained"
+        job.daemon.kill()
+        job.daemon.start()
+        trainer.go_on()
+        assert trainer.heard() == {"on": True, "why_not": "", "noted": 5}
+        trainer.kill()
+        job.await_rescued(5)
+        job.check(5)
+        job.await_freed()
 
 
 # What each death leaves: the step that is rescued, or what the log says instead.
@@ -188,17 +203,17 @@ def test_ranks_at_different_steps_leave_nothing(home: Path) -> None:
 
 # An open mapping keeps a dead process's memory: a rank that lives on must not keep it for ever.
 def test_a_rank_that_survives_ends_the_hold(home: Path) -> None:
-    with Job(home, "--rescue-hold", "1s") as job, job.rank("between", rank=0, world=2) as first:
-        with job.rank("between", rank=1, world=2) as second:
-            first.heard(), second.heard()
-            held = job.mapped()
-            first.kill()
-            job.await_log("nothing was rescued: after 1 s (rescue.hold) rank 1 was still alive")
-            deadline = time.monotonic() + FREED_SECONDS
-            while job.mapped() >= held:
-                assert time.monotonic() < deadline, job.counters.processes()
-                time.sleep(0.01)
-            assert not job.steps()
+    with (Job(home, "--rescue-hold", "1s") as job, job.rank("between", rank=0, world=2) as first,
+          job.rank("between", rank=1, world=2) as second):
+        first.heard(), second.heard()
+        held = job.mapped()
+        first.kill()
+        job.await_log("nothing was rescued: after 1 s (rescue.hold) rank 1 was still alive")
+        deadline = time.monotonic() + FREED_SECONDS
+        while job.mapped() >= held:
+            assert time.monotonic() < deadline, job.counters.processes()
+            time.sleep(0.01)
+        assert not job.steps()
 
 
 def test_a_rank_that_left_leaves_nothing_to_wait_for(home: Path) -> None:

@@ -302,3 +302,53 @@ def test_nothing_is_kept_alive_and_nothing_grows(library: Any) -> None:
         gc.enable()
     gc.collect()
     assert net() is None
+
+
+class OneStream:
+    """A program whose tensors lie on one GPU, and its current stream."""
+
+    def of_torch(self) -> int:
+        return 7
+
+    def now(self, further: Any = ()) -> list[int]:
+        return [7]
+
+
+# Crash flush: an update that is announced late, or done early, would have a half-changed state look whole.
+def test_with_rescue_a_step_is_announced_before_and_after_it_changes_anything(library: Any) -> None:
+    net = Net()
+    before = net.linear.weight.detach().clone()
+    seen: list[tuple[str, int, int, bool]] = []
+    announced = library.announced
+
+    class Told(list[tuple[str, int, int]]):
+        def append(self, event: tuple[str, int, int]) -> None:
+            seen.append((*event, bool(torch.equal(before, net.linear.weight))))
+
+    library.announced = Told(announced)
+    optimizer = torch.optim.AdamW(net.parameters())
+    ck = keepstep.Checkpointer("/ckpt/job", rank=0, world_size=1, rng=False, rescue=True, preemption=False)
+    ck.register(model=net, optimizer=optimizer)
+    ck._streams = OneStream()  # type: ignore[assignment]
+    group = ck._registered.groups["optimizer"]
+    net(torch.randn(3, 4)).square().sum().backward()
+    optimizer.step()
+    assert seen == [("before", group, 7, True), ("after", group, 7, False)]
+    ck.should_save(1)
+    assert [step for step, _ in library.notes] == [1]
+    ck.close()
+    optimizer.step()
+    assert len(seen) == 2, "a closed Checkpointer hears of no step"
+
+
+def test_what_no_tested_hook_announces_is_not_noted(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    ck = keepstep.Checkpointer("/ckpt/job", rank=0, world_size=1, rng=False, rescue=True, preemption=False)
+    monkeypatch.setattr("keepstep._registration.Spec.on_device", True)
+    ck.register(model=net, optimizer=torch.optim.AdamW(net.parameters()))
+    assert ck.rescue.why_not == "bn.running_mean: no tested hook announces its updates"
+    ck.should_save(1)
+    assert library.notes == []
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    ck.register(model=frozen)
+    assert ck.rescue.why_not == "its probe failed", "what the library says"

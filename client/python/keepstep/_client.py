@@ -226,8 +226,8 @@ class Client:
         self._call("ks_after_update_on", group, stream)
 
     def note_step(self, step: int, *, extras: Mapping[str, Packed]) -> None:
-        """What a save of `step` would send, should this process die before the next; a negative step makes void what was
-        noted. One thread at a time."""
+        """What a save of `step` would send, should this process die before the next; a negative step makes void what
+        was noted. One thread at a time."""
         options = self._save_options.build("wait", extras, {}, (), (), 0)
         self._call("ks_note_step", step, c.byref(options))
 

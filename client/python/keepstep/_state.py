@@ -37,8 +37,8 @@ class Gate(Protocol):
     group: int
 
     def attach(self, before_update: Asked, after_update: Asked | None = None) -> None:
-        """What to call before and, if it is given, after a change; weak references, so that a gate keeps no Checkpointer
-        alive."""
+        """What to call before and, if it is given, after a change; weak references, so that a gate keeps no
+        Checkpointer alive."""
 
     def detach(self) -> None:
         """Calls nothing from now on."""

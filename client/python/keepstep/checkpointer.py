@@ -56,10 +56,11 @@ class Checkpointer:
         keep_last, keep_every: after each commit the daemon deletes what is neither one of the `keep_last` newest,
             nor of a step that is a multiple of `keep_every`, nor pinned or in use. None: everything stays. The same
             on every rank.
-        rescue: crash flush. When every rank's process has been killed, the daemon saves the newest step that all of them
-            held whole, out of their memory. `should_save` is then asked after every update, on every rank; each update
-            of tensors on a GPU is announced on its stream, by the hooks on PyTorch's optimizers, or with `gated=True` by
-            `before_update(stream=…)` and `after_update(stream=…)` (docs/gpu.md). `Checkpointer.rescue` says whether it is on.
+        rescue: crash flush. When every rank's process has been killed, the daemon saves the newest step that all of
+            them held whole, out of their memory. `should_save` is then asked after every update, on every rank; each
+            update of tensors on a GPU is announced on its stream, by the hooks on PyTorch's optimizers, or with
+            `gated=True` by `before_update(stream=…)` and `after_update(stream=…)` (docs/gpu.md). `Checkpointer.rescue`
+            says whether it is on.
         warm: warm restart. What this rank holds in memory of `device_alloc` or `keepstep.torch.memory_pool` is kept
             when its process is killed; the process that is started in its place maps it again, and its first `load()`
             goes on at the step at which every rank was whole, without reading anything. Such memory is not written

@@ -1,8 +1,8 @@
 """Keeps an optimizer from changing tensors that a save still has to copy: torch's global step pre-hook.
 
 1. One hook for the whole process, installed with the first gate. It runs before each `Optimizer.step`, also of the
-   inner optimizers of an optimizer-in-backward, and asks the gates of that optimizer; any other costs one look-up. Another
-   one runs after it, and tells the gates of crash flush that the update is queued.
+   inner optimizers of an optimizer-in-backward, and asks the gates of that optimizer; any other costs one look-up.
+   Another one runs after it, and tells the gates of crash flush that the update is queued.
 2. Overlap needs certainty that the hook will run. So a gate is ready for a save only if its optimizers are of a tested
    kind (or the caller says so), and each has passed the hook since the save before: under a CUDA graph, or inside a
    compiled step, it does not, and then the save returns after the copy.
