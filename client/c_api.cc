@@ -8,6 +8,7 @@
 
 #include "client/address.h"
 #include "client/c_convert.h"
+#include "client/c_pool.h"
 #include "client/c_shards.h"
 #include "client/client.h"
 #include "client/extras.h"
@@ -89,6 +90,7 @@ ks_code ks_open(const ks_open_options* options, ks_client** client, ks_error* er
 
 void ks_close(ks_client* client) {
   if (client == nullptr) return;
+  if (!client->client->Forked()) keepstep::client::PoolClientCloses(client);
   if (client->client->Forked()) {
     client->client->Abandon();
     (void)client->client.release();
@@ -106,6 +108,31 @@ ks_code ks_get_info(ks_client* client, ks_info* info, ks_error* error) {
   info->connected = now.connected;
   keepstep::client::CopyText(keepstep::client::MemoryPaths(now), info->memory_paths,
                              sizeof(info->memory_paths));
+  return ToError(absl::OkStatus(), error);
+}
+
+ks_code ks_device_alloc(ks_client* client, int32_t device, int64_t bytes, void** data, ks_error* error) {
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  if (data == nullptr) return Invalid("data is NULL", error);
+  *data = nullptr;
+  auto address = client->client->owned_memory().Allocate(device, bytes, After(client->client->limits().register_ms));
+  if (address.ok()) *data = reinterpret_cast<void*>(*address);
+  return ToError(address.status(), error);
+}
+
+ks_code ks_device_free(ks_client* client, void* data, ks_error* error) {
+  if (data == nullptr) return Invalid("data is NULL", error);
+  const auto address = reinterpret_cast<uint64_t>(data);
+  if (client == nullptr) return ToError(keepstep::client::UnmapOwned(address).status(), error);
+  if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  return ToError(client->client->owned_memory().Free(address, After(client->client->limits().rpc_ms)), error);
+}
+
+ks_code ks_pool_use(ks_client* client, ks_error* error) {
+  if (client != nullptr) {
+    if (const ks_code code = Check(client, error); code != KS_OK) return code;
+  }
+  keepstep::client::UseForPool(client);
   return ToError(absl::OkStatus(), error);
 }
 

@@ -149,7 +149,11 @@ absl::StatusOr<SessionSpec> ToSpec(const ks_open_options& options) {
     spec.open.mutable_retention()->set_keep_every(options.keep_every);
   }
   if (options.rescue != 0 && options.mode == KS_READ) return Invalid("a reader has nothing to rescue");
-  spec.rescue = options.rescue != 0;
+  if (options.warm != 0 && options.mode == KS_READ)
+    return Invalid("a reader has nothing to go on with: warm is for trainers");
+  spec.rescue = options.rescue != 0 || options.warm != 0;  // either needs the flight record
+  spec.open.set_warm(options.warm != 0);
+  spec.open.set_no_rescue(options.warm != 0 && options.rescue == 0);
   if (options.run != nullptr) spec.open.set_run(options.run);
   if (options.label != nullptr) spec.open.set_label(options.label);
   spec.open.set_client_version(kVersion);
@@ -214,7 +218,8 @@ void ToStatus(const v1::SaveStatus& status, double call_seconds, ks_save_status*
   if (status.has_failure()) ToError(FromFailure(status.failure()), &out->error);
 }
 
-absl::Status ToReport(const v1::LoadReport& report, ks_load_report* out) {
+absl::Status ToReport(const Client::Loaded& loaded, ks_load_report* out) {
+  const v1::LoadReport& report = loaded.report;
   *out = ks_load_report{.found = report.found(), .step = report.step(), .epoch = report.epoch()};
   out->delivered_bytes = report.delivered_bytes();
   out->unique_bytes = report.unique_bytes();
@@ -222,6 +227,8 @@ absl::Status ToReport(const v1::LoadReport& report, ks_load_report* out) {
   out->warm_bytes = report.warm_bytes();
   out->seconds = report.seconds();
   CopyText(report.attempt(), out->attempt, sizeof(out->attempt));
+  out->warm = loaded.warm;
+  CopyText(loaded.why_cold, out->why_cold, sizeof(out->why_cold));
   if (absl::Status status = JoinNames(report.missing(), &out->missing); !status.ok()) return status;
   return JoinNames(report.unexpected(), &out->unexpected);
 }

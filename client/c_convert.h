@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "client/client.h"
 #include "client/keepstep.h"
 #include "client/session.h"
 #include "proto/sessions.pb.h"
@@ -25,7 +26,7 @@ absl::StatusOr<v1::LoadRequest> ToLoad(const ks_load_options& options);
 
 void ToStatus(const v1::SaveStatus& status, double call_seconds, ks_save_status* out);
 // RESOURCE_EXHAUSTED: no memory for the names.
-absl::Status ToReport(const v1::LoadReport& report, ks_load_report* out);
+absl::Status ToReport(const Client::Loaded& loaded, ks_load_report* out);
 
 // "host by pull; 3 allocations by ipc": ks_info's memory_paths.
 std::string MemoryPaths(const SessionInfo& info);

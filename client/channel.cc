@@ -120,6 +120,23 @@ absl::Status Channel::GetExtra(const v1::GetExtraRequest& request, Deadline dead
   return FromGrpc(rep_->sessions->GetExtra(call.context(), request, response));
 }
 
+absl::Status Channel::Allocate(const v1::AllocateRequest& request, Deadline deadline,
+                               v1::AllocateResponse* response) {
+  Call call(rep_.get(), deadline);
+  return FromGrpc(rep_->sessions->Allocate(call.context(), request, response));
+}
+
+absl::Status Channel::Restart(const v1::RestartRequest& request, Deadline deadline, v1::RestartResponse* response) {
+  Call call(rep_.get(), deadline);
+  return FromGrpc(rep_->sessions->Restart(call.context(), request, response));
+}
+
+absl::Status Channel::Free(const v1::FreeRequest& request, Deadline deadline) {
+  Call call(rep_.get(), deadline);
+  v1::FreeResponse response;
+  return FromGrpc(rep_->sessions->Free(call.context(), request, &response));
+}
+
 absl::Status Channel::List(const v1::ListRequest& request, Deadline deadline, v1::ListResponse* response) {
   Call call(rep_.get(), deadline);
   return FromGrpc(rep_->checkpoints->List(call.context(), request, response));

@@ -13,6 +13,9 @@
 #include "client/deadline.h"
 
 namespace keepstep::v1 {
+class AllocateRequest;
+class AllocateResponse;
+class FreeRequest;
 class GetExtraRequest;
 class GetExtraResponse;
 class ListRequest;
@@ -22,6 +25,8 @@ class LoadRequest;
 class OpenRequest;
 class RegisterRequest;
 class RegisterResponse;
+class RestartRequest;
+class RestartResponse;
 class SaveRequest;
 class SaveResponse;
 class SaveStatus;
@@ -49,6 +54,9 @@ class Channel {
                     const std::function<void(const v1::LoadEvent&)>& on_event);
   absl::Status GetExtra(const v1::GetExtraRequest& request, Deadline deadline,
                         v1::GetExtraResponse* response);
+  absl::Status Allocate(const v1::AllocateRequest& request, Deadline deadline, v1::AllocateResponse* response);
+  absl::Status Restart(const v1::RestartRequest& request, Deadline deadline, v1::RestartResponse* response);
+  absl::Status Free(const v1::FreeRequest& request, Deadline deadline);
   absl::Status List(const v1::ListRequest& request, Deadline deadline, v1::ListResponse* response);
 
   // Ends every call under way, and every later one, with CANCELLED.

@@ -16,6 +16,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline 
     client->recorder_ = *std::move(recorder);
     spec.recorder = client->recorder_.get();
   }
+  client->may_restart_ = spec.open.warm();
   auto session =
       Session::Start(std::move(spec), &client->ledger_, &client->buffers_, &client->devices_,
                      &client->window_samples_, deadline);
@@ -27,6 +28,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline 
                                            client->sealer_.get(), &client->devices_, &client->window_samples_, client->limits_);
   client->stream_gates_ = std::make_unique<StreamGates>(client->session_.get(), &client->ledger_, &client->gate_,
                                                         &client->devices_);
+  client->owned_memory_ = std::make_unique<OwnedMemory>(client->session_.get(), &client->devices_, client->limits_);
   return client;
 }
 
@@ -36,6 +38,7 @@ Client::~Client() {
   stream_gates_.reset();
   if (session_ != nullptr) session_->Close();
   saves_.reset();
+  owned_memory_.reset();
   session_.reset();
 }
 

@@ -5,8 +5,11 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -15,6 +18,7 @@
 #include "client/device/devices.h"
 #include "client/flight_recorder.h"
 #include "client/gate.h"
+#include "client/owned_memory.h"
 #include "client/save_ledger.h"
 #include "client/saves.h"
 #include "client/sealer.h"
@@ -34,6 +38,7 @@ class Client {
   Saves& saves() { return *saves_; }
   Gate& gate() { return gate_; }
   StreamGates& stream_gates() { return *stream_gates_; }
+  OwnedMemory& owned_memory() { return *owned_memory_; }
   // Null: crash flush was not asked for.
   FlightRecorder* recorder() { return recorder_.get(); }
   const Limits& limits() const { return limits_; }
@@ -49,11 +54,20 @@ class Client {
   // Asks for such a step. One wish for each client; no RPC, and none is lost with a connection.
   void WishSave() { session_->WishSave(); }
 
+  struct Loaded {
+    v1::LoadReport report;
+    bool warm = false;     // nothing was loaded: the registered memory was kept, and is of the report's step
+    std::string why_cold;  // of a client that was opened with warm
+  };
+
   // Fills the registered buffers once every gate is open and the GPUs that hold any have done what was
   // queued, trying again over lost connections. `request` lacks the generation. `on_progress` is called on
   // this thread.
-  absl::StatusOr<v1::LoadReport> Load(v1::LoadRequest request, Deadline deadline,
-                                      const std::function<void(const v1::LoadProgress&)>& on_progress);
+  //
+  // The first load of a client that was opened with warm, if it is of the latest step and everything registered, asks
+  // first whether the world goes on with kept memory. Whatever it is, kept memory may be written from then on.
+  absl::StatusOr<Loaded> Load(v1::LoadRequest request, Deadline deadline,
+                              const std::function<void(const v1::LoadProgress&)>& on_progress);
 
   absl::StatusOr<v1::GetExtraResponse> GetExtras(const v1::GetExtraRequest& request, Deadline deadline);
 
@@ -69,9 +83,13 @@ class Client {
 
  private:
   explicit Client(const Limits& limits);
+  absl::Status Restart(Deadline deadline, v1::RestartResponse* response);
 
   const pid_t owner_;
   const Limits limits_;
+  std::atomic<bool> may_restart_{false};  // warm, and nothing was loaded yet
+  std::mutex restart_mu_;
+  absl::Status restart_lost_;  // guarded by restart_mu_; not OK: every load fails with it
   BufferTable buffers_;
   Devices devices_;
   WindowSamples window_samples_;
@@ -83,6 +101,7 @@ class Client {
   std::unique_ptr<Session> session_;
   std::unique_ptr<Saves> saves_;
   std::unique_ptr<StreamGates> stream_gates_;
+  std::unique_ptr<OwnedMemory> owned_memory_;
 };
 
 }  // namespace keepstep::client

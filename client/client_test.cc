@@ -418,7 +418,8 @@ TEST_F(ClientTest, LoadReportsAndTriesAgain) {
   auto report =
       client_->Load(request, After(kLongMs), [&](const v1::LoadProgress& p) { bytes_done = p.bytes_done(); });
   ASSERT_TRUE(report.ok()) << report.status();
-  EXPECT_EQ(report->step(), 42);
+  EXPECT_EQ(report->report.step(), 42);
+  EXPECT_FALSE(report->warm);
   EXPECT_EQ(bytes_done, 1);
 }
 

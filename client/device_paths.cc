@@ -20,6 +20,12 @@ std::pair<size_t, size_t> Under(const std::vector<Allocation>& all, const v1::De
   return {begin, last};
 }
 
+// Whether the daemon lent this client the piece: then it has the descriptor.
+bool Owns(const HandoffClient& daemon, const Devices& client, const Allocation& piece) {
+  return piece.owned.ordinal != 0 && piece.owned.client == client.id() &&
+         piece.owned.daemon_pid == daemon.daemon_pid();
+}
+
 void AddCount(size_t count, const char* path, std::string* text) {
   if (count == 0) return;
   absl::StrAppend(text, text->empty() ? "" : ", ", count,
@@ -86,7 +92,7 @@ absl::StatusOr<std::vector<v1::DeviceMemory>> DescriptorBook::Offer(
   offered_.clear();
   std::vector<const Allocation*> missing;
   for (const Allocation* piece : paths.mapped) {
-    if (piece->path != DevicePath::kVmm) continue;
+    if (piece->path != DevicePath::kVmm || Owns(*handoff, *devices, *piece)) continue;
     const auto given = piece->known ? given_.find(piece->Key()) : given_.end();
     if (given == given_.end()) {
       missing.push_back(piece);
@@ -104,6 +110,8 @@ absl::StatusOr<std::vector<v1::DeviceMemory>> DescriptorBook::Offer(
     told.set_gpu(piece->gpu);
     if (piece->path == DevicePath::kIpc) {
       told.set_ipc(piece->ipc);
+    } else if (Owns(*handoff, *devices, *piece)) {
+      told.set_owned_ordinal(piece->owned.ordinal);
     } else {
       told.set_descriptor_number(offered_.at(piece->Key()));
     }

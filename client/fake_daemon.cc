@@ -121,6 +121,10 @@ class FakeDaemon::Service final : public v1::Sessions::Service {
       return ToGrpc({.code = grpc::StatusCode::NOT_FOUND, .reason = "NO_SUCH_SAVE"});
     return ToGrpc(daemon_->script_.on_wait(*request, status));
   }
+  grpc::Status Restart(grpc::ServerContext*, const v1::RestartRequest* request,
+                       v1::RestartResponse* response) override {
+    return daemon_->script_.on_restart ? ToGrpc(daemon_->script_.on_restart(*request, response)) : grpc::Status::OK;
+  }
   grpc::Status Load(grpc::ServerContext*, const v1::LoadRequest* request,
                     grpc::ServerWriter<v1::LoadEvent>* writer) override {
     v1::LoadEvent progress, report;

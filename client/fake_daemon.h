@@ -46,6 +46,7 @@ struct FakeScript {
   bool ignore_asks = false;  // by frame; else they are accepted, or refused when `on_save` is to be called
   std::function<FakeAnswer(const v1::WaitRequest&, v1::SaveStatus*)> on_wait;
   std::function<FakeAnswer(const v1::LoadRequest&, v1::LoadReport*)> on_load;
+  std::function<FakeAnswer(const v1::RestartRequest&, v1::RestartResponse*)> on_restart;
 };
 
 class FakeDaemon {

@@ -98,10 +98,53 @@ std::vector<std::byte> Receive(int socket, std::vector<UniqueFd>* fds) {
   return frame;
 }
 
+// The daemon's first frame, unless it refuses.
+absl::StatusOr<std::vector<std::byte>> ReceiveAnswer(int socket, Deadline deadline, std::vector<UniqueFd>* fds) {
+  constexpr int64_t kMostMs = 600'000;
+  pollfd wait{.fd = socket, .events = POLLIN};
+  int ready = 0;
+  do {
+    ready = poll(&wait, 1, static_cast<int>(RemainingMs(deadline, kMostMs)));
+  } while (ready < 0 && errno == EINTR);
+  if (ready <= 0)
+    return MakeError(absl::StatusCode::kUnavailable, "", "the daemon does not answer the handshake", "open");
+  std::vector<std::byte> frame = Receive(socket, fds);
+  if (frame.empty())
+    return MakeError(absl::StatusCode::kUnavailable, "", "the daemon hung up at the handshake", "open");
+  if (!HasKind(frame, proto::FrameKind::kRefused, sizeof(proto::Refused))) return frame;
+  proto::Refused refused;
+  std::memcpy(&refused, frame.data(), sizeof(refused));
+  refused.reason[sizeof(refused.reason) - 1] = refused.message[sizeof(refused.message) - 1] = '\0';
+  const bool valid = refused.code >= 1 && refused.code <= 16;
+  const auto code = valid ? static_cast<absl::StatusCode>(refused.code) : absl::StatusCode::kUnknown;
+  return MakeError(code, refused.reason, refused.message, "open");
+}
+
 // A pidfd becomes readable at its process's end; a socket is also readable when a frame waits.
 short EndEvents(const UniqueFd& pidfd) { return pidfd.valid() ? POLLIN : POLLRDHUP; }
 
 }  // namespace
+
+absl::StatusOr<UniqueFd> FetchMemory(const std::string& socket_path, const std::string& token_hex,
+                                     const std::string& gpu, uint64_t ordinal, Deadline deadline) {
+  proto::Fetch fetch;
+  fetch.ordinal = ordinal;
+  const std::string token = absl::HexStringToBytes(token_hex);
+  if (token.size() != sizeof(fetch.token) || gpu.size() != sizeof(fetch.gpu))
+    return BadHandoff("a token or UUID that is none");
+  std::memcpy(fetch.token, token.data(), sizeof(fetch.token));
+  std::memcpy(fetch.gpu, gpu.data(), sizeof(fetch.gpu));
+  auto socket = ConnectSocket(socket_path);
+  if (!socket.ok()) return socket.status();
+  // A failure to send is told by what is, or is not, there to be read.
+  (void)send(socket->get(), &fetch, sizeof(fetch), MSG_NOSIGNAL);
+  std::vector<UniqueFd> fds;
+  const auto answer = ReceiveAnswer(socket->get(), deadline, &fds);
+  if (!answer.ok()) return answer.status();
+  if (!HasKind(*answer, proto::FrameKind::kFetched, sizeof(proto::Fetched)) || fds.size() != 1)
+    return BadHandoff("the daemon hands over no memory");
+  return std::move(fds[0]);
+}
 
 absl::StatusOr<std::shared_ptr<HandoffClient>> HandoffClient::Connect(const HandoffSpec& spec,
                                                                       Deadline deadline) {
@@ -161,26 +204,10 @@ absl::Status HandoffClient::SendHello(const HandoffSpec& spec) {
 }
 
 absl::Status HandoffClient::ReadWelcome(Deadline deadline) {
-  constexpr int64_t kMostMs = 600'000;
-  pollfd wait{.fd = socket_.get(), .events = POLLIN};
-  int ready = 0;
-  do {
-    ready = poll(&wait, 1, static_cast<int>(RemainingMs(deadline, kMostMs)));
-  } while (ready < 0 && errno == EINTR);
-  if (ready <= 0)
-    return MakeError(absl::StatusCode::kUnavailable, "", "the daemon does not answer the handshake", "open");
   std::vector<UniqueFd> fds;
-  const std::vector<std::byte> frame = Receive(socket_.get(), &fds);
-  if (frame.empty())
-    return MakeError(absl::StatusCode::kUnavailable, "", "the daemon hung up at the handshake", "open");
-  if (HasKind(frame, proto::FrameKind::kRefused, sizeof(proto::Refused))) {
-    proto::Refused refused;
-    std::memcpy(&refused, frame.data(), sizeof(refused));
-    refused.reason[sizeof(refused.reason) - 1] = refused.message[sizeof(refused.message) - 1] = '\0';
-    const bool valid = refused.code >= 1 && refused.code <= 16;
-    const auto code = valid ? static_cast<absl::StatusCode>(refused.code) : absl::StatusCode::kUnknown;
-    return MakeError(code, refused.reason, refused.message, "open");
-  }
+  const auto answer = ReceiveAnswer(socket_.get(), deadline, &fds);
+  if (!answer.ok()) return answer.status();
+  const std::vector<std::byte>& frame = *answer;
   if (!HasKind(frame, proto::FrameKind::kWelcome, sizeof(proto::Welcome))) {
     return BadHandoff(
         "the daemon's handshake is of another version: install the client and the daemon together");

@@ -54,6 +54,12 @@ struct CopyRequest {
 // its entries.
 absl::StatusOr<CopyRequest> ParseCopy(absl::Span<const std::byte> frame);
 
+// The descriptor of a piece of GPU memory that the daemon owns: `gpu` (a UUID, 16 bytes) and `ordinal` as
+// Sessions.Allocate named it, in the session of `token_hex`. On a connection of its own. UNAVAILABLE: nobody listens,
+// or no answer in time; what the daemon refuses comes back with its code and reason.
+absl::StatusOr<UniqueFd> FetchMemory(const std::string& socket_path, const std::string& token_hex,
+                                     const std::string& gpu, uint64_t ordinal, Deadline deadline);
+
 // Thread-safe, but ReadCopy has one caller at a time.
 class HandoffClient final : public SessionPages {
  public:

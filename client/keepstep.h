@@ -94,6 +94,10 @@ typedef struct ks_open_options {
    * flush, docs/gpu.md). Every rank has to ask, to announce each update by ks_before_update_on and ks_after_update_on,
    * and to call ks_note_step once a step. */
   int32_t rescue;
+  /* KS_TRAIN: 1: warm restart (docs/gpu.md), which wants updates announced and steps noted as rescue does. What this
+   * rank holds in memory from ks_device_alloc is kept when its process dies, and such memory may be that of the process
+   * before: it is not written before the first ks_load. The same on every rank. */
+  int32_t warm;
 } ks_open_options;
 
 /* Where a shard lies: exactly one of `boxes`, `flat`, `placements` is used, by `where`. */
@@ -204,6 +208,8 @@ typedef struct ks_load_report {
   char attempt[64];
   char* missing; /* names separated by '\n'; free with ks_free */
   char* unexpected;
+  int32_t warm; /* 1: nothing was loaded: memory was kept, and holds `step`, which need not be committed */
+  char why_cold[256]; /* of the first load with ks_open_options.warm, where it was not */
 } ks_load_report;
 
 typedef struct ks_info {
@@ -235,6 +241,23 @@ KS_API ks_code ks_open(const ks_open_options* options, ks_client** client, ks_er
 /* Waits for nothing, tells the daemon that the session is over, frees. NULL is fine. */
 KS_API void ks_close(ks_client* client);
 KS_API ks_code ks_get_info(ks_client* client, ks_info* info, ks_error* error);
+
+/* `bytes` of new memory on this process's GPU `device` (CUDA's ordinal), in `data`: memory that the daemon owns, zeroed,
+ * counted against gpu_pool.bytes. It is used and registered (KS_CUDA) as any other, and stays mapped until
+ * ks_device_free or the process's end, also after ks_close. Which allocation of that GPU it is, first, second, …, is
+ * its name for a warm restart. RESOURCE_EXHAUSTED: over the limit. */
+KS_API ks_code ks_device_alloc(ks_client* client, int32_t device, int64_t bytes, void** data, ks_error* error);
+/* Unmaps it, once the GPU has done what is queued: nothing registered lies there any more. `client` may be NULL when it is
+ * closed. */
+KS_API ks_code ks_device_free(ks_client* client, void* data, ks_error* error);
+
+/* The same for allocators of frameworks, which know no client: PyTorch's CUDAPluggableAllocator takes the two functions
+ * by name. Memory comes from the client that ks_pool_use named last, until it is closed; NULL: from none. ks_pool_alloc
+ * returns NULL, and says why on stderr, where none is to be had. Streams are not looked at: memory is mapped when the
+ * call returns, and freed once the GPU has done what is queued. */
+KS_API ks_code ks_pool_use(ks_client* client, ks_error* error);
+KS_API void* ks_pool_alloc(ptrdiff_t bytes, int32_t device, void* stream);
+KS_API void ks_pool_free(void* data, ptrdiff_t bytes, int32_t device, void* stream);
 
 /* Replaces everything that is registered. Checked as a whole: on error the old registration stands. */
 KS_API ks_code ks_register(ks_client* client, const ks_shard* shards, size_t count, ks_error* error);

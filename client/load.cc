@@ -26,9 +26,29 @@ absl::Status OverReconnects(Session* session, const Limits& limits, Deadline dea
   }
 }
 
+bool IsPlainLatest(const v1::LoadRequest& request) {
+  return request.latest() && request.only().empty() && request.exclude().empty() && request.rename().empty() &&
+         !request.convert_dtype();
+}
+
 }  // namespace
 
-absl::StatusOr<v1::LoadReport> Client::Load(v1::LoadRequest request, Deadline deadline,
+// Not asked again: where an answer is lost, other ranks may have been told to go on, and another daemon knows nothing of
+// it.
+absl::Status Client::Restart(Deadline deadline, v1::RestartResponse* response) {
+  auto channel = session_->AwaitConnected(deadline);
+  if (!channel.ok()) return channel.status();
+  v1::RestartRequest request;
+  request.set_generation(session_->generation());
+  const absl::Status status = (*channel)->Restart(request, deadline, response);
+  if (!OutcomeUnknown(status)) return status;
+  return MakeError(absl::StatusCode::kAborted, "RESTART_UNKNOWN",
+                   "the daemon did not say whether this rank goes on with kept memory, and others may have been told "
+                   "so: start every rank again",
+                   "load");
+}
+
+absl::StatusOr<Client::Loaded> Client::Load(v1::LoadRequest request, Deadline deadline,
                                             const std::function<void(const v1::LoadProgress&)>& on_progress) {
   if (absl::Status status = gate_.WaitAll(deadline); !status.ok()) return status;
   if (recorder_ != nullptr) recorder_->Forget();
@@ -37,6 +57,32 @@ absl::StatusOr<v1::LoadReport> Client::Load(v1::LoadRequest request, Deadline de
     if (absl::Status status = devices_.Synchronize(declared->allocations); !status.ok()) return status;
   }
   BufferTable::LoadScope writable(&buffers_);
+  Loaded loaded;
+  if (std::lock_guard lock(restart_mu_); !restart_lost_.ok()) return restart_lost_;
+  if (may_restart_.exchange(false)) {
+    v1::RestartResponse restart;
+    absl::Status asked = absl::OkStatus();
+    if (IsPlainLatest(request)) {
+      asked = Restart(deadline, &restart);
+      std::lock_guard lock(restart_mu_);
+      if (BlameOf(asked).reason == "RESTART_UNKNOWN") restart_lost_ = asked;  // for good: what others do is not known
+    } else {
+      restart.set_why_cold("a step, or some of the tensors, was loaded by name");
+    }
+    // Also after an error: the program may do as it likes then, and this client never asks again.
+    const absl::Status made = MakeOwnedWritable(devices_.id());
+    if (!asked.ok()) return asked;
+    if (!made.ok()) return made;
+    loaded.warm = restart.warm();
+    loaded.why_cold = restart.why_cold();
+    if (loaded.warm) {
+      loaded.report.set_found(true);
+      loaded.report.set_step(restart.step());
+      loaded.report.set_epoch(restart.epoch());
+      loaded.report.set_delivered_bytes(restart.host_bytes());
+      return loaded;
+    }
+  }
   std::optional<v1::LoadReport> report;
   const absl::Status status = OverReconnects(session_.get(), limits_, deadline, [&](Channel* channel) {
     report.reset();
@@ -51,7 +97,8 @@ absl::StatusOr<v1::LoadReport> Client::Load(v1::LoadRequest request, Deadline de
     return MakeError(absl::StatusCode::kInternal, "NO_REPORT", "the daemon ended the load without a report",
                      "load");
   }
-  return *std::move(report);
+  loaded.report = *std::move(report);
+  return loaded;
 }
 
 absl::StatusOr<v1::GetExtraResponse> Client::GetExtras(const v1::GetExtraRequest& request,

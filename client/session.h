@@ -68,6 +68,13 @@ class Session {
   // Says goodbye and cancels what is under way; every waiting and later call fails. Idempotent.
   void Close();
 
+  struct Connection {
+    std::shared_ptr<Channel> channel;
+    std::shared_ptr<HandoffClient> handoff;
+  };
+
+  // A connected session's, waiting for one. DEADLINE_EXCEEDED (reason DISCONNECTED), or why the session ended.
+  absl::StatusOr<Connection> AwaitConnection(Deadline deadline);
   // The channel of a connected session, waiting for one. DEADLINE_EXCEEDED (reason DISCONNECTED), or why the
   // session ended.
   absl::StatusOr<std::shared_ptr<Channel>> AwaitConnected(Deadline deadline);
@@ -83,6 +90,8 @@ class Session {
   bool copies_gpu_memory() const;
   std::shared_ptr<const DeviceSamplePlan> window_samples() const;
 
+  const Address& address() const { return spec_.address; }
+
   void StoreStep(int64_t step);
   void WishSave();
   SessionInfo info() const;
@@ -92,17 +101,11 @@ class Session {
   void AbandonInChild();
 
  private:
-  struct Connection {
-    std::shared_ptr<Channel> channel;
-    std::shared_ptr<HandoffClient> handoff;
-  };
-
   Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers, Devices* devices, WindowSamples* samples);
   absl::Status OpenDirectory();
   void Run();
   absl::Status ConnectAndServe();
   absl::Status Serve(const std::shared_ptr<HandoffClient>& handoff, bool restarted);
-  absl::StatusOr<Connection> AwaitConnection(Deadline deadline);
   absl::Status Opened(const v1::Opened& opened, bool restarted, const Connection& connection);
   absl::Status RegisterAgain(const Connection& connection);
   absl::Status Send(const Declared& declared, const Connection& connection, Deadline deadline);

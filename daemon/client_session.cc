@@ -147,6 +147,16 @@ void ClientSession::AtEnd(std::function<void(const absl::Status&)> hook) {
   hook(absl::CancelledError("The session is over."));
 }
 
+void ClientSession::SetWarmExtras(std::shared_ptr<const WarmExtras> extras) {
+  std::lock_guard lock(mutex_);
+  warm_extras_ = std::move(extras);
+}
+
+std::shared_ptr<const WarmExtras> ClientSession::warm_extras() const {
+  std::lock_guard lock(mutex_);
+  return warm_extras_;
+}
+
 absl::Status ClientSession::Join(Membership membership) {
   std::lock_guard lock(mutex_);
   if (membership_.has_value()) {

@@ -45,9 +45,17 @@ struct Peer {
 struct Membership {
   std::shared_ptr<Job> job;
   bool training = false;
+  bool warm = false;    // what the daemon owns for it is kept when it dies
+  bool rescue = false;  // its memory is saved when all have died, if it has a flight record
   int32_t rank = 0, world_size = 1;
   reshard::Mesh mesh;
   std::string run;
+};
+
+// What a rank that has gone on with kept memory finds of the step that was never saved.
+struct WarmExtras {
+  int64_t step = 0;
+  std::vector<v1::Extra> extras;  // of all ranks
 };
 
 // Thread-safe.
@@ -67,6 +75,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
     int64_t window_bytes = kDefaultWindowBytes;
     std::shared_ptr<RegistrationBudget> registrations;  // that of all sessions
     DeviceHub* devices = nullptr;                       // null: GPU memory is not mapped
+    std::shared_ptr<TrainerPieces> pieces;              // null: none can be had
   };
 
   // Decides between pull and window. FAILED_PRECONDITION: the client insists on pull and the kernel refuses
@@ -102,6 +111,14 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   absl::Status OnDescriptors(uint64_t first, std::vector<storage::UniqueFd> descriptors) {
     return memory_.Take(first, std::move(descriptors));
   }
+  // The GPU memory that the daemon owns for this process.
+  TrainerPieces& pieces() const { return *pieces_; }
+  // The job's epoch that it is a member of, as it was told last; 0: none yet.
+  void SetEpoch(int64_t epoch) { epoch_ = epoch; }
+  int64_t epoch() const { return epoch_; }
+  // Null: it has not gone on with kept memory.
+  void SetWarmExtras(std::shared_ptr<const WarmExtras> extras);
+  std::shared_ptr<const WarmExtras> warm_extras() const;
   void OnCopyDone(uint64_t id, int32_t error);
 
   // Notices of one client are taken together: true for the first since NoticeTaken.
@@ -144,16 +161,21 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
 
  private:
   static constexpr int kMaxAsks = proto::kSaveSlots;
-  explicit ClientSession(Parts parts) : parts_(std::move(parts)), memory_(parts_.devices) {}
+  explicit ClientSession(Parts parts)
+      : parts_(std::move(parts)),
+        pieces_(parts_.pieces != nullptr ? std::move(parts_.pieces) : std::make_shared<TrainerPieces>()),
+        memory_(parts_.devices, pieces_) {}
   absl::Status OpenGpuMemory(Registration& registration);
 
   Parts parts_;
+  const std::shared_ptr<TrainerPieces> pieces_;
   SessionMemory memory_;
   std::optional<SharedMemory> window_;
   std::unique_ptr<PullPort> pull_port_;
   std::unique_ptr<WindowPort> window_port_;
 
   std::mutex register_mutex_;  // one message at a time; taken before mutex_
+  std::atomic<int64_t> epoch_{0};
   std::atomic<bool> noticed_{false};
   std::atomic<int> asks_{0};
   mutable std::mutex mutex_;
@@ -161,6 +183,7 @@ class ClientSession : public std::enable_shared_from_this<ClientSession> {
   RescueGrant rescue_;
   std::function<void(const absl::Status&)> at_end_;
   std::optional<Membership> membership_;
+  std::shared_ptr<const WarmExtras> warm_extras_;
   std::unique_ptr<RegistrationBuilder> builder_;
   std::map<uint64_t, std::shared_ptr<const Registration>> registrations_;
 };

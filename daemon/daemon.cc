@@ -28,9 +28,12 @@
 #include "daemon/error.h"
 #include "daemon/grpc_listener.h"
 #include "daemon/device/device_hub.h"
+#include "daemon/device/owned_memory.h"
+#include "daemon/device/trainer_pieces.h"
 #include "daemon/handoff_server.h"
 #include "daemon/health.h"
 #include "daemon/http_pages.h"
+#include "daemon/kept_worlds.h"
 #include "daemon/http_server.h"
 #include "daemon/log_file.h"
 #include "daemon/node_service.h"
@@ -113,6 +116,7 @@ struct Daemon::Parts : public HandoffEvents {
   int SessionsAllowed(int configured);
   void Reconfigure(const DaemonSpec& changed);
   void EndSession(SessionId id, absl::Status why);
+  void KeepMemory(ClientSession& session);
 
   absl::Status Admit() override;
   void OnSession(std::shared_ptr<ClientSession> session) override { sessions.Add(std::move(session)); }
@@ -132,6 +136,9 @@ struct Daemon::Parts : public HandoffEvents {
   storage::IoEngineChoice engine;
   std::unique_ptr<DataPlane> plane;
   std::unique_ptr<DeviceHub> devices;  // null: GPU memory is not mapped
+  std::unique_ptr<OwnedMemory> owned;  // there where `devices` is
+  PiecesByProcess pieces;
+  KeptWorlds kept{std::chrono::milliseconds(spec.gpu_pool_hold_ms)};
   std::unique_ptr<storage::Catalog> catalog;
   bool trust_rosters = true;
   ReaderLeases leases;
@@ -172,6 +179,7 @@ absl::Status Daemon::Parts::StartStorage() {
   plane = *std::move(started);
   if (gpu) {
     devices = std::make_unique<DeviceHub>(DeviceHubSpec{.command = spec.device_worker}, &plane->pool(), &log);
+    owned = std::make_unique<OwnedMemory>(MadeByWorkers(devices.get()), spec.gpu_pool_bytes);
   }
   auto opened = storage::Catalog::Open(absl::StrCat(spec.state_directory, "/catalog"));
   if (!opened.ok()) return opened.status();
@@ -225,6 +233,8 @@ void Daemon::Parts::StartJobs() {
   state.log_ring = &log_ring;
   state.read_only = spec.read_only;
   state.devices = devices.get();
+  state.owned = owned.get();
+  state.kept = &kept;
   state.rescue = &rescue;
   state.io_engine = engine.name;
   state.io_engine_reason = engine.reason;
@@ -289,7 +299,8 @@ absl::Status Daemon::Parts::StartServing() {
                            .max_connections = sessions_limit,
                            .window_bytes = spec.window_bytes,
                            .registrations = registrations,
-                           .devices = devices.get()};
+                           .devices = devices.get(),
+                           .pieces = &pieces};
   unlink(grpc_path.c_str());
   unlink(handoff_spec.socket_path.c_str());
   address = absl::StrCat("unix://", grpc_path);
@@ -328,7 +339,7 @@ absl::Status Daemon::Parts::StartServing() {
       &plane->pool(), [this] { return sessions.RegisteredBytes(); },
       PoolKeeper::Options{.idle = std::chrono::milliseconds(spec.pool_idle_ms)});
   ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get(), keeper.get(),
-                                    &state.ticked);
+                                    &kept, &state.ticked);
   return StartHttp();
 }
 
@@ -374,8 +385,28 @@ void Daemon::Parts::OnLost(ClientSession& session) {
   EndSession(session.id(), absl::CancelledError("The client has gone."));
 }
 
+// Before anything else of the session ends.
+void Daemon::Parts::KeepMemory(ClientSession& session) {
+  const auto member = session.membership();
+  const auto registration = session.registration();
+  if (!member.has_value() || !member->training || !member->warm || registration == nullptr || session.epoch() == 0) return;
+  KeptRank rank{.epoch = session.epoch(),
+                .rank = member->rank,
+                .world_size = member->world_size,
+                .registration = registration,
+                .pieces = session.pieces().All(),
+                .flight_record = storage::UniqueFd(fcntl(session.flight_record(), F_DUPFD_CLOEXEC, 0))};
+  if (rank.pieces.empty() || !rank.flight_record.valid()) return;
+  log.Info("memory kept", {{"job", member->job->label()},
+                           {"rank", absl::StrCat(member->rank)},
+                           {"epoch", absl::StrCat(session.epoch())},
+                           {"allocations", absl::StrCat(rank.pieces.size())}});
+  kept.Keep(member->job->identity().path, std::move(rank), KeptWorlds::Clock::now());
+}
+
 void Daemon::Parts::OnDead(ClientSession& session, bool left) {
   const auto member = session.membership();
+  if (!left) KeepMemory(session);
   if (!left && member.has_value() && member->training && session.rescue().granted) {
     if (auto taken = sessions.Take(session.id())) member->job->SessionDied(std::move(taken));
     return;
@@ -451,7 +482,8 @@ std::string Daemon::http_address() const { return parts_->http == nullptr ? "" :
 Log& Daemon::log() { return parts_->log; }
 
 bool Daemon::in_use() const {
-  if (parts_->sessions.size() > 0 || parts_->rescue.kept() > 0 || parts_->attempts->open() > 0 || parts_->leases.in_use()) return true;
+  if (parts_->sessions.size() > 0 || parts_->attempts->open() > 0 || parts_->leases.in_use()) return true;
+  if (parts_->rescue.kept() > 0 || parts_->kept.counts().worlds > 0) return true;
   for (const auto& job : parts_->jobs->All()) {
     const JobSnapshot logic = job->View().logic;
     if (logic.recovering || logic.claiming || !logic.saves.empty()) return true;

@@ -42,6 +42,8 @@ struct DaemonSpec {
   ThreadCounts threads;
   Limits limits;
   GpuUse gpu = GpuUse::kAuto;
+  int64_t gpu_pool_bytes = 0;  // of each GPU that the daemon may own and lend; 0: none
+  int64_t gpu_pool_hold_ms = 300'000;  // of it, what a trainer left that died is kept for so long at most
   RescueSpec rescue;
   std::vector<std::string> device_worker;  // its command; empty: this program with --device-worker
   std::string http_listen;      // http_server.h says its forms; empty: no HTTP

@@ -49,6 +49,21 @@ absl::StatusOr<proto::Hello> ParseHello(absl::Span<const std::byte> frame, size_
   return hello;
 }
 
+bool IsFetch(absl::Span<const std::byte> frame) {
+  proto::FrameHeader header;
+  if (frame.size() < sizeof(header)) return false;
+  std::memcpy(static_cast<void*>(&header), frame.data(), sizeof(header));
+  return header.magic == proto::kHandoffMagic && header.kind == proto::FrameKind::kFetch;
+}
+
+absl::StatusOr<proto::Fetch> ParseFetch(absl::Span<const std::byte> frame, size_t descriptors) {
+  proto::Fetch fetch;
+  if (frame.size() != sizeof(fetch) || descriptors != 0) return Invalid("A Fetch has its own size and no descriptors.");
+  std::memcpy(static_cast<void*>(&fetch), frame.data(), sizeof(fetch));
+  if (fetch.header.version != proto::kHandoffVersion) return Invalid("A Fetch of another version.");
+  return fetch;
+}
+
 std::optional<ClientFrame> ParseClientFrame(absl::Span<const std::byte> frame, size_t descriptors) {
   proto::FrameHeader header;
   if (frame.size() < sizeof(header)) return std::nullopt;

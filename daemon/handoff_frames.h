@@ -22,6 +22,11 @@ namespace keepstep::daemon {
 // version's Hello.
 absl::StatusOr<proto::Hello> ParseHello(absl::Span<const std::byte> frame, size_t descriptors);
 
+// Whether a first frame is to be taken for a Fetch.
+bool IsFetch(absl::Span<const std::byte> frame);
+// INVALID_ARGUMENT (BAD_FRAME): another size or version, or descriptors.
+absl::StatusOr<proto::Fetch> ParseFetch(absl::Span<const std::byte> frame, size_t descriptors);
+
 // A frame after the first; none but Descriptors carries descriptors.
 struct AskedSave {
   absl::Span<const std::byte> request;  // within the frame; at most proto::kMaxAskBytes

@@ -221,6 +221,11 @@ void HandoffServer::OnReadable(uint64_t id) {
 }
 
 bool HandoffServer::OnFrame(Connection& connection, uint64_t id, ReceivedFrame frame) {
+  if (connection.session == nullptr && IsFetch(frame.bytes)) {
+    const absl::Status status = OnFetch(connection, frame);
+    if (!status.ok()) Refuse(*connection.socket, status);
+    return false;
+  }
   if (connection.session == nullptr) {
     const absl::Status status = OnHello(connection, id, std::move(frame));
     if (!status.ok()) Refuse(*connection.socket, status);
@@ -243,6 +248,34 @@ bool HandoffServer::OnFrame(Connection& connection, uint64_t id, ReceivedFrame f
     connection.session->OnCopyDone(done.id, done.error);
   }
   return true;
+}
+
+absl::Status HandoffServer::OnFetch(Connection& connection, const ReceivedFrame& frame) {
+  auto fetch = ParseFetch(frame.bytes, frame.descriptors.size());
+  if (!fetch.ok()) return fetch.status();
+  const std::string token = absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(fetch->token), sizeof(fetch->token)));
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(connection.socket->fd(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return Errno("SO_PEERCRED");
+  const auto named = std::find_if(connections_.begin(), connections_.end(), [&](const auto& each) {
+    const auto& session = each.second.session;
+    return session != nullptr && session->token() == token && session->peer().pid == peer.pid;
+  });
+  if (named == connections_.end()) {
+    return MakeError(absl::StatusCode::kUnauthenticated, "NO_SESSION",
+                     "The token names no session of this process. Open one first.", "handoff");
+  }
+  PieceName name{.ordinal = fetch->ordinal};
+  static_assert(sizeof(name.gpu) == sizeof(fetch->gpu));
+  std::copy(std::begin(fetch->gpu), std::end(fetch->gpu), name.gpu.begin());
+  auto lent = named->second.session->pieces().Find(name);
+  if (!lent.ok()) return lent.status();
+  proto::Fetched fetched;
+  fetched.size_bytes = static_cast<uint64_t>(lent->piece->size_bytes());
+  const int descriptor = lent->piece->descriptor().get();
+  return connection.socket->Send(absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&fetched), sizeof(fetched)),
+                                 {descriptor});
 }
 
 absl::Status HandoffServer::OnHello(Connection& connection, uint64_t id, ReceivedFrame frame) {
@@ -290,6 +323,11 @@ absl::Status HandoffServer::Welcome(Connection& connection, uint64_t id, ClientS
   parts.window_bytes = window_bytes_;
   parts.registrations = spec_.registrations;
   parts.devices = spec_.devices;
+  if (spec_.pieces != nullptr) {
+    PiecesByProcess::Nonce nonce;
+    std::copy(std::begin(parts.hello.nonce), std::end(parts.hello.nonce), nonce.begin());
+    parts.pieces = spec_.pieces->Of(parts.peer.pid, nonce);
+  }
   auto session = ClientSession::Make(std::move(parts));
   if (!session.ok()) return session.status();
   if (absl::Status status = Watch((*session)->pidfd(), PidTag(id)); !status.ok()) return status;

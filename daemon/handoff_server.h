@@ -3,9 +3,10 @@
 //   1. A connection has 10 s to say Hello. A frame of the wrong size, kind, magic or direction, or with
 //   descriptors
 //      that it must not carry, closes the connection it came on; nothing else happens.
-//   2. Hello → credentials (SO_PEERCRED), pidfd, pages, pull or window → Welcome, or Refused with code and
+//   2. Fetch in the place of Hello → the descriptor of a piece of owned memory, or Refused; either is the last.
+//   3. Hello → credentials (SO_PEERCRED), pidfd, pages, pull or window → Welcome, or Refused with code and
 //   reason.
-//   3. A closed connection is reported as lost; the pidfd stays watched until Forget, and its end is reported
+//   4. A closed connection is reported as lost; the pidfd stays watched until Forget, and its end is reported
 //   as
 //      death.
 
@@ -37,6 +38,7 @@ struct HandoffSpec {
   int64_t window_bytes = kDefaultWindowBytes;
   std::shared_ptr<RegistrationBudget> registrations;  // of all sessions
   DeviceHub* devices = nullptr;                       // null: GPU memory is not mapped
+  PiecesByProcess* pieces = nullptr;                  // null: the daemon owns no GPU memory
 };
 
 // Called on the server's thread; must not block for long, and must not destroy the server.
@@ -83,6 +85,7 @@ class HandoffServer {
   void ForgetRequested();
   void OnReadable(uint64_t id);
   bool OnFrame(Connection& connection, uint64_t id, ReceivedFrame frame);
+  absl::Status OnFetch(Connection& connection, const ReceivedFrame& frame);
   absl::Status OnHello(Connection& connection, uint64_t id, ReceivedFrame frame);
   absl::Status Welcome(Connection& connection, uint64_t id, ClientSession::Parts parts);
   void Close(uint64_t id);

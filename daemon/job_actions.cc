@@ -63,6 +63,7 @@ void Job::Do(const AnswerOpen& action) {
     return;
   }
   member->open = true;
+  member->session->SetEpoch(action.epoch);
   rescue_told_ = false;
   auto [rank, joined] = ranks_.try_emplace(member->rank, action.session);
   if (!joined && rank->second != action.session) {
@@ -91,7 +92,10 @@ void Job::Do(const AnswerOpen& action) {
 }
 
 void Job::Do(const MoveSession& action) {
-  if (Member* member = Find(action.session); member != nullptr && member->listener) member->listener(action);
+  Member* member = Find(action.session);
+  if (member == nullptr) return;
+  member->session->SetEpoch(action.epoch);
+  if (member->listener) member->listener(action);
 }
 
 void Job::Do(const CloseSession& action) {

@@ -30,6 +30,8 @@ namespace keepstep::daemon {
 
 class AttemptWriter;
 class DeviceHub;
+class KeptWorlds;
+class OwnedMemory;
 
 // Outlives the services and their calls.
 struct ServerState {
@@ -37,6 +39,8 @@ struct ServerState {
   JobRegistry* jobs = nullptr;
   DataPlane* plane = nullptr;
   DeviceHub* devices = nullptr;  // null: GPU memory is not mapped
+  OwnedMemory* owned = nullptr;  // there where `devices` is
+  KeptWorlds* kept = nullptr;
   RescueLimits* rescue = nullptr;
   CheckpointCache* checkpoints = nullptr;
   ReaderLeases* leases = nullptr;

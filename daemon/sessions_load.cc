@@ -101,7 +101,9 @@ grpc::ServerWriteReactor<v1::LoadEvent>* SessionsService::Load(grpc::CallbackSer
   }
   member->job->ResolveLoad(
       (*session)->id(), request->latest(), request->step(),
-      [this, start, fill, job = member->job](const AnswerLoad& answer) {
+      [this, start, fill, job = member->job, rank = member->rank](const AnswerLoad& answer) {
+        // A rank that loads has not gone on with kept memory, so none may.
+        state_.kept->Decline(job->identity().path, answer.epoch, absl::StrCat("rank ", rank, " loads"));
         // On the job's strand: no deletion that it decides from now on comes before the load.
         ReadLease lease = answer.found ? state_.checkpoints->Hold(*job, answer.attempt) : nullptr;
         start([this, fill, job, answer,

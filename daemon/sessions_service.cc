@@ -46,6 +46,8 @@ absl::StatusOr<Membership> MembershipFrom(const v1::OpenRequest& request, std::s
     return Invalid("BAD_MODE", "A session trains (TRAIN) or reads (READ).");
   return Membership{.job = std::move(job),
                     .training = request.mode() == v1::OpenRequest::TRAIN,
+                    .warm = request.mode() == v1::OpenRequest::TRAIN && request.warm(),
+                    .rescue = request.mode() == v1::OpenRequest::TRAIN && !request.no_rescue(),
                     .rank = request.rank(),
                     .world_size = request.world_size(),
                     .mesh = *std::move(mesh),
@@ -147,7 +149,7 @@ grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext*
                        "): updates wait for the storage until the rest is copied. Raise --pool-bytes."));
     }
     const auto member = (*session)->membership();
-    if (member->training && (*session)->flight_record() >= 0) {
+    if (member->training && member->rescue && (*session)->flight_record() >= 0) {
       const ClientSession::RescueGrant grant = GrantRescue(**session, **registration, *state_.rescue, state_.devices);
       response->set_rescues(grant.granted);
       response->set_no_rescue(grant.why_not);
@@ -157,6 +159,8 @@ grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext*
                                             {"why", grant.why_not}});
       }
     }
+    // A warm restart asks for what the record proves when it has come to it.
+    if (member->warm && (*session)->flight_record() >= 0) response->set_rescues(true);
     if ((*registration)->devices != nullptr) {
       state_.log->Info("GPU memory mapped", {{"job", member->job->label()},
                                              {"rank", absl::StrCat(member->rank)},
@@ -272,6 +276,15 @@ grpc::ServerUnaryReactor* SessionsService::GetExtra(grpc::CallbackServerContext*
     if (!session.ok()) return session.status();
     auto job = state_.jobs->Of(**session);
     if (!job.ok()) return job.status();
+    const auto warm = (*session)->warm_extras();
+    if (warm != nullptr && !request->latest() && request->step() == warm->step) {
+      response->set_step(warm->step);
+      for (const v1::Extra& extra : warm->extras) {
+        if (!request->name().empty() && extra.name() != request->name()) continue;
+        if (request->rank() < 0 || extra.rank() == request->rank()) *response->add_extras() = extra;
+      }
+      return absl::OkStatus();
+    }
     auto found = state_.checkpoints->Find(**job, request->latest(), request->step());
     if (!found.ok()) return found.status();
     response->set_step(found->decision.step());

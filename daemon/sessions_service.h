@@ -13,6 +13,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "daemon/kept_worlds.h"
+#include "daemon/reactors.h"
 #include "daemon/server_state.h"
 #include "proto/sessions.grpc.pb.h"
 
@@ -36,6 +38,12 @@ class SessionsService final : public v1::Sessions::CallbackService {
                                  v1::SaveStatus* response) override;
   grpc::ServerWriteReactor<v1::SaveStatus>* Watch(grpc::CallbackServerContext* context,
                                                   const v1::WatchRequest* request) override;
+  grpc::ServerUnaryReactor* Allocate(grpc::CallbackServerContext* context, const v1::AllocateRequest* request,
+                                     v1::AllocateResponse* response) override;
+  grpc::ServerUnaryReactor* Restart(grpc::CallbackServerContext* context, const v1::RestartRequest* request,
+                                    v1::RestartResponse* response) override;
+  grpc::ServerUnaryReactor* Free(grpc::CallbackServerContext* context, const v1::FreeRequest* request,
+                                 v1::FreeResponse* response) override;
   grpc::ServerUnaryReactor* GetExtra(grpc::CallbackServerContext* context, const v1::GetExtraRequest* request,
                                      v1::GetExtraResponse* response) override;
 
@@ -45,6 +53,11 @@ class SessionsService final : public v1::Sessions::CallbackService {
   absl::Status StartSave(ClientSession& session, const v1::SaveRequest& request,
                          std::function<void(absl::StatusOr<v1::SaveResponse>)> done);
   void ReservePool();
+  absl::StatusOr<LentPiece> NewPiece(const Membership& member, const PieceName& name, int64_t size_bytes);
+  void AskWarm(const std::shared_ptr<EventUnary>& unary, const std::shared_ptr<ClientSession>& session,
+               std::shared_ptr<const Registration> registration, const AnswerLoad& found, v1::RestartResponse* response);
+  absl::Status GoOn(ClientSession& session, std::shared_ptr<const Registration> registration, const WarmAnswer& answer,
+                    v1::RestartResponse* response);
   absl::StatusOr<FoundCheckpoint> FindForReader(const Membership& member, bool latest, int64_t step);
 
   ServerState& state_;

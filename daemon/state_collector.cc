@@ -13,6 +13,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/device/device_hub.h"
+#include "daemon/device/owned_memory.h"
+#include "daemon/kept_worlds.h"
 #include "daemon/health.h"
 #include "daemon/version.h"
 
@@ -119,6 +121,13 @@ void AddGpus(const ServerState& state, Families& to) {
   to.Begin("keepstep_gpu_copied_bytes_total", "Between mapped GPU memory and staging memory", MetricType::Counter);
   to.Add(static_cast<double>(counts.bytes_from_gpus.load()), {{"direction", "from"}});
   to.Add(static_cast<double>(counts.bytes_to_gpus.load()), {{"direction", "to"}});
+  to.One("keepstep_gpu_owned_bytes", "GPU memory that the daemon owns, lent or kept",
+         static_cast<double>(state.owned->used_bytes()));
+  const KeptWorlds::Counts kept = state.kept->counts();
+  to.One("keepstep_gpu_kept_worlds", "Jobs whose dead trainers' memory is kept", static_cast<double>(kept.worlds));
+  to.Begin("keepstep_warm_restarts_total", "Kept memory that was decided about", MetricType::Counter);
+  to.Add(static_cast<double>(kept.warm), {{"outcome", "warm"}});
+  to.Add(static_cast<double>(kept.cold), {{"outcome", "cold"}});
 }
 
 // Jobs that some session trains now.

@@ -23,12 +23,13 @@ uint64_t MonotonicNs() {
 }  // namespace
 
 Ticker::Ticker(SessionRegistry* sessions, JobRegistry* jobs, AttemptWriter* attempts, Executor* calls,
-               PoolKeeper* keeper, Pulse* pulse)
+               PoolKeeper* keeper, KeptWorlds* kept, Pulse* pulse)
     : sessions_(sessions),
       jobs_(jobs),
       attempts_(attempts),
       calls_(calls),
       keeper_(keeper),
+      kept_(kept),
       pulse_(pulse),
       thread_([this] { Run(); }) {}
 
@@ -58,7 +59,10 @@ void Ticker::Run() {
 
 // Tasks may run after the ticker has gone.
 void Ticker::LookAfter() {
-  calls_->TrySubmit([attempts = attempts_] { attempts->AbortIdle(); });
+  calls_->TrySubmit([attempts = attempts_, kept = kept_] {
+    attempts->AbortIdle();
+    kept->Expire(KeptWorlds::Clock::now());
+  });
   if (keeping_->exchange(true)) return;
   const auto look = [keeper = keeper_, keeping = keeping_] {
     keeper->Look(PoolKeeper::Clock::now());

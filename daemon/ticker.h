@@ -13,6 +13,7 @@
 #include "daemon/attempt_writer.h"
 #include "daemon/executor.h"
 #include "daemon/job_registry.h"
+#include "daemon/kept_worlds.h"
 #include "daemon/pool_keeper.h"
 #include "daemon/pulse.h"
 #include "daemon/session_registry.h"
@@ -23,7 +24,7 @@ class Ticker {
  public:
   // All outlive it.
   Ticker(SessionRegistry* sessions, JobRegistry* jobs, AttemptWriter* attempts, Executor* calls,
-         PoolKeeper* keeper, Pulse* pulse);
+         PoolKeeper* keeper, KeptWorlds* kept, Pulse* pulse);
   ~Ticker();
 
  private:
@@ -35,6 +36,7 @@ class Ticker {
   AttemptWriter* const attempts_;
   Executor* const calls_;
   PoolKeeper* const keeper_;
+  KeptWorlds* const kept_;
   const std::shared_ptr<std::atomic<bool>> keeping_ =
       std::make_shared<std::atomic<bool>>(false);  // a look at the pool is under way
   Pulse* const pulse_;

@@ -22,6 +22,10 @@
 //      that is lost or goes unanswered is harmless too: Sessions.Save of the same number is the same save.
 //      client → Descriptors, of GPU memory that is shared by descriptor.
 //
+// The descriptor of GPU memory that the daemon owns is fetched on a connection of its own, so that nobody has to tell it
+// from the frames of a session: client → Fetch as the first frame; daemon → Fetched with the descriptor, or Refused, and
+// closes. The caller must be the process of the session that the token names.
+//
 // All memory that a side maps is sealed against shrinking, so that neither can end the other with SIGBUS.
 
 #ifndef KEEPSTEP_PROTO_HANDOFF_H_
@@ -50,7 +54,9 @@ enum class FrameKind : uint16_t {
   kNotify = 6,
   kGoodbye = 7,
   kAskSave = 8,
-  kDescriptors = 9
+  kDescriptors = 9,
+  kFetch = 10,
+  kFetched = 11
 };
 
 // How the daemon reaches a client's host memory.
@@ -131,6 +137,19 @@ struct AskSave {
 struct Descriptors {
   FrameHeader header{.kind = FrameKind::kDescriptors};
   uint64_t first = 0;
+};
+
+struct Fetch {
+  FrameHeader header{.kind = FrameKind::kFetch};
+  uint8_t token[kTokenBytes] = {};
+  uint8_t gpu[16] = {};  // UUID
+  uint64_t ordinal = 0;  // as Sessions.Allocate named it
+};
+
+// With one descriptor.
+struct Fetched {
+  FrameHeader header{.kind = FrameKind::kFetched};
+  uint64_t size_bytes = 0;
 };
 
 inline constexpr int kMaxDescriptors = 253;  // the kernel's limit for one message (SCM_MAX_FD)

@@ -37,6 +37,13 @@ struct DeviceSample {
   uint32_t buffer = 0;      // that it lies in, by number
 };
 
+// Who lent a piece of memory that a daemon owns, and as what.
+struct OwnedBy {
+  uint64_t client = 0;     // Devices::id of this process's client
+  int32_t daemon_pid = 0;  // of the daemon that did; another knows nothing of it
+  uint64_t ordinal = 0;    // 0: the memory is nobody's but this process's
+};
+
 // What the driver calls one allocation: all of a cudaMalloc, or one mapped piece of an expandable segment.
 //
 // Addresses are used again, so an address names nothing by itself: two Allocations are the same memory if
@@ -56,6 +63,7 @@ struct Allocation {
   uint64_t context = 0;  // the CUcontext to work in
   std::string gpu;       // the UUID, 16 bytes
   std::string ipc;       // kIpc: the handle, 64 bytes
+  OwnedBy owned;         // kVmm that a daemon owns
 
   Identity Key() const { return {address, size_bytes, range_id, block_id}; }
 };

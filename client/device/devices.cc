@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <mutex>
@@ -19,6 +20,7 @@
 #include "client/device/finder.h"
 #include "client/device/flight_words.h"
 #include "client/device/gate_words.h"
+#include "client/device/owned_table.h"
 #include "client/device/sampler.h"
 #include "client/failure.h"
 
@@ -88,33 +90,58 @@ struct Devices::Rep {
     return parts.get();
   }
 
-  absl::StatusOr<Parts*> Start(const DeviceRange& first) {
+  // Null: there is no driver, or it does not start; then `why` says so.
+  Parts* Start(std::string* why) {
     std::lock_guard lock(mu);
     if (parts != nullptr) return parts.get();
-    const auto bad = [&](absl::string_view why) {
-      return MakeError(absl::StatusCode::kInvalidArgument, "BAD_SHARD",
-                       absl::StrCat(first.fqn, ": is said to lie in GPU memory (KS_CUDA), but ", why),
-                       "register");
-    };
-    std::string why;
-    const cuda::Driver* const cu = cuda::LoadDriver(&why);
-    if (cu == nullptr) return bad(why);
-    if (const CUresult result = cu->cuInit(0); result != CUDA_SUCCESS)
-      return bad(absl::StrCat("CUDA does not start: ", cu->Describe(result)));
+    const cuda::Driver* const cu = cuda::LoadDriver(why);
+    if (cu == nullptr) return nullptr;
+    if (const CUresult result = cu->cuInit(0); result != CUDA_SUCCESS) {
+      *why = absl::StrCat("CUDA does not start: ", cu->Describe(result));
+      return nullptr;
+    }
     parts = std::make_unique<Parts>(*cu);
     return parts.get();
   }
 };
 
-Devices::Devices() : rep_(std::make_unique<Rep>()) {}
+Devices::Devices()
+    : rep_(std::make_unique<Rep>()), id_([] {
+        static std::atomic<uint64_t> last{0};
+        return ++last;
+      }()) {}
 Devices::~Devices() = default;
 
 absl::StatusOr<std::vector<Allocation>> Devices::Find(absl::Span<const DeviceRange> ranges) {
   if (ranges.empty()) return std::vector<Allocation>();
-  auto parts = rep_->Start(ranges.front());
-  if (!parts.ok()) return parts.status();
-  std::lock_guard lock((*parts)->finding);
-  return (*parts)->finder.Find(ranges);
+  std::string why;
+  Parts* const parts = rep_->Start(&why);
+  if (parts == nullptr) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_SHARD",
+                     absl::StrCat(ranges.front().fqn, ": is said to lie in GPU memory (KS_CUDA), but ", why),
+                     "register");
+  }
+  std::lock_guard lock(parts->finding);
+  return parts->finder.Find(ranges);
+}
+
+absl::StatusOr<std::string> Devices::GpuOf(int device) {
+  std::string why;
+  Parts* const parts = rep_->Start(&why);
+  int count = 0;
+  if (parts != nullptr && parts->cu.cuDeviceGetCount(&count) == CUDA_SUCCESS && device >= 0 && device < count)
+    return parts->contexts.Uuid(device);
+  return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",
+                   parts == nullptr ? absl::StrCat("there is no GPU: ", why)
+                                    : absl::StrCat("GPU ", device, " is none of this process's ", count));
+}
+
+absl::StatusOr<uint64_t> Devices::MapOwned(const OwnedPiece& piece, UniqueFd descriptor) {
+  Parts* const parts = rep_->get();
+  if (parts == nullptr) return NoMemoryRegistered();
+  auto gpu = parts->contexts.Uuid(piece.device);
+  if (!gpu.ok()) return gpu.status();
+  return OwnedTable::Get().Map(parts->cu, *std::move(gpu), piece, std::move(descriptor));
 }
 
 absl::StatusOr<std::vector<UniqueFd>> Devices::Export(absl::Span<const Allocation* const> pieces) {
@@ -123,6 +150,10 @@ absl::StatusOr<std::vector<UniqueFd>> Devices::Export(absl::Span<const Allocatio
   RaiseDescriptorLimit(pieces.size());
   std::vector<UniqueFd> fds;
   for (const Allocation* piece : pieces) {
+    if (UniqueFd owned = OwnedTable::Get().Export(piece->address); owned.valid()) {
+      fds.push_back(std::move(owned));
+      continue;
+    }
     int fd = -1;
     if (const CUresult result = ExportOne(parts->cu, *piece, &fd); result != CUDA_SUCCESS) {
       return DriverError(

@@ -26,11 +26,25 @@
 
 namespace keepstep::client {
 
+struct OwnedPiece {
+  int device = 0;
+  uint64_t size_bytes = 0;
+  bool writable = true;  // false: until MakeWritable
+  OwnedBy owned;
+};
+
+// Lets GPU work write the pieces of `client` that were mapped for reading. ABORTED (DEVICE_ERROR).
+absl::Status MakeOwnedWritable(uint64_t client);
+// Unmaps what begins at `address`, once the GPU has done what is queued; nothing may use it any more. INVALID_ARGUMENT (BAD_ARGUMENT): no piece does.
+absl::StatusOr<OwnedPiece> UnmapOwned(uint64_t address);
+
 // Thread-safe.
 class Devices {
  public:
   Devices();
   ~Devices();
+
+  uint64_t id() const { return id_; }  // no other of this process, before or after, has it
 
   // The allocations that `ranges` lie in, each once, in the order of their addresses, by asking the driver
   // for each of them. Handles of allocations that are still the same are those of the last call.
@@ -41,6 +55,9 @@ class Devices {
   // descriptors to what it may be when there is little room. ABORTED (DEVICE_ERROR): the driver refuses, or
   // the memory is gone.
   absl::StatusOr<std::vector<UniqueFd>> Export(absl::Span<const Allocation* const> pieces);
+
+  // The UUID of this process's GPU `device`, 16 bytes. INVALID_ARGUMENT (BAD_ARGUMENT): no driver, or no such GPU.
+  absl::StatusOr<std::string> GpuOf(int device);
 
   // For save `request->number()`: marks, in stream order, the point that the memory must be copied after: on each stream of `streams`,
   // where 0, 1 and 2 are CUDA's default streams of every context that `allocations` name, and on the default
@@ -73,12 +90,17 @@ class Devices {
   absl::Status ReadSamples(absl::Span<const DeviceSample> samples, absl::Span<const Allocation> allocations,
                            bool after_marks, std::byte* into);
 
+  // Maps `descriptor`, VMM memory of `piece.size_bytes` bytes on GPU `piece.device`, and returns its address. Find
+  // knows it by `piece.owned` from then on. ABORTED (DEVICE_ERROR): the driver refuses.
+  absl::StatusOr<uint64_t> MapOwned(const OwnedPiece& piece, UniqueFd descriptor);
+
   // The window is about to be unmapped. By the thread that called Copy.
   void ForgetWindow();
 
  private:
   struct Rep;
   std::unique_ptr<Rep> rep_;
+  const uint64_t id_;
 };
 
 }  // namespace keepstep::client

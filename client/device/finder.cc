@@ -1,10 +1,12 @@
 #include "client/device/finder.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/device/owned_table.h"
 #include "client/failure.h"
 
 namespace keepstep::client {
@@ -50,6 +52,7 @@ absl::StatusOr<std::vector<Allocation>> Finder::Find(absl::Span<const DeviceRang
 }
 
 absl::StatusOr<Allocation> Finder::Ask(uint64_t address, const DeviceRange& range) {
+  if (std::optional<Allocation> owned = OwnedTable::Get().Find(address); owned.has_value()) return *std::move(owned);
   unsigned int type = 0;
   if (const CUresult result = cu_.cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address);
       result != CUDA_SUCCESS) {

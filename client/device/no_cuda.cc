@@ -11,7 +11,7 @@ namespace keepstep::client {
 
 struct Devices::Rep {};
 
-Devices::Devices() = default;
+Devices::Devices() : id_(0) {}
 Devices::~Devices() = default;
 
 absl::StatusOr<std::vector<Allocation>> Devices::Find(absl::Span<const DeviceRange> ranges) {
@@ -26,6 +26,21 @@ absl::StatusOr<std::vector<Allocation>> Devices::Find(absl::Span<const DeviceRan
 
 absl::StatusOr<std::vector<UniqueFd>> Devices::Export(absl::Span<const Allocation* const>) {
   return absl::UnimplementedError("a build without CUDA");
+}
+
+absl::StatusOr<std::string> Devices::GpuOf(int) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",
+                   "there is no GPU: this libkeepstep was built without CUDA's headers");
+}
+
+absl::StatusOr<uint64_t> Devices::MapOwned(const OwnedPiece&, UniqueFd) {
+  return absl::UnimplementedError("a build without CUDA");
+}
+
+absl::Status MakeOwnedWritable(uint64_t) { return absl::OkStatus(); }
+
+absl::StatusOr<OwnedPiece> UnmapOwned(uint64_t) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT", "no memory of the daemon's begins there");
 }
 
 absl::Status Devices::Mark(absl::Span<const Allocation>, absl::Span<void* const>, bool, v1::SaveRequest*) {

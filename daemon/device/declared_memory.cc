@@ -41,6 +41,11 @@ absl::StatusOr<DeclaredMemory> DeclaredMemoryFrom(const v1::DeviceMemory& memory
       declared.kind = HandleKind::kDescriptor;
       declared.descriptor = memory.descriptor_number();
       return declared;
+    case v1::DeviceMemory::kOwnedOrdinal:
+      if (memory.owned_ordinal() == 0) return Bad("BAD_HANDLE", "Allocations of owned memory are counted from 1.");
+      declared.kind = HandleKind::kDescriptor;
+      declared.owned = memory.owned_ordinal();
+      return declared;
     case v1::DeviceMemory::HANDLE_NOT_SET:
       break;
   }
@@ -52,6 +57,12 @@ absl::StatusOr<Fence> FenceFrom(const v1::DeviceFence& from) {
   if (absl::Status status = Take(from.gpu(), "The UUID of a GPU", &fence.gpu); !status.ok()) return status;
   if (absl::Status status = Take(from.event(), "A handle of an event", &fence.event); !status.ok()) return status;
   return fence;
+}
+
+absl::StatusOr<GpuUuid> GpuFrom(const std::string& bytes) {
+  GpuUuid gpu{};
+  if (absl::Status status = Take(bytes, "The UUID of a GPU", &gpu); !status.ok()) return status;
+  return gpu;
 }
 
 }  // namespace keepstep::daemon

@@ -4,6 +4,7 @@
 #define KEEPSTEP_DAEMON_DEVICE_DECLARED_MEMORY_H_
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "daemon/device/worker_protocol.h"
@@ -18,6 +19,7 @@ struct DeclaredMemory {
   HandleKind kind{};
   IpcHandle ipc{};
   uint64_t descriptor = 0;  // its number
+  uint64_t owned = 0;       // its ordinal, where it is memory of the daemon's own; kind is kDescriptor then
 };
 
 // An event of a GPU that a save's copies come after.
@@ -29,6 +31,8 @@ struct Fence {
 // INVALID_ARGUMENT (BAD_HANDLE): a UUID or handle of another length, or no handle; (BUFFER_RANGE): no memory.
 absl::StatusOr<DeclaredMemory> DeclaredMemoryFrom(const v1::DeviceMemory& memory);
 absl::StatusOr<Fence> FenceFrom(const v1::DeviceFence& fence);
+// INVALID_ARGUMENT (BAD_HANDLE): another length than a UUID's.
+absl::StatusOr<GpuUuid> GpuFrom(const std::string& bytes);
 
 }  // namespace keepstep::daemon
 

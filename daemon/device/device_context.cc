@@ -100,15 +100,18 @@ DeviceFault DeviceContext::MapIpc(const WorkerMap& how, Mapping* mapping) {
   return fault;
 }
 
-// Each step undoes what came before it when it fails.
 DeviceFault DeviceContext::MapDescriptor(const WorkerMap& how, int descriptor, Mapping* mapping) {
-  const size_t size_bytes = how.size_bytes;
-  DeviceFault fault = Check(cu_.cuMemImportFromShareableHandle(
-                                &mapping->handle, reinterpret_cast<void*>(static_cast<intptr_t>(descriptor)),
-                                CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
-                            "cuMemImportFromShareableHandle");
-  if (!fault.ok()) return fault;
-  fault = Check(cu_.cuMemAddressReserve(&mapping->address, size_bytes, 0, 0, 0), "cuMemAddressReserve");
+  const DeviceFault fault = Check(cu_.cuMemImportFromShareableHandle(
+                                      &mapping->handle, reinterpret_cast<void*>(static_cast<intptr_t>(descriptor)),
+                                      CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
+                                  "cuMemImportFromShareableHandle");
+  return fault.ok() ? MapHandle(how.writable != 0, mapping) : fault;
+}
+
+// Maps `mapping->handle`, or lets go of it. Each step undoes what came before it when it fails.
+DeviceFault DeviceContext::MapHandle(bool writable, Mapping* mapping) {
+  const size_t size_bytes = mapping->size_bytes;
+  DeviceFault fault = Check(cu_.cuMemAddressReserve(&mapping->address, size_bytes, 0, 0, 0), "cuMemAddressReserve");
   if (!fault.ok()) {
     (void)cu_.cuMemRelease(mapping->handle);
     return fault;
@@ -117,7 +120,7 @@ DeviceFault DeviceContext::MapDescriptor(const WorkerMap& how, int descriptor, M
   if (fault.ok()) {
     const CUmemAccessDesc access{
         .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device_},
-        .flags = how.writable != 0 ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_READ};
+        .flags = writable ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_READ};
     fault = Check(cu_.cuMemSetAccess(mapping->address, size_bytes, &access, 1), "cuMemSetAccess");
     if (!fault.ok()) (void)cu_.cuMemUnmap(mapping->address, size_bytes);
   }
@@ -128,21 +131,50 @@ DeviceFault DeviceContext::MapDescriptor(const WorkerMap& how, int descriptor, M
   return fault;
 }
 
+DeviceFault DeviceContext::UnmapHandle(const Mapping& mapping) {
+  DeviceFault fault = Check(cu_.cuMemUnmap(mapping.address, mapping.size_bytes), "cuMemUnmap");
+  const DeviceFault freed = Check(cu_.cuMemAddressFree(mapping.address, mapping.size_bytes), "cuMemAddressFree");
+  const DeviceFault released = Check(cu_.cuMemRelease(mapping.handle), "cuMemRelease");
+  if (fault.ok()) fault = freed;
+  return fault.ok() ? released : fault;
+}
+
 DeviceFault DeviceContext::Unmap(uint64_t number) {
   const auto found = mappings_.find(number);
   if (found == mappings_.end()) return Refused("no such mapping");
   const Mapping mapping = found->second;
   mappings_.erase(found);
-  DeviceFault fault;
-  if (mapping.kind == HandleKind::kIpc) {
-    fault = Check(cu_.cuIpcCloseMemHandle(mapping.address), "cuIpcCloseMemHandle");
-  } else {
-    fault = Check(cu_.cuMemUnmap(mapping.address, mapping.size_bytes), "cuMemUnmap");
-    if (fault.ok()) fault = Check(cu_.cuMemAddressFree(mapping.address, mapping.size_bytes), "cuMemAddressFree");
-    if (fault.ok()) fault = Check(cu_.cuMemRelease(mapping.handle), "cuMemRelease");
-  }
+  DeviceFault fault = mapping.kind == HandleKind::kIpc
+                          ? Check(cu_.cuIpcCloseMemHandle(mapping.address), "cuIpcCloseMemHandle")
+                          : UnmapHandle(mapping);
   fault.unsafe = !fault.ok();
   return fault;
+}
+
+// Zeroes: what it held may have been another user's, and the driver clears memory between processes, not within one.
+DeviceFault DeviceContext::Allocate(uint64_t size_bytes, storage::UniqueFd* descriptor) {
+  const CUmemAllocationProp properties{.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                       .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+                                       .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device_}};
+  Mapping made{.size_bytes = size_bytes, .kind = HandleKind::kDescriptor};
+  DeviceFault fault = Check(cu_.cuMemCreate(&made.handle, size_bytes, &properties, 0), "cuMemCreate");
+  if (fault.ok()) fault = MapHandle(/*writable=*/true, &made);
+  if (!fault.ok()) return fault;
+  fault = Check(cu_.cuMemsetD8Async(made.address, 0, size_bytes, nullptr), "cuMemsetD8Async");
+  if (fault.ok()) {
+    fault = Check(cu_.cuStreamSynchronize(nullptr), "cuStreamSynchronize");
+    fault.unsafe = !fault.ok();
+    if (!fault.ok()) return fault;  // it may be written yet, so it stays mapped until the worker ends
+  }
+  int exported = -1;
+  if (fault.ok()) {
+    fault = Check(cu_.cuMemExportToShareableHandle(&exported, made.handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+                  "cuMemExportToShareableHandle");
+  }
+  if (fault.ok()) *descriptor = storage::UniqueFd(exported);
+  DeviceFault unmapped = UnmapHandle(made);
+  unmapped.unsafe = !unmapped.ok();
+  return fault.ok() || unmapped.unsafe ? unmapped : fault;
 }
 
 DeviceFault DeviceContext::CheckRun(const WorkerCopyRun& run) const {

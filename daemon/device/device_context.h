@@ -47,6 +47,9 @@ class DeviceContext {
   // REQUIRES: no copy of it is under way. Whatever fails here is fatal: what is not unmapped keeps its owner's memory.
   DeviceFault Unmap(uint64_t mapping);
 
+  // New memory that holds zeroes, known by `descriptor` alone when this returns.
+  DeviceFault Allocate(uint64_t size_bytes, storage::UniqueFd* descriptor);
+
   // Queues the copies; `done` is called on a thread of the driver once all bytes have arrived, and must not call CUDA.
   // Not OK: nothing will call it, and nothing of it is under way any more, or the failure is fatal.
   DeviceFault Copy(bool into_device, absl::Span<const WorkerCopyRun> runs, std::function<void()> done);
@@ -79,6 +82,8 @@ class DeviceContext {
   DeviceFault FindDevice(const GpuUuid& gpu);
   DeviceFault MapIpc(const WorkerMap& how, Mapping* mapping);
   DeviceFault MapDescriptor(const WorkerMap& how, int descriptor, Mapping* mapping);
+  DeviceFault MapHandle(bool writable, Mapping* mapping);
+  DeviceFault UnmapHandle(const Mapping& mapping);
   DeviceFault CheckRun(const WorkerCopyRun& run) const;
   void Pin(uint64_t offset_bytes, uint64_t size_bytes);
   DeviceFault CallAfter(CUstream stream, CUstream notify, std::function<void()> done);

@@ -176,7 +176,7 @@ TEST_F(DeviceTest, HandlesThatCannotBeOpenedAreRefused) {
   unsent.kind = HandleKind::kDescriptor;
   EXPECT_EQ(ReasonOf(session_->Open({unsent}).status()), "UNKNOWN_DESCRIPTOR");
   EXPECT_EQ(Mappings(), 0);
-  EXPECT_EQ(ReasonOf(SessionMemory(nullptr).Open({memory}).status()), "GPU_OFF");
+  EXPECT_EQ(ReasonOf(SessionMemory(nullptr, pieces_).Open({memory}).status()), "GPU_OFF");
   ExpectPattern(*Port(Open({memory})), memory, 1);
 }
 

@@ -105,8 +105,18 @@ void DeviceWorker::Reap() {
 void DeviceWorker::Read() {
   for (;;) {
     WorkerReply reply;
-    const ssize_t got = recv(socket_.get(), &reply, sizeof(reply), 0);
+    iovec data{&reply, sizeof(reply)};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+    msghdr message{.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+    const ssize_t got = recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
     if (got < 0 && errno == EINTR) continue;
+    storage::UniqueFd descriptor;
+    if (const cmsghdr* part = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+        part != nullptr && part->cmsg_type == SCM_RIGHTS) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(part), sizeof(fd));
+      descriptor = storage::UniqueFd(fd);
+    }
     if (got != sizeof(reply)) {
       Lose(Lost("DEVICE_LOST", gpu_, "its process has ended"));
       return Reap();
@@ -121,6 +131,7 @@ void DeviceWorker::Read() {
     if (found == calls_.end()) continue;  // its caller has given up
     found->second.done = true;
     found->second.reply = reply;
+    found->second.descriptor = std::move(descriptor);
     changed_.notify_all();
   }
 }
@@ -170,10 +181,11 @@ bool DeviceWorker::Wait(uint64_t id, std::chrono::milliseconds limit, Cancellati
 }
 
 // After Wait: what there is.
-absl::Status DeviceWorker::Answer(uint64_t id, Cancellation* cancel) {
+absl::Status DeviceWorker::Answer(uint64_t id, Cancellation* cancel, storage::UniqueFd* got) {
   std::unique_lock lock(mutex_);
-  const Call call = calls_[id];
+  Call call = std::move(calls_[id]);
   calls_.erase(id);
+  if (call.done && got != nullptr) *got = std::move(call.descriptor);
   if (call.done && call.reply.error == 0) return absl::OkStatus();
   if (call.done) {
     return MakeError(absl::StatusCode::kAborted, "DEVICE_ERROR", absl::StrCat(GpuName(gpu_), ": ", call.reply.text),
@@ -184,18 +196,18 @@ absl::Status DeviceWorker::Answer(uint64_t id, Cancellation* cancel) {
   return cancel->status();
 }
 
-absl::Status DeviceWorker::AnswerInTime(uint64_t id, std::chrono::milliseconds limit) {
+absl::Status DeviceWorker::AnswerInTime(uint64_t id, std::chrono::milliseconds limit, storage::UniqueFd* got) {
   if (!Wait(id, limit, nullptr))
     Lose(Lost("DEVICE_STUCK", gpu_, absl::StrCat("no answer for ", limit.count() / 1000, " s")));
-  return Answer(id, nullptr);
+  return Answer(id, nullptr, got);
 }
 
 template <typename Frame>
-absl::Status DeviceWorker::Ask(Frame frame, int descriptor, std::chrono::milliseconds limit) {
+absl::Status DeviceWorker::Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, storage::UniqueFd* got) {
   frame.header.id = NewCall();
   absl::Status status = Send(
       frame.header.id, absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&frame), sizeof(frame)), descriptor);
-  return status.ok() ? AnswerInTime(frame.header.id, limit) : status;
+  return status.ok() ? AnswerInTime(frame.header.id, limit, got) : status;
 }
 
 absl::Status DeviceWorker::Map(uint64_t mapping, const MemoryHandle& handle, bool writable) {
@@ -214,6 +226,17 @@ absl::Status DeviceWorker::Unmap(uint64_t mapping) {
   return Ask(unmap, -1, spec_.stall);
 }
 
+absl::StatusOr<storage::UniqueFd> DeviceWorker::Allocate(int64_t size_bytes) {
+  WorkerAllocate allocate;
+  allocate.size_bytes = static_cast<uint64_t>(size_bytes);
+  storage::UniqueFd descriptor;
+  if (absl::Status status = Ask(allocate, -1, spec_.stall, &descriptor); !status.ok()) return status;
+  if (descriptor.valid()) return descriptor;
+  return MakeError(absl::StatusCode::kAborted, "DEVICE_ERROR",
+                   absl::StrCat(GpuName(gpu_), ": new memory came without its descriptor; is ulimit -n too small?"),
+                   "allocate");
+}
+
 absl::Status DeviceWorker::Await(const IpcHandle& event, Cancellation& cancel) {
   WorkerAwait await;
   await.event = event;
@@ -229,7 +252,7 @@ absl::Status DeviceWorker::Await(const IpcHandle& event, Cancellation& cancel) {
     // Not reached yet, which is the trainer's affair. A worker that is lost is what the next Wait finds.
     Ask(WorkerPing{}, -1, spec_.stall).IgnoreError();
   }
-  status = Answer(await.header.id, &cancel);
+  status = Answer(await.header.id, &cancel, nullptr);
   if (cancel.cancelled()) Forget(await.header.id);
   return status;
 }

@@ -66,6 +66,9 @@ class DeviceWorker {
   absl::Status Map(uint64_t mapping, const MemoryHandle& handle, bool writable);
   absl::Status Unmap(uint64_t mapping);
 
+  // The descriptor of new memory of the GPU, all zeroes. ABORTED (DEVICE_ERROR): the driver has none.
+  absl::StatusOr<storage::UniqueFd> Allocate(int64_t size_bytes);
+
   // Returns when the event's work is done, or with the status of `cancel`. A trainer may keep its GPU busy for as long
   // as it likes: a stall is only a worker that does not answer to Ping meanwhile.
   absl::Status Await(const IpcHandle& event, Cancellation& cancel);
@@ -80,16 +83,17 @@ class DeviceWorker {
   struct Call {
     bool done = false;
     WorkerReply reply;
+    storage::UniqueFd descriptor;  // that came with it
   };
 
   DeviceWorker(const DeviceWorkerSpec& spec, const GpuUuid& gpu) : spec_(spec), gpu_(gpu) {}
 
   absl::Status Send(uint64_t id, absl::Span<const std::byte> frame, int descriptor);
   template <typename Frame>
-  absl::Status Ask(Frame frame, int descriptor, std::chrono::milliseconds limit);
+  absl::Status Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);
   bool Wait(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel);
-  absl::Status Answer(uint64_t id, Cancellation* cancel);
-  absl::Status AnswerInTime(uint64_t id, std::chrono::milliseconds limit);
+  absl::Status Answer(uint64_t id, Cancellation* cancel, storage::UniqueFd* got);
+  absl::Status AnswerInTime(uint64_t id, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);
   void Forget(uint64_t await);
   uint64_t NewCall();
   void Lose(absl::Status why);

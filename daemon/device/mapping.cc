@@ -54,6 +54,7 @@ void Mapping::Close() {
   }
   if (worker != nullptr) --OpenCount();
   if (worker != nullptr && !worker->lost()) worker->Unmap(number_).IgnoreError();  // lost: it is closed all the more
+  handle_.descriptor = nullptr;
 }
 
 }  // namespace keepstep::daemon

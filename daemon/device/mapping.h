@@ -44,7 +44,8 @@ class Mapping {
   // (MEMORY_TAKEN_BACK) once closed, and errors of the worker.
   absl::StatusOr<Use> Begin();
 
-  // Returns when nothing of it is mapped any more. Copies that do not end in time end with their worker.
+  // Returns when nothing of it is mapped any more, and its descriptor is closed: either would keep the memory allocated.
+  // Copies that do not end in time end with their worker.
   void Close();
 
   const GpuUuid& gpu() const { return gpu_; }
@@ -59,7 +60,7 @@ class Mapping {
 
   DeviceHub* const hub_;
   const GpuUuid gpu_;
-  const MemoryHandle handle_;
+  MemoryHandle handle_;  // its descriptor is guarded by open_mutex_
   const uint64_t number_;
 
   std::mutex open_mutex_;  // one opens at a time

@@ -31,6 +31,32 @@ absl::Status SessionMemory::Take(uint64_t first, std::vector<storage::UniqueFd> 
   return absl::OkStatus();
 }
 
+absl::StatusOr<MemoryHandle> SessionMemory::HandleOf(const DeclaredMemory& one, std::unique_lock<std::mutex>& lock) {
+  MemoryHandle handle{.kind = one.kind, .ipc = one.ipc, .size_bytes = one.size_bytes};
+  if (one.owned != 0) {
+    auto lent = pieces_->Find({one.gpu, one.owned});
+    if (!lent.ok()) return lent.status();
+    if (lent->piece->size_bytes() < one.size_bytes) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "BAD_HANDLE",
+                       absl::StrCat("Allocation ", one.owned, " on ", GpuName(one.gpu), " has ",
+                                    lent->piece->size_bytes(), " bytes, not ", one.size_bytes, "."),
+                       "register");
+    }
+    // Mapped, it is held: its bytes count for as long.
+    handle.descriptor = std::shared_ptr<const storage::UniqueFd>(lent->piece, &lent->piece->descriptor());
+  } else if (one.kind == HandleKind::kDescriptor) {
+    arrived_.wait_for(lock, kOnTheirWay, [&] { return ended_ || one.descriptor < next_descriptor_; });
+    const auto found = descriptors_.find(one.descriptor);
+    if (found == descriptors_.end()) {
+      return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_DESCRIPTOR",
+                       absl::StrCat("Descriptor ", one.descriptor, " did not come over the handoff socket."),
+                       "register");
+    }
+    handle.descriptor = found->second;
+  }
+  return handle;
+}
+
 absl::StatusOr<std::shared_ptr<const DeviceTable>> SessionMemory::Open(const std::vector<DeclaredMemory>& declared) {
   if (declared.empty()) return std::make_shared<const DeviceTable>(std::vector<DeviceTable::Entry>());
   if (hub_ == nullptr) {
@@ -41,23 +67,14 @@ absl::StatusOr<std::shared_ptr<const DeviceTable>> SessionMemory::Open(const std
   std::vector<DeviceTable::Entry> entries;
   std::map<Key, std::shared_ptr<Mapping>> fresh;
   for (const DeclaredMemory& one : declared) {
-    const Key key(one.gpu, one.kind, one.ipc, one.descriptor);
+    const Key key(one.gpu, one.kind, one.ipc, one.descriptor, one.owned);
     std::unique_lock lock(mutex_);
     auto& mapping = fresh[key];
     if (const auto known = mappings_.find(key); mapping == nullptr && known != mappings_.end()) mapping = known->second;
     if (mapping == nullptr) {
-      MemoryHandle handle{.kind = one.kind, .ipc = one.ipc, .size_bytes = one.size_bytes};
-      if (one.kind == HandleKind::kDescriptor) {
-        arrived_.wait_for(lock, kOnTheirWay, [&] { return ended_ || one.descriptor < next_descriptor_; });
-        const auto found = descriptors_.find(one.descriptor);
-        if (found == descriptors_.end()) {
-          return MakeError(absl::StatusCode::kNotFound, "UNKNOWN_DESCRIPTOR",
-                           absl::StrCat("Descriptor ", one.descriptor, " did not come over the handoff socket."),
-                           "register");
-        }
-        handle.descriptor = found->second;
-      }
-      mapping = std::make_shared<Mapping>(hub_, one.gpu, std::move(handle));
+      auto handle = HandleOf(one, lock);
+      if (!handle.ok()) return handle.status();
+      mapping = std::make_shared<Mapping>(hub_, one.gpu, *std::move(handle));
     }
     entries.push_back({one.address, one.size_bytes, mapping});
   }

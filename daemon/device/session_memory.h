@@ -10,12 +10,14 @@
 #include <memory>
 #include <mutex>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "daemon/device/declared_memory.h"
 #include "daemon/device/device_table.h"
+#include "daemon/device/trainer_pieces.h"
 #include "storage/unique_fd.h"
 
 namespace keepstep::daemon {
@@ -23,8 +25,8 @@ namespace keepstep::daemon {
 // Thread-safe, but one Open and Close at a time.
 class SessionMemory {
  public:
-  // `hub` outlives it; null: this daemon maps no GPU memory.
-  explicit SessionMemory(DeviceHub* hub) : hub_(hub) {}
+  // `hub` outlives it; null: this daemon maps no GPU memory. `pieces`: what the daemon owns for the process.
+  SessionMemory(DeviceHub* hub, std::shared_ptr<TrainerPieces> pieces) : hub_(hub), pieces_(std::move(pieces)) {}
   ~SessionMemory();
 
   DeviceHub* hub() const { return hub_; }
@@ -35,7 +37,7 @@ class SessionMemory {
 
   // Maps what is not mapped yet. `declared` by address, none over another. On an error nothing has changed. Waits for
   // descriptors that are on their way: they were sent first, but on another socket than what names them.
-  // FAILED_PRECONDITION (GPU_OFF); NOT_FOUND (UNKNOWN_DESCRIPTOR); errors of the worker.
+  // FAILED_PRECONDITION (GPU_OFF); NOT_FOUND (UNKNOWN_DESCRIPTOR, UNKNOWN_PIECE); errors of the worker.
   absl::StatusOr<std::shared_ptr<const DeviceTable>> Open(const std::vector<DeclaredMemory>& declared);
 
   // `table` (null: none) is the newest now: closes what only older ones had, and returns when it is closed.
@@ -45,9 +47,12 @@ class SessionMemory {
   void End();
 
  private:
-  using Key = std::tuple<GpuUuid, HandleKind, IpcHandle, uint64_t>;
+  using Key = std::tuple<GpuUuid, HandleKind, IpcHandle, uint64_t, uint64_t>;
+
+  absl::StatusOr<MemoryHandle> HandleOf(const DeclaredMemory& declared, std::unique_lock<std::mutex>& lock);
 
   DeviceHub* const hub_;
+  const std::shared_ptr<TrainerPieces> pieces_;
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::map<uint64_t, std::shared_ptr<const storage::UniqueFd>> descriptors_;  // not claimed yet

@@ -69,7 +69,8 @@ class DeviceTest : public ::testing::Test {
     pool_ = *StagingPool::Start({.limit_bytes = 8 * kMiB, .buffer_bytes = 2 * kMiB, .shared = true});
     limits.command = {"daemon/device/test_worker"};
     hub_ = std::make_unique<DeviceHub>(limits, pool_.get(), &log_);
-    session_ = std::make_unique<SessionMemory>(hub_.get());
+    pieces_ = std::make_shared<TrainerPieces>();
+    session_ = std::make_unique<SessionMemory>(hub_.get(), pieces_);
   }
 
   void Stop() {
@@ -122,6 +123,7 @@ class DeviceTest : public ::testing::Test {
   std::unique_ptr<TestTrainer> trainer_;
   std::unique_ptr<StagingPool> pool_;
   std::unique_ptr<DeviceHub> hub_;
+  std::shared_ptr<TrainerPieces> pieces_;
   std::unique_ptr<SessionMemory> session_;
 };
 

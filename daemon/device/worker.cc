@@ -68,13 +68,25 @@ class Worker {
   std::shared_ptr<std::atomic<int64_t>> copies_ = std::make_shared<std::atomic<int64_t>>(0);
 };
 
-void Send(int socket, uint64_t id, const DeviceFault& fault) {
+void Send(int socket, uint64_t id, const DeviceFault& fault, int descriptor = -1) {
   WorkerReply reply;
   reply.id = id;
   reply.error = fault.error;
   reply.fatal = fault.fatal() ? 1 : 0;
   fault.text.copy(reply.text, sizeof(reply.text) - 1);
-  while (send(socket, &reply, sizeof(reply), MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  iovec data{&reply, sizeof(reply)};
+  msghdr message{.msg_iov = &data, .msg_iovlen = 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  if (descriptor >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof(control);
+    cmsghdr* part = CMSG_FIRSTHDR(&message);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(part), &descriptor, sizeof(descriptor));
+  }
+  while (sendmsg(socket, &message, MSG_NOSIGNAL) < 0 && errno == EINTR) {
   }
 }
 
@@ -155,6 +167,14 @@ Worker::Next Worker::Handle(const Frame& frame) {
       WorkerUnmap unmap;
       if (!frame.As(&unmap)) return Next::kEnd;
       return Answer(header.id, context_->Unmap(unmap.mapping));
+    }
+    case WorkerVerb::kAllocate: {
+      WorkerAllocate allocate;
+      if (!frame.As(&allocate)) return Next::kEnd;
+      storage::UniqueFd descriptor;
+      const DeviceFault fault = context_->Allocate(allocate.size_bytes, &descriptor);
+      Send(socket_, header.id, fault, fault.ok() ? descriptor.get() : -1);
+      return fault.fatal() ? Next::kEnd : Next::kGoOn;
     }
     case WorkerVerb::kAwait: {
       WorkerAwait await;

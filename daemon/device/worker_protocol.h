@@ -1,9 +1,10 @@
 // What a daemon and its device worker say to each other: the structs below, one a packet of a SOCK_SEQPACKET pair.
 //
 //   1. daemon → Start with the pool's memfd; worker → Reply once it has a context on that GPU.
-//   2. daemon → Map (with a descriptor for VMM memory), Unmap, Await, Copy, in any number at once; worker → one Reply to
-//      each, by its id, in any order. A Copy's Reply says that its bytes have arrived. An Await's comes when a trainer's GPU
-//      is that far: a daemon that waits for it asks by Ping whether the worker still answers.
+//   2. daemon → Map (with a descriptor for VMM memory), Unmap, Allocate, Await, Copy, in any number at once; worker → one
+//      Reply to each, by its id, in any order. A Copy's Reply says that its bytes have arrived; an Allocate's carries the
+//      descriptor. An Await's comes when a trainer's GPU is that far: a daemon that waits for it asks by Ping whether the
+//      worker still answers.
 //   3. daemon → Pin, of which nobody hears: done when the worker has nothing else to do.
 //   4. A Reply with `fatal` is the last: the worker ends. The daemon ends it by closing its end.
 //
@@ -25,7 +26,7 @@ using IpcHandle = std::array<uint8_t, 64>;  // of memory or of an event, as the 
 inline constexpr char kWorkerFlag[] = "--device-worker";
 inline constexpr int kWorkerSocketFd = 3;  // in the worker
 
-enum class WorkerVerb : uint32_t { kStart = 1, kMap, kUnmap, kAwait, kCopy, kPin, kPing, kForget };
+enum class WorkerVerb : uint32_t { kStart = 1, kMap, kUnmap, kAwait, kCopy, kPin, kPing, kForget, kAllocate };
 
 struct WorkerHeader {
   WorkerVerb verb{};
@@ -56,6 +57,12 @@ struct WorkerMap {
 struct WorkerUnmap {
   WorkerHeader header{.verb = WorkerVerb::kUnmap};
   uint64_t mapping = 0;
+};
+
+// Answered with the descriptor of new VMM memory of the GPU, all zeroes. The worker keeps nothing of it.
+struct WorkerAllocate {
+  WorkerHeader header{.verb = WorkerVerb::kAllocate};
+  uint64_t size_bytes = 0;  // a multiple of the driver's granularity
 };
 
 // Answered when everything that was queued before the event's newest record is done.

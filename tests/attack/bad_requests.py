@@ -130,6 +130,14 @@ def gpu_memory(offset: int = 0, **fields: Any) -> Call:
                        buffers=[{"id": 1, "device": {"address": 65536 + offset, "size_bytes": 100}}])  # fmt: skip
 
 
+def allocating(**fields: Any) -> Call:
+    return of("member", "Allocate", "AllocateRequest", **{"gpu": b"g" * 16, "ordinal": 1, "size_bytes": 4096, **fields})
+
+
+def freeing(**fields: Any) -> Call:
+    return of("member", "Free", "FreeRequest", **{"gpu": b"g" * 16, "ordinal": 1, **fields})
+
+
 def fence(**fields: Any) -> Any:
     return {"gpu": b"g" * 16, "event": b"e" * 64, **fields}
 
@@ -297,6 +305,16 @@ GPU_MEMORY: dict[str, Case] = {
     "a tensor past its allocation": (gpu_memory(4097 - 100), RANGE, "PAST_THE_ALLOCATION"),
     "a tensor before its allocation": (gpu_memory(-1), RANGE, "PAST_THE_ALLOCATION"),
     "a daemon that maps none": (gpu_memory(), PRECONDITION, "GPU_OFF"),
+    "owned memory without an ordinal": (gpu_memory(owned_ordinal=0), INVALID, "BAD_HANDLE"),
+    "owned memory of a daemon that maps none": (gpu_memory(owned_ordinal=1), PRECONDITION, "GPU_OFF"),
+    "an allocation on no GPU": (allocating(gpu=b"g"), INVALID, "BAD_HANDLE"),
+    "an allocation of a daemon without GPUs": (allocating(), PRECONDITION, "GPU_OFF"),
+    "an allocation before Open": (of("stranger", "Allocate", "AllocateRequest"), PRECONDITION, "NOT_OPEN"),
+    "freeing on no GPU": (freeing(gpu=b""), INVALID, "BAD_HANDLE"),
+    "freeing what was never allocated": (freeing(), NOT_FOUND, "UNKNOWN_PIECE"),
+    "a restart by whoever did not ask for it": (of("member", "Restart", "RestartRequest", generation=1),
+                                                PRECONDITION, "NOT_WARM"),
+    "a restart by a reader": (of("reader", "Restart", "RestartRequest"), PRECONDITION, "NOT_WARM"),
     "an event's handle too short": (saving(fences=[fence(event=b"e")]), INVALID, "BAD_HANDLE"),
     "an event of no GPU": (saving(fences=[fence(gpu=b"")]), INVALID, "BAD_HANDLE"),
     "too many events": (saving(fences=[fence()] * 65), INVALID, "TOO_MANY_FENCES"),

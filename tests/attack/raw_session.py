@@ -23,6 +23,7 @@ from tests.harness.daemon import Daemon
 
 MAGIC, VERSION, PAGE_BYTES = 0x4F48534B, 1, 4096
 HELLO, WELCOME, REFUSED, COPY, COPY_DONE, NOTIFY, GOODBYE = 1, 2, 3, 4, 5, 6, 7
+FETCH, FETCHED = 10, 11
 AUTO, PULL, WINDOW = 0, 1, 2
 OPEN, SEALED, POISONED = 1, 2, 3  # enum class Verdict
 SLOTS, VERDICTS_AT, STATES_AT, RELEASED_AT = 16, 8, 40, 168
@@ -40,6 +41,10 @@ def hello(
 ) -> bytes:  # fmt: skip
     body = struct.pack("<Q16sBBxB4x1024s", nonce_address, nonce, want, has_directory, has_flight_record, directory)
     return header(HELLO) + body
+
+
+def fetch(token: bytes, gpu: bytes, ordinal: int) -> bytes:
+    return header(FETCH) + struct.pack("<16s16sQ", token, gpu, ordinal)
 
 
 class Refusal(Exception):

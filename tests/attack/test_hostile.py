@@ -114,6 +114,9 @@ def frames() -> dict[str, tuple[bytes, Callable[[Path], list[int]]]]:
         "a pipe": (good, pipe),
         "a socket": (good, sockets),
         "a memfd": (good, memory),
+        "half a fetch": (raw.header(raw.FETCH) + bytes(39), nothing),
+        "a fetch of another version": (raw.header(raw.FETCH, version=99) + bytes(40), nothing),
+        "a fetch with a descriptor": (raw.header(raw.FETCH) + bytes(40), opened("{home}")),
         "a flight record that is not sent": (recorded, opened("{home}")),
         "a flight record that is a pipe": (recorded, with_record(pipe)),
         "a flight record that can shrink": (recorded, with_record(memory)),
@@ -122,6 +125,19 @@ def frames() -> dict[str, tuple[bytes, Callable[[Path], list[int]]]]:
             lambda home: growing(home) + growing(home))),
         "a directory that is only named": (good, opened("{home}", os.O_PATH)),
     }
+
+
+# Memory goes to the process of the session that the token names, and what that does not have to nobody.
+def test_fetching_without_a_session_or_a_piece_is_refused(daemon: Daemon, home: Path, api: Api) -> None:
+    directory = daemon.root / "fetches"
+    directory.mkdir()
+    with RawSession(daemon, directory) as session:
+        session.open()
+        for token, reason in ((secrets.token_bytes(16), "NO_SESSION"), (bytes.fromhex(session.token), "UNKNOWN_PIECE")):
+            with raw.connect(daemon) as link, pytest.raises(Refusal) as refused:
+                raw.shake(link, raw.fetch(token, b"g" * 16, 1), [])
+            assert refused.value.reason == reason
+    serves(api, daemon)
 
 
 @pytest.mark.parametrize("name", frames())

@@ -18,8 +18,8 @@ from pathlib import Path
 import keepstep
 import pytest
 
+from tests.device.gpus import SECONDS, Trainer
 from tests.device.tensors import expected
-from tests.device.test_gpu import SECONDS, Trainer
 from tests.fake_cuda.counters import Counters
 from tests.fake_cuda.environment import LIBRARY, MISSING, environment
 from tests.harness.daemon import REPOSITORY, Daemon
@@ -54,7 +54,7 @@ class Job:
         path = os.pathsep.join([str(REPOSITORY / "client/python"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.device.rescue_trainer", scenario, layout, self.daemon.address,
-             str(self.directory), str(rank), str(world)], cwd=REPOSITORY, text=True, stdin=subprocess.PIPE,
+             str(self.directory), str(rank), str(world)], cwd=REPOSITORY, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, env={**os.environ, **self.variables, "PYTHONPATH": path})
         self._ranks.append(process.pid)
         try:

@@ -30,6 +30,9 @@ void ToDaemon(absl::Span<const std::byte> frame, size_t descriptors) {
     KEEPSTEP_CHECK(hello->want <= proto::Transfer::kWindow, "a transfer that is none");
     KEEPSTEP_CHECK(hello->umask <= 0777, "a umask of more than nine bits");
   }
+  if (const auto fetch = daemon::ParseFetch(frame, descriptors); fetch.ok()) {
+    KEEPSTEP_CHECK(frame.size() == sizeof(proto::Fetch) && descriptors == 0, "a Fetch of another size");
+  }
   if (const auto said = daemon::ParseClientFrame(frame, descriptors)) {
     const bool carries = std::holds_alternative<proto::Descriptors>(*said);
     KEEPSTEP_CHECK((descriptors != 0) == carries, "a frame with descriptors that has none to have");

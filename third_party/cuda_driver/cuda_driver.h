@@ -54,6 +54,7 @@ namespace keepstep::cuda {
   X(cuMemMap)                                 \
   X(cuMemUnmap)                               \
   X(cuMemSetAccess)                           \
+  X(cuMemsetD8Async)                          \
   X(cuMemHostRegister)                        \
   X(cuMemHostUnregister)                      \
   X(cuMemHostGetDevicePointer)                \

@@ -74,6 +74,8 @@ class LoadReport:
     seconds: float
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    warm: bool = False  # nothing was loaded: the memory was kept, and is of `step`
+    why_cold: str = ""  # of the first load with warm=True, where it was not
 
 
 class Client:
@@ -92,6 +94,7 @@ class Client:
         keep_last: int = 0,
         keep_every: int = 0,
         rescue: bool = False,
+        warm: bool = False,
     ) -> None:
         self._library = _ffi.library()
         self._lock = threading.Lock()
@@ -117,6 +120,7 @@ class Client:
             keep_last=keep_last,
             keep_every=keep_every,
             rescue=int(rescue),
+            warm=int(warm),
         )
         pointer, error = c.c_void_p(), _ffi.Error()
         _ffi.check(self._library.ks_open(c.byref(options), c.byref(pointer), c.byref(error)), error)
@@ -162,6 +166,19 @@ class Client:
         code = self._use(function, *arguments, c.byref(error))
         if code != _ffi.OK:
             _ffi.check(code, error)
+
+    def device_alloc(self, device: int, size_bytes: int) -> int:
+        """The address of new memory on GPU `device` that the daemon owns."""
+        pointer = c.c_void_p()
+        self._call("ks_device_alloc", device, size_bytes, c.byref(pointer))
+        return pointer.value or 0
+
+    def device_free(self, pointer: int) -> None:
+        self._call("ks_device_free", pointer)
+
+    def use_for_pool(self) -> None:
+        """From now on the library's functions for allocators take memory from this client."""
+        self._call("ks_pool_use")
 
     def register(self, specs: Sequence[Spec]) -> None:
         shards, keep = marshal(specs)
@@ -308,6 +325,8 @@ class Client:
             seconds=report.seconds,
             missing=tuple(missing.split("\n")) if missing else (),
             unexpected=tuple(unexpected.split("\n")) if unexpected else (),
+            warm=bool(report.warm),
+            why_cold=_ffi.text(report.why_cold),
         )
 
     def extras(self, step: int | None) -> tuple[int, list[StoredExtra]]:

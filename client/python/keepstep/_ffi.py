@@ -48,6 +48,7 @@ class OpenOptions(c.Structure):
         ("run", c.c_char_p), ("mode", c.c_int), ("rank", c.c_int32), ("world_size", c.c_int32),
         ("mesh_names", _STRINGS), ("mesh_sizes", _I64P), ("mesh_dims", c.c_size_t), ("transfer", c.c_int),
         ("timeout_ms", c.c_int64), ("keep_last", c.c_int64), ("keep_every", c.c_int64), ("rescue", c.c_int32),
+        ("warm", c.c_int32),
     ]  # fmt: skip
 
 
@@ -115,6 +116,7 @@ class LoadReport(c.Structure):
         ("found", c.c_int32), ("step", c.c_int64), ("epoch", c.c_int64), ("delivered_bytes", c.c_int64),
         ("unique_bytes", c.c_int64), ("read_bytes", c.c_int64), ("warm_bytes", c.c_int64), ("seconds", c.c_double),
         ("attempt", c.c_char * 64), ("missing", c.c_void_p), ("unexpected", c.c_void_p),
+        ("warm", c.c_int32), ("why_cold", c.c_char * 256),
     ]  # fmt: skip
 
 
@@ -139,6 +141,11 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "ks_open": (c.c_int, [c.POINTER(OpenOptions), c.POINTER(c.c_void_p), _ERROR]),
     "ks_close": (None, [c.c_void_p]),
     "ks_get_info": (c.c_int, [c.c_void_p, c.POINTER(Info), _ERROR]),
+    "ks_device_alloc": (c.c_int, [c.c_void_p, c.c_int32, c.c_int64, c.POINTER(c.c_void_p), _ERROR]),
+    "ks_device_free": (c.c_int, [c.c_void_p, c.c_void_p, _ERROR]),
+    "ks_pool_use": (c.c_int, [c.c_void_p, _ERROR]),
+    "ks_pool_alloc": (c.c_void_p, [c.c_ssize_t, c.c_int32, c.c_void_p]),
+    "ks_pool_free": (None, [c.c_void_p, c.c_ssize_t, c.c_int32, c.c_void_p]),
     "ks_register": (c.c_int, [c.c_void_p, c.POINTER(Shard), c.c_size_t, _ERROR]),
     "ks_save": (c.c_int, [c.c_void_p, c.c_int64, c.POINTER(SaveOptions), c.POINTER(c.c_uint64), _ERROR]),
     "ks_before_update": (c.c_int, [c.c_void_p, c.c_uint32, c.c_int64, _ERROR]),
@@ -208,6 +215,11 @@ def _load() -> c.CDLL:
         )
     prefetch = _PREFETCH(("ks_prefetch", found))
     return found
+
+
+def library_path() -> str:
+    """Of the loaded library."""
+    return str(library()._name)
 
 
 def default_address() -> str:

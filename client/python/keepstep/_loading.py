@@ -35,7 +35,7 @@ class Load:
         """
         prepared = self._prepare(step, registered, settle)
         report = self._fill(step)
-        if report is not None and report.step != prepared and registered().before_load:
+        if report is not None and not report.warm and report.step != prepared and registered().before_load:
             # Another launch has committed in between, and every rank of this one was told of it, or of it no more.
             self._prepare(report.step, registered, settle)
             report = self._fill(report.step)

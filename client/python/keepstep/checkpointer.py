@@ -61,6 +61,10 @@ class Checkpointer:
             update of tensors on a GPU is announced on its stream, by the hooks on PyTorch's optimizers, or with
             `gated=True` by `before_update(stream=…)` and `after_update(stream=…)` (docs/gpu.md). `Checkpointer.rescue`
             says whether it is on.
+        warm: warm restart. What this rank holds in memory of `device_alloc` or `keepstep.torch.memory_pool` is kept
+            when its process is killed; the process that is started in its place maps it again, and its first `load()`
+            goes on at the step at which every rank was whole, without reading anything. Such memory is not written
+            before that load. Updates are announced and steps noted as for `rescue`. The same on every rank.
         transfer: "pull" (the daemon reads this process's memory), "window" (through shared memory), or "auto".
 
     Raises:
@@ -90,6 +94,7 @@ class Checkpointer:
         keep_last: int | None = None,
         keep_every: int | None = None,
         rescue: bool = False,
+        warm: bool = False,
     ) -> None:
         if on_busy not in _ffi.ON_BUSY:
             raise ValueError(f"on_busy={on_busy!r}; it is one of {', '.join(_ffi.ON_BUSY)}")
@@ -98,7 +103,11 @@ class Checkpointer:
         _check_retention(keep_last, keep_every, read_only)
         if rescue and read_only:
             raise ValueError("a reader has nothing to rescue: rescue is for trainers")
-        self._rescue = rescue
+        if warm and read_only:
+            raise ValueError("a reader has nothing to go on with: warm is for trainers")
+        self._warm = warm
+        self._rescues = rescue
+        self._rescue = rescue or warm  # either keeps the flight record
         self._unguarded = ""  # why what is registered cannot be proved whole
         self._keep = (keep_last or 0, keep_every or 0)
         self.directory = os.path.abspath(directory)
@@ -144,7 +153,8 @@ class Checkpointer:
                 transfer=self._transfer,
                 keep_last=0 if read_only else self._keep[0],
                 keep_every=0 if read_only else self._keep[1],
-                rescue=self._rescue and not read_only,
+                rescue=self._rescues and not read_only,
+                warm=self._warm and not read_only,
             )
 
         client, own = _daemon.connect(self._daemon, open_at)
@@ -406,6 +416,21 @@ class Checkpointer:
         finally:
             if foreign:
                 client.close()
+
+    def device_alloc(self, size_bytes: int, *, device: int = 0) -> int:
+        """The address of `size_bytes` new bytes on GPU `device` that the daemon owns (docs/gpu.md, "Warm restart").
+
+        They hold zeroes, count against the daemon's `gpu_pool.bytes`, and stay mapped until `device_free` or the
+        process's end. For PyTorch see `keepstep.torch.memory_pool`.
+
+        Raises:
+            KeepstepError: RESOURCE_EXHAUSTED: over the daemon's limit; INVALID_ARGUMENT: no such GPU, or no bytes.
+        """
+        return self._client.device_alloc(device, size_bytes)
+
+    def device_free(self, pointer: int) -> None:
+        """Gives back what `device_alloc` returned, once the GPU is done. Nothing registered lies there any more."""
+        self._client.device_free(pointer)
 
     @property
     def memory_paths(self) -> str:
