@@ -2,7 +2,7 @@
 //
 // The calls are read out of the sources, and each use of each is hit: a fault is moved on from the first use to the next
 // until a whole round runs without meeting it. A round does with GPU memory what a session does: finds it, exports it,
-// marks a save, queues a wait for its gate, copies by the window, closes. What must hold each time:
+// marks a save, queues a wait for its gate, announces an update, copies by the window, closes. What must hold each time:
 //   1. At most one step fails, by a reason of docs/errors.md, naming the tensor, the GPU or what was done with it.
 //   2. What is said to be copied is, and the thread's context is what it was.
 //   3. After an error that CUDA survives, the next round is whole.
@@ -124,8 +124,17 @@ Outcome Round(const Memory& memory, uint64_t number) {
   const auto followed = devices.FollowGate(memory.stream, 0, number);
   devices.RaiseGate(0, number);
   if (!followed.ok()) return Failed("gate", followed.status());
+  struct alignas(proto::kPageBytes) Page {
+    proto::FlightWords words;
+  };
+  static Page pages[2];  // one a round: what was queued may yet be written
+  proto::FlightWords* const words = &pages[number % 2].words;
+  const absl::Status announced = devices.WriteFlightWord(memory.stream, 0, words, 0, 7);
+  if (!announced.ok()) return Failed("announce", announced);
   if (Outcome copies = Copies(devices, memory, *found); copies.step[0] != '\0') return copies;
   if (absl::Status waited = devices.Synchronize(*found); !waited.ok()) return Failed("synchronize", waited);
+  REQUIRE(words->begun[0] == 7);
+  devices.UnpinFlightWords();
   return {};
 }
 
@@ -147,7 +156,8 @@ PEER(trainer_with_a_fault) {
 std::set<std::string> CallsOfTheClient() {
   std::set<std::string> calls;
   for (const char* name :
-       {"contexts.cc", "contexts.h", "copier.cc", "devices.cc", "fences.cc", "finder.cc", "gate_words.cc"}) {
+       {"contexts.cc", "contexts.h", "copier.cc", "devices.cc", "fences.cc", "finder.cc", "flight_words.cc",
+        "gate_words.cc"}) {
     std::ifstream file(std::string("client/device/") + name);
     EXPECT_TRUE(file.is_open()) << name;
     std::stringstream text;
@@ -185,10 +195,11 @@ class DriverFaultsTest : public ::testing::TestWithParam<int> {
     if (step.empty() || step == "copy" || step == "copy back") return;
     // To a driver that finds a value wrong, the program's stream is none.
     const bool of_stream = step == "mark" && reason == "BAD_ARGUMENT" && GetParam() == kSurvivable;
-    EXPECT_TRUE(reason == "DEVICE_ERROR" || reason == "BAD_SHARD" || of_stream) << step << ": " << reason << ": "
-                                                                                << message;
+    const bool no_words = step == "announce" && reason == "NO_STREAM_WRITES";  // crash flush is off, and says why
+    EXPECT_TRUE(reason == "DEVICE_ERROR" || reason == "BAD_SHARD" || of_stream || no_words)
+        << step << ": " << reason << ": " << message;
     EXPECT_THAT(message, testing::HasSubstr("CUDA_ERROR_"));
-    EXPECT_THAT(message, testing::ContainsRegex("[abc]\\.weight|GPU|context|event|stream|gate")) << step;
+    EXPECT_THAT(message, testing::ContainsRegex("[abc]\\.weight|GPU|context|event|stream|gate|flight record|update")) << step;
   }
 
   std::string counters_;

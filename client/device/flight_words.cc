@@ -36,7 +36,8 @@ absl::StatusOr<CUdeviceptr> FlightWordsWriter::AddressIn(CUcontext context, prot
 absl::Status FlightWordsWriter::Write(CUstream stream, int device, proto::FlightWords* page, size_t offset_bytes,
                                       uint32_t value) {
   CUcontext context = nullptr;
-  CUresult result = IsDefaultStream(stream) ? cu_.cuCtxGetCurrent(&context) : cu_.cuStreamGetCtx(stream, &context);
+  CUresult result =
+      IsDefaultStream(stream) ? cu_.cuCtxGetCurrent(&context) : contexts_->OfStream(stream, &context);
   if (result != CUDA_SUCCESS) return DriverError(cu_, result, "the stream's context");
   if (context == nullptr) return NoWrites("a default stream was named where no context is current");
   const auto of = contexts_->DeviceOf(context);

@@ -21,7 +21,7 @@ namespace keepstep::client {
 class FlightWordsWriter {
  public:
   // Both outlive it.
-  FlightWordsWriter(const cuda::Driver& cu, const Contexts* contexts) : cu_(cu), contexts_(contexts) {}
+  FlightWordsWriter(const cuda::Driver& cu, Contexts* contexts) : cu_(cu), contexts_(contexts) {}
 
   // Queues on `stream`, of GPU `device`, the write of `value` to the word at `offset_bytes` of `page`, which is the same
   // at every call. FAILED_PRECONDITION (NO_STREAM_WRITES): the driver has no such operation, does not pin the page, or
@@ -36,7 +36,7 @@ class FlightWordsWriter {
   absl::StatusOr<CUdeviceptr> AddressIn(CUcontext context, proto::FlightWords* page);  // current
 
   const cuda::Driver& cu_;
-  const Contexts* const contexts_;
+  Contexts* const contexts_;
   std::mutex mu_;
   proto::FlightWords* pinned_ = nullptr;        // guarded by mu_
   std::map<CUcontext, CUdeviceptr> addresses_;  // guarded by mu_
