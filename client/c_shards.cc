@@ -154,17 +154,20 @@ Span SampledSpan(const ks_shard& shard, int64_t item_bytes) {
   return Span();
 }
 
-// Outside the buffer there is nothing to sample; the daemon refuses such a shard by name. GPU memory cannot
-// be read from here: its group is gated all the same.
-void PlanSample(const ks_shard& shard, Declared* declared) {
-  std::vector<SampledRun>& runs = declared->samples[shard.group];
-  if (shard.memory != KS_HOST) return;
+// Outside the buffer there is nothing to sample; the daemon refuses such a shard by name.
+void PlanSample(const ks_shard& shard, uint32_t buffer_id, Declared* declared) {
+  std::vector<SampledRun>& runs = declared->samples[shard.group];  // its group is gated, whatever is sampled
   const auto dtype = reshard::ParseDType(shard.dtype);
   if (!dtype.ok()) return;
   const Span span = SampledSpan(shard, reshard::SizeBytes(*dtype));
   if (span.size_bytes <= 0 || span.offset_bytes < 0 || span.offset_bytes > shard.data_bytes) return;
   if (span.size_bytes > shard.data_bytes - span.offset_bytes) return;
   const auto* data = static_cast<const std::byte*>(shard.data) + span.offset_bytes;
+  if (shard.memory == KS_CUDA) {
+    declared->device_samples[shard.group].push_back(
+        SampleOf(shard.fqn, reinterpret_cast<uint64_t>(data), span.size_bytes, buffer_id));
+    return;
+  }
   runs.push_back({.fqn = shard.fqn, .data = data, .size_bytes = span.size_bytes});
 }
 
@@ -194,7 +197,7 @@ absl::StatusOr<Declared> DeclareShards(const ks_shard* shards, size_t count) {
     }
     if (shard.memory != KS_CUDA) on_host.insert(shard.group);
     declared.shards.push_back(ToShard(shard, known->second));
-    PlanSample(shard, &declared);
+    PlanSample(shard, known->second, &declared);
   }
   LimitPlan(&declared.samples);
   for (const auto& [group, runs] : declared.samples) {

@@ -6,7 +6,7 @@
 
 namespace keepstep::client {
 
-Client::Client(const Limits& limits) : owner_(getpid()), limits_(limits), gate_(&ledger_, limits) {}
+Client::Client(const Limits& limits) : owner_(getpid()), limits_(limits), window_samples_(&devices_), ledger_(&window_samples_), gate_(&ledger_, limits) {}
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline deadline) {
   std::unique_ptr<Client> client(new Client(spec.limits));
@@ -18,13 +18,14 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline 
   }
   client->may_restart_ = spec.open.warm();
   auto session =
-      Session::Start(std::move(spec), &client->ledger_, &client->buffers_, &client->devices_, deadline);
+      Session::Start(std::move(spec), &client->ledger_, &client->buffers_, &client->devices_,
+                     &client->window_samples_, deadline);
   if (!session.ok()) return session.status();
   client->session_ = *std::move(session);
   client->watchdog_ = std::make_unique<Watchdog>(&client->ledger_, client->limits_);
   client->sealer_ = std::make_unique<Sealer>(&client->ledger_, client->limits_);
   client->saves_ = std::make_unique<Saves>(client->session_.get(), &client->ledger_, &client->gate_,
-                                           client->sealer_.get(), &client->devices_, client->limits_);
+                                           client->sealer_.get(), &client->devices_, &client->window_samples_, client->limits_);
   client->stream_gates_ = std::make_unique<StreamGates>(client->session_.get(), &client->ledger_, &client->gate_,
                                                         &client->devices_);
   client->owned_memory_ = std::make_unique<OwnedMemory>(client->session_.get(), &client->devices_, client->limits_);

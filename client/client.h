@@ -92,6 +92,7 @@ class Client {
   absl::Status restart_lost_;  // guarded by restart_mu_; not OK: every load fails with it
   BufferTable buffers_;
   Devices devices_;
+  WindowSamples window_samples_;
   std::unique_ptr<FlightRecorder> recorder_;
   SaveLedger ledger_;
   Gate gate_;

@@ -300,6 +300,26 @@ TEST_F(ClientTest, ASaveThatReachesNoDaemonTakesANumberAllTheSame) {
   EXPECT_EQ(over.state(), v1::FAILED);
 }
 
+TEST_F(ClientTest, AnOutageCostsOneWait) {
+  StartDaemon();
+  OpenAndRegister();
+  daemon_->Stop();
+  uint64_t number = 0;
+  absl::Status status;
+  do {  // as above
+    status = Save(&number, /*timeout_ms=*/20);
+  } while (BlameOf(status).reason != "DISCONNECTED");
+  v1::SaveRequest request;
+  request.set_step(101);
+  status = client_->saves().Save(request, {}, kNever, &number);
+  EXPECT_EQ(BlameOf(status).reason, "DISCONNECTED") << "and not never";
+
+  daemon_->Start();
+  ASSERT_TRUE(client_->session().AwaitConnected(After(kLongMs)).ok());
+  EXPECT_TRUE(Save(&number).ok());
+  daemon_->Release(0, number);
+}
+
 TEST_F(ClientTest, WaitAsksOverARestart) {
   std::atomic<int> asked{0};
   StartDaemon({.on_wait = [&](const v1::WaitRequest& request, v1::SaveStatus* status) {
@@ -315,6 +335,29 @@ TEST_F(ClientTest, WaitAsksOverARestart) {
   v1::SaveStatus status;
   ASSERT_TRUE(client_->saves().Wait(number, v1::COMMITTED, After(kLongMs), &status).ok());
   EXPECT_EQ(status.state(), v1::COMMITTED);
+  EXPECT_EQ(status.attempt(), "e7-a1");
+  EXPECT_EQ(asked, 2);
+}
+
+// What the page says is no answer to a question that was asked before it said so: attempt and times come from the daemon.
+TEST_F(ClientTest, ASaveThatIsCommittedDuringALostQuestionIsAskedAboutAgain) {
+  std::atomic<int> asked{0};
+  std::atomic<uint64_t> number{0};
+  StartDaemon({.on_wait = [&](const v1::WaitRequest&, v1::SaveStatus* status) {
+    if (++asked == 1) {
+      daemon_->SetState(number, v1::COMMITTED);
+      return FakeAnswer{kUnavailable, ""};
+    }
+    status->set_state(v1::COMMITTED);
+    status->set_attempt("e7-a1");
+    return FakeAnswer{};
+  }});
+  OpenAndRegister();
+  uint64_t issued = 0;
+  ASSERT_TRUE(Save(&issued).ok());
+  number = issued;
+  v1::SaveStatus status;
+  ASSERT_TRUE(client_->saves().Wait(issued, v1::COMMITTED, After(kLongMs), &status).ok());
   EXPECT_EQ(status.attempt(), "e7-a1");
   EXPECT_EQ(asked, 2);
 }

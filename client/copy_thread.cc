@@ -64,8 +64,12 @@ void RunCopy(const CopyRequest& request, std::byte* window, int threads) {
 }
 
 CopyThread::CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers, Devices* devices,
-                       int threads)
-    : handoff_(std::move(handoff)), buffers_(buffers), devices_(devices), threads_(threads) {
+                       int threads, std::function<void()> before_copy)
+    : handoff_(std::move(handoff)),
+      buffers_(buffers),
+      devices_(devices),
+      threads_(threads),
+      before_copy_(std::move(before_copy)) {
   thread_ = StartThread("ks-copy", [this] { Run(); });
 }
 
@@ -81,6 +85,7 @@ void CopyThread::Run() {
     if (!request.ok()) continue;
     int error = CheckCopy(*request, *buffers_, handoff_->window_bytes());
     const uint64_t id = request->head.id;
+    if (error == 0 && request->head.into_client == 0) before_copy_();
     if (error == 0) error = Carry(*std::move(request));
     handoff_->SendCopyDone(id, error);
   }

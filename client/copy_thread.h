@@ -7,6 +7,7 @@
 #ifndef KEEPSTEP_CLIENT_COPY_THREAD_H_
 #define KEEPSTEP_CLIENT_COPY_THREAD_H_
 
+#include <functional>
 #include <memory>
 #include <thread>
 
@@ -24,8 +25,9 @@ void RunCopy(const CopyRequest& request, std::byte* window, int threads);
 
 class CopyThread {
  public:
-  // `buffers` and `devices` outlive it.
-  CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers, Devices* devices, int threads);
+  // `buffers` and `devices` outlive it. `before_copy` is called before each request that copies out of this process.
+  CopyThread(std::shared_ptr<HandoffClient> handoff, BufferTable* buffers, Devices* devices, int threads,
+             std::function<void()> before_copy);
   ~CopyThread();  // shuts the connection down and joins; a request under way is finished first
 
  private:
@@ -36,6 +38,7 @@ class CopyThread {
   BufferTable* buffers_;
   Devices* devices_;
   const int threads_;
+  const std::function<void()> before_copy_;
   std::thread thread_;
 };
 

@@ -60,6 +60,18 @@ bool DevicePaths::NeedWindow() const {
   return std::find(by_window.begin(), by_window.end(), true) != by_window.end();
 }
 
+std::shared_ptr<const DeviceSamplePlan> DevicePaths::SamplesByWindow(const DeviceSamplePlan& samples) const {
+  auto plan = std::make_shared<DeviceSamplePlan>();
+  for (const auto& [group, of_group] : samples) {
+    for (const DeviceSample& sample : of_group) {
+      if (sample.buffer < by_window.size() && by_window[sample.buffer]) (*plan)[group].push_back(sample);
+    }
+  }
+  if (plan->empty()) return nullptr;
+  LimitPlan(plan.get());
+  return plan;
+}
+
 std::string DevicePaths::Text() const {
   const size_t ipc = std::count_if(mapped.begin(), mapped.end(),
                                    [](const Allocation* each) { return each->path == DevicePath::kIpc; });

@@ -26,6 +26,8 @@ struct DevicePaths {
   size_t window_allocations = 0;          // what none but buffers by window lie in
 
   bool NeedWindow() const;
+  // Of `samples`, those in buffers that go by the window, limited as LimitPlan says; null: there are none.
+  std::shared_ptr<const DeviceSamplePlan> SamplesByWindow(const DeviceSamplePlan& samples) const;
   // "3 allocations by ipc, 2 by vmm"; "": there are none.
   std::string Text() const;
 };

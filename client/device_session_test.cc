@@ -4,25 +4,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
 #include <vector>
 
-#include "client/client.h"
-#include "client/device/test_memory.h"
+#include "client/device_session_fixture.h"
 #include "client/failure.h"
-#include "client/fake_daemon.h"
 #include "tests/fake_cuda/peer.h"
 
 namespace keepstep::client {
 namespace {
 
 using fake_cuda::Peer;
-
-constexpr int64_t kLongMs = 60'000;
-constexpr int kResourceExhausted = 8, kFailedPrecondition = 9;
 
 // Opens an event of another process and says whether what it marks is done.
 PEER(event_looker) {
@@ -33,91 +27,6 @@ PEER(event_looker) {
   REQUIRE(channel.Receive<char>() == 'q');
   channel.Send(CU(cuEventQuery)(event));
 }
-
-class DeviceSessionTest : public fake_cuda::DriverTest {
- protected:
-  void TearDown() override {
-    client_.reset();
-    daemon_.reset();
-    DriverTest::TearDown();
-  }
-
-  // Remembers every registration.
-  void Start(FakeScript script = {}, proto::Transfer transfer = proto::Transfer::kAuto) {
-    script.on_register = [this](const v1::RegisterRequest& request) {
-      std::lock_guard lock(mu_);
-      if (refusals_ > 0 && refusals_-- > 0) return refusal_;
-      if (registered_.empty() || registered_.back().generation() != request.generation()) {
-        registered_.push_back(request);
-      } else {
-        registered_.back().MergeFrom(request);
-      }
-      return FakeAnswer{};
-    };
-    daemon_ = std::make_unique<FakeDaemon>(std::move(script));
-    SessionSpec spec;
-    spec.address = ParseAddress(daemon_->address()).value();
-    spec.directory = daemon_->job_directory();
-    spec.transfer = transfer;
-    spec.open.set_world_size(1);
-    spec.limits.heartbeat_ms = spec.limits.progress_ms = kLongMs;
-    spec.limits.ask_ms = kLongMs;
-    spec.limits.futex_slice_ms = 5;
-    spec.limits.backoff_first_ms = 1;
-    spec.limits.backoff_last_ms = 5;
-    auto client = Client::Open(spec, After(kLongMs));
-    ASSERT_TRUE(client.ok()) << client.status();
-    client_ = *std::move(client);
-  }
-
-  static void Add(Declared* declared, const char* fqn, CUdeviceptr pointer, size_t size_bytes) {
-    const auto id = static_cast<uint32_t>(declared->buffers.size());
-    v1::Buffer& buffer = declared->buffers.emplace_back();
-    buffer.set_id(id);
-    buffer.mutable_device()->set_address(pointer);
-    buffer.mutable_device()->set_size_bytes(static_cast<int64_t>(size_bytes));
-    v1::Shard& shard = declared->shards.emplace_back();
-    shard.mutable_meta()->set_fqn(fqn);
-    shard.set_buffer_id(id);
-    declared->samples[0];
-  }
-
-  absl::Status Register(const Declared& declared) {
-    return client_->saves().Register(declared, After(kLongMs));
-  }
-
-  v1::RegisterRequest LastRegistered() {
-    std::lock_guard lock(mu_);
-    return registered_.empty() ? v1::RegisterRequest() : registered_.back();
-  }
-
-  static std::vector<uint64_t> Numbers(const v1::RegisterRequest& request) {
-    std::vector<uint64_t> numbers;
-    for (const v1::DeviceMemory& memory : request.memory()) {
-      EXPECT_EQ(memory.handle_case(), v1::DeviceMemory::kDescriptorNumber);
-      numbers.push_back(memory.descriptor_number());
-    }
-    return numbers;
-  }
-
-  // Waits until all of `numbers` have come: their frames precede the registration, on another socket.
-  void ExpectGiven(const std::vector<uint64_t>& numbers) {
-    const auto given = [&] {
-      const std::map<uint64_t, int> came = daemon_->descriptors();
-      return std::all_of(numbers.begin(), numbers.end(),
-                         [&](uint64_t number) { return came.contains(number); });
-    };
-    while (!given()) ASSERT_FALSE(daemon_->AwaitFrame(kFrame).empty());
-  }
-
-  static constexpr proto::FrameKind kFrame = proto::FrameKind::kDescriptors;
-  std::mutex mu_;
-  std::vector<v1::RegisterRequest> registered_;                 // guarded by mu_
-  int refusals_ = 0;                                            // guarded by mu_
-  FakeAnswer refusal_{kResourceExhausted, "TOO_MANY_TENSORS"};  // guarded by mu_
-  std::unique_ptr<FakeDaemon> daemon_;
-  std::unique_ptr<Client> client_;
-};
 
 TEST_F(DeviceSessionTest, AnAllocationIsNamedOnceForAllItsTensors) {
   Start();
@@ -354,111 +263,6 @@ TEST_F(DeviceSessionTest, AWrongPointerIsRefusedAndTheOldRegistrationStands) {
   EXPECT_THAT(std::string(status.message()), testing::HasSubstr("model.b: address 0x1000 is not GPU memory"));
   uint64_t number = 0;
   EXPECT_TRUE(client_->saves().Save({}, {}, After(kLongMs), &number).ok());
-}
-
-// A stream of its own, which the default one does not wait for.
-class OwnStream {
- public:
-  OwnStream() { EXPECT_CUDA(CU(cuStreamCreate)(&stream_, CU_STREAM_NON_BLOCKING)); }
-  ~OwnStream() { EXPECT_CUDA(CU(cuStreamDestroy)(stream_)); }
-  CUstream get() const { return stream_; }
-
- private:
-  CUstream stream_ = nullptr;
-};
-
-class StreamGateTest : public DeviceSessionTest {
- protected:
-  // A block of zeros in group 0, and a save of it that the daemon has accepted.
-  void StartSaved(bool host_memory_too = false, FakeScript script = {}) {
-    Start(std::move(script));
-    block_ = std::make_unique<Block>(4096);
-    stream_ = std::make_unique<OwnStream>();
-    ASSERT_CUDA(CU(cuMemsetD8)(block_->pointer(), 0, 4096));
-    ASSERT_CUDA(CU(cuCtxSynchronize)());
-    Declared declared;
-    Add(&declared, "a", block_->pointer(), 4096);
-    if (!host_memory_too) declared.gpu_groups = {0};
-    ASSERT_TRUE(Register(declared).ok());
-    Save();
-  }
-
-  void TearDown() override {
-    client_.reset();
-    stream_.reset();
-    block_.reset();
-    DeviceSessionTest::TearDown();
-  }
-
-  void Save() {
-    uint64_t number = 0;
-    v1::SaveRequest request;
-    request.set_step(++step_);
-    ASSERT_TRUE(client_->saves().Save(request, {}, After(kLongMs), &number).ok());
-  }
-
-  // An update, as an optimizer makes it: asks, and queues its work.
-  void QueueUpdate(CUstream stream, unsigned char value) {
-    ASSERT_TRUE(client_->stream_gates().BeforeUpdate(0, stream, After(kLongMs)).ok());
-    ASSERT_CUDA(CU(cuMemsetD8Async)(block_->pointer(), value, 4096, stream));
-  }
-
-  unsigned char Value() {
-    unsigned char value = 0xee;
-    EXPECT_CUDA(CU(cuMemcpyDtoH)(&value, block_->pointer(), 1));
-    return value;
-  }
-
-  int64_t step_ = 0;
-  std::unique_ptr<Block> block_;
-  std::unique_ptr<OwnStream> stream_;
-};
-
-TEST_F(StreamGateTest, TheStreamWaitsAndTheProgramDoesNot) {
-  StartSaved();
-  QueueUpdate(stream_->get(), 0x77);  // comes back while the gate is shut
-  EXPECT_FALSE(client_->gate().IsOpen(0));
-  EXPECT_EQ(CU(cuStreamQuery)(stream_->get()), CUDA_ERROR_NOT_READY);
-  EXPECT_EQ(Value(), 0) << "the update must not run before the copy is over";
-  daemon_->Release(0, 1);
-  EXPECT_CUDA(CU(cuStreamSynchronize)(stream_->get()));
-  EXPECT_EQ(Value(), 0x77);
-}
-
-// The second save's copy comes after the queued update, so that must not wait for it.
-TEST_F(StreamGateTest, ALaterSaveDoesNotKeepTheStreamWaiting) {
-  StartSaved();
-  QueueUpdate(stream_->get(), 0x77);
-  Save();
-  daemon_->Release(0, 1);
-  EXPECT_CUDA(CU(cuStreamSynchronize)(stream_->get()));
-  EXPECT_EQ(Value(), 0x77);
-  EXPECT_FALSE(client_->gate().IsOpen(0));
-}
-
-// Whatever opens the gate on the host opens it for the stream: a GPU must not stand for a daemon that is gone.
-// By the window a copy comes after every mark, a later save's too: none may stand behind the gate that it opens.
-TEST_F(StreamGateTest, ByTheWindowTheHostWaits) {
-  StartSaved(/*host_memory_too=*/false, {.maps_gpu_memory = false});
-  EXPECT_EQ(BlameOf(client_->stream_gates().BeforeUpdate(0, stream_->get(), After(0))).reason, "GATE_CLOSED");
-  EXPECT_CUDA(CU(cuStreamQuery)(stream_->get()));
-}
-
-TEST_F(StreamGateTest, ADaemonThatDiesLeavesNoStreamWaiting) {
-  StartSaved();
-  QueueUpdate(stream_->get(), 0x77);
-  client_->session().Close();
-  daemon_->Stop();
-  client_.reset();  // the last that opens it
-  EXPECT_CUDA(CU(cuStreamSynchronize)(stream_->get()));
-  EXPECT_EQ(Value(), 0x77);
-}
-
-TEST_F(StreamGateTest, AGroupWithHostMemoryWaitsOnTheHost) {
-  StartSaved(/*host_memory_too=*/true);
-  EXPECT_EQ(BlameOf(client_->stream_gates().BeforeUpdate(0, stream_->get(), After(0))).reason, "GATE_CLOSED");
-  daemon_->Release(0, 1);
-  EXPECT_TRUE(client_->stream_gates().BeforeUpdate(0, stream_->get(), After(kLongMs)).ok());
 }
 
 }  // namespace

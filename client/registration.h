@@ -21,6 +21,7 @@ struct Declared {
   std::vector<v1::Buffer> buffers;  // ids are indices
   std::vector<v1::Shard> shards;
   SamplePlan samples;
+  DeviceSamplePlan device_samples;      // of all GPU memory, by whichever path it goes; no limit is applied yet
   std::vector<uint32_t> gpu_groups;     // whose tensors all lie in GPU memory, in order
   std::vector<Allocation> allocations;  // that the GPU's buffers lie in, by address; Locate fills it in
 

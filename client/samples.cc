@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace keepstep::client {
 namespace {
@@ -37,19 +38,32 @@ void Prefetch(const SampledRun& run) {
   for (int64_t i = 0; i < kPieces; ++i) __builtin_prefetch(run.data + PieceOffset(run, i));
 }
 
-}  // namespace
-
-void LimitPlan(SamplePlan* plan) {
+template <typename Plan>
+void Limit(Plan* plan) {
   size_t total = 0;
   for (const auto& [group, runs] : *plan) total += runs.size();
   if (total <= kMaxSampledTensors) return;
   for (auto& [group, runs] : *plan) {
     if (runs.empty()) continue;
     const size_t share = std::max<size_t>(1, runs.size() * kMaxSampledTensors / total);
-    std::vector<SampledRun> kept;
+    typename Plan::mapped_type kept;
     for (size_t i = 0; i < share; ++i) kept.push_back(runs[i * runs.size() / share]);
     runs = std::move(kept);
   }
+}
+
+}  // namespace
+
+void LimitPlan(SamplePlan* plan) { Limit(plan); }
+
+void LimitPlan(DeviceSamplePlan* plan) { Limit(plan); }
+
+DeviceSample SampleOf(std::string fqn, uint64_t address, int64_t size_bytes, uint32_t buffer) {
+  const int64_t take_bytes = std::min<int64_t>(size_bytes, kDeviceSampleBytes);
+  return {.fqn = std::move(fqn),
+          .address = address + static_cast<uint64_t>(size_bytes - take_bytes) / 2,
+          .size_bytes = static_cast<uint32_t>(take_bytes),
+          .buffer = buffer};
 }
 
 std::vector<std::byte> TakeSamples(const std::vector<SampledRun>& runs) {

@@ -1,4 +1,5 @@
-// Samples of registered tensors, that catch an update which ignored the gate.
+// Samples of registered tensors, that catch an update which ignored the gate. Those in host memory are read here; those
+// in GPU memory by the daemon, or, where they go through the window, by window_samples.h.
 //
 // Up to 64 bytes of each of some 1,024 tensors are kept when a save is issued and compared when the
 // group is released. A tensor that any whole update touches differs in them; a single changed element may
@@ -12,6 +13,8 @@
 #include <map>
 #include <string>
 #include <vector>
+
+#include "client/device/allocation.h"
 
 namespace keepstep::client {
 
@@ -28,8 +31,15 @@ struct SampledRun {
 // What to sample, by group: every group that holds anything is a key, if only of an empty list.
 using SamplePlan = std::map<uint32_t, std::vector<SampledRun>>;
 
+// The same of GPU memory; groups that hold none are no keys.
+using DeviceSamplePlan = std::map<uint32_t, std::vector<DeviceSample>>;
+
 // Keeps kMaxSampledTensors, each group's share of them and at least one of it, evenly spread.
 void LimitPlan(SamplePlan* plan);
+void LimitPlan(DeviceSamplePlan* plan);
+
+// Of a run of GPU memory, from its middle: padding, if there is any, is at ends.
+DeviceSample SampleOf(std::string fqn, uint64_t address, int64_t size_bytes, uint32_t buffer);
 
 // The bytes of one group's samples. The memory must be mapped.
 std::vector<std::byte> TakeSamples(const std::vector<SampledRun>& runs);

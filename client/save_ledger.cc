@@ -25,6 +25,13 @@ bool IsFinal(v1::SaveState state) {
          state == v1::CANCELLED || state == v1::FAILED;
 }
 
+absl::Status UpdatedDuringSave(absl::string_view fqn) {
+  return MakeError(absl::StatusCode::kAborted, "UPDATED_DURING_SAVE",
+                   absl::StrCat(fqn, " changed while it was being saved: call before_update before every update of "
+                                     "registered tensors"),
+                   "copy");
+}
+
 // over: no copy of this save's can matter any more. over ⇐ IsFinal(status.state).
 struct SaveLedger::Record {
   uint64_t number = 0;
@@ -36,7 +43,7 @@ struct SaveLedger::Record {
   v1::SaveStatus status;
 };
 
-SaveLedger::SaveLedger() = default;
+SaveLedger::SaveLedger(GroupCheck* check) : check_(check) {}
 SaveLedger::~SaveLedger() = default;
 
 void SaveLedger::Install(std::shared_ptr<SessionPages> pages) {
@@ -262,14 +269,9 @@ bool SaveLedger::ClearGroup(Record* record, uint32_t group) {
   if (!Released(*record, group)) return false;
   if (record->verdict == Verdict::kOpen && !record->over) {
     const std::string changed = FindChanged(record->plan->at(group), samples->second);
-    if (!changed.empty()) {
-      FailRecord(record,
-                 MakeError(absl::StatusCode::kAborted, "UPDATED_DURING_SAVE",
-                           absl::StrCat(changed,
-                                        " changed while it was being saved: call before_update before "
-                                        "every update of registered tensors"),
-                           "copy"));
-    }
+    absl::Status whole = changed.empty() ? absl::OkStatus() : UpdatedDuringSave(changed);
+    if (whole.ok() && check_ != nullptr) whole = check_->Check(record->number, group);
+    if (!whole.ok()) FailRecord(record, whole);
   }
   record->samples.erase(group);
   return true;

@@ -27,6 +27,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "client/samples.h"
 #include "client/session_pages.h"
 #include "proto/sessions.pb.h"
@@ -35,9 +36,21 @@ namespace keepstep::client {
 
 bool IsFinal(v1::SaveState state);
 
+// ABORTED (UPDATED_DURING_SAVE): the tensor of this name changed while it was copied.
+absl::Status UpdatedDuringSave(absl::string_view fqn);
+
+// Says of memory that the ledger cannot read itself whether an update has torn a group of a save. Thread-safe.
+class GroupCheck {
+ public:
+  virtual ~GroupCheck() = default;
+
+  // Called once, when the group's last copy is over. UpdatedDuringSave, or why it cannot be told.
+  virtual absl::Status Check(uint64_t number, uint32_t group) = 0;
+};
+
 class SaveLedger {
  public:
-  SaveLedger();
+  explicit SaveLedger(GroupCheck* check = nullptr);  // it outlives the ledger; null: all is sampled here
   ~SaveLedger();
 
   // A connection's pages, from now on. Verdicts move to the new client page; if the old daemon has ended,
@@ -103,6 +116,7 @@ class SaveLedger {
   Record* Find(uint64_t number) const;
   void Forget();
 
+  GroupCheck* const check_;
   mutable std::mutex mu_;
   std::shared_ptr<SessionPages> pages_;  // guarded by mu_
   Records records_;                      // guarded by mu_; by number, the newest kept

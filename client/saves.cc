@@ -26,8 +26,14 @@ absl::Status OutcomeOf(const v1::SaveStatus& status) {
 }  // namespace
 
 Saves::Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, Devices* devices,
-             const Limits& limits)
-    : session_(session), ledger_(ledger), gate_(gate), sealer_(sealer), devices_(devices), limits_(limits) {
+             WindowSamples* samples, const Limits& limits)
+    : session_(session),
+      ledger_(ledger),
+      gate_(gate),
+      sealer_(sealer),
+      devices_(devices),
+      samples_(samples),
+      limits_(limits) {
   retrier_ = StartThread("ks-retry", [this] { Retry(); });
 }
 
@@ -44,6 +50,7 @@ Saves::~Saves() {
 absl::Status Saves::Register(Declared declared, Deadline deadline) {
   std::lock_guard lock(register_mu_);
   if (absl::Status status = gate_->WaitAll(deadline); !status.ok()) return status;
+  samples_->Forget();
   if (absl::Status status = Locate(devices_, &declared); !status.ok()) return status;
   return session_->Register(std::make_shared<const Declared>(std::move(declared)), deadline);
 }
@@ -53,7 +60,8 @@ absl::Status Saves::Save(v1::SaveRequest request, absl::Span<void* const> stream
   const auto begin = std::chrono::steady_clock::now();
   // One that reaches no daemon takes a number all the same: ranks agree on saves by counting their calls, and
   // another rank may have been in time for this one.
-  const auto channel = session_->AwaitConnected(deadline);
+  const auto channel = session_->AwaitConnected(waited_in_vain_ ? After(0) : deadline);
+  waited_in_vain_ = !channel.ok();
   std::shared_ptr<const Declared> declared;
   {
     std::lock_guard lock(register_mu_);
@@ -79,6 +87,7 @@ absl::Status Saves::Save(v1::SaveRequest request, absl::Span<void* const> stream
     ledger_->Fail(*number, marked);
     return marked;
   }
+  samples_->Mark(*number, session_->window_samples(), declared);
   request.set_generation(session_->generation());
   const std::shared_ptr<SessionPages> asked = ledger_->pages();
   const bool sent = asked->AskSave(request.SerializeAsString());
@@ -155,7 +164,8 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
     }
     if (reached && ledger_->pages()->DaemonGone() && ledger_->EndedOnPage(number)) continue;
     const absl::Status asked = Ask(number, state, reached ? std::max(deadline, After(kFetchMs)) : deadline);
-    if (asked.ok() || ledger_->EndedOnPage(number)) continue;
+    // The page knows no times: it counts only once the daemon was asked about what it says.
+    if (asked.ok() || (reached && ledger_->EndedOnPage(number))) continue;
     if (const auto now = ledger_->Status(number); now.has_value() && IsFinal(now->state())) continue;
     const bool not_there_yet = absl::IsNotFound(asked) && !ledger_->Answered(number);
     if (!not_there_yet && !OutcomeUnknown(asked) && !absl::IsDeadlineExceeded(asked)) return asked;

@@ -11,6 +11,7 @@
 #ifndef KEEPSTEP_CLIENT_SAVES_H_
 #define KEEPSTEP_CLIENT_SAVES_H_
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -33,7 +34,7 @@ class Saves {
  public:
   // Everything outlives it.
   Saves(Session* session, SaveLedger* ledger, Gate* gate, Sealer* sealer, Devices* devices,
-        const Limits& limits);
+        WindowSamples* samples, const Limits& limits);
   ~Saves();
 
   // Replaces what is registered once no save in flight reads the old. Finds out where GPU memory lies.
@@ -42,7 +43,8 @@ class Saves {
   // `request` lacks number, generation and fences, which are filled in. GPU memory is copied after what was
   // queued on `streams` by now (Devices::Mark). Returns when the daemon has answered. `number` is set once
   // the save counts as issued: also when the answer is an error, or DEADLINE_EXCEEDED (reason
-  // OUTCOME_UNKNOWN).
+  // OUTCOME_UNKNOWN). Without a daemon the first save waits for one until the deadline, those after it fail at
+  // once until there is one: an outage costs the training one wait, however often it saves.
   absl::Status Save(v1::SaveRequest request, absl::Span<void* const> streams, Deadline deadline,
                     uint64_t* number);
 
@@ -67,8 +69,10 @@ class Saves {
   Gate* gate_;
   Sealer* sealer_;
   Devices* devices_;
+  WindowSamples* samples_;
   const Limits limits_;
   StopFlag stop_;
+  std::atomic<bool> waited_in_vain_{false};  // the last save, for a connection
 
   std::mutex register_mu_;  // no save is issued while the registration changes
 

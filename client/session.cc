@@ -29,8 +29,8 @@ bool CannotMap(const absl::Status& status) {
 
 absl::StatusOr<std::unique_ptr<Session>> Session::Start(SessionSpec spec, SaveLedger* ledger,
                                                         BufferTable* buffers, Devices* devices,
-                                                        Deadline deadline) {
-  std::unique_ptr<Session> session(new Session(std::move(spec), ledger, buffers, devices));
+                                                        WindowSamples* samples, Deadline deadline) {
+  std::unique_ptr<Session> session(new Session(std::move(spec), ledger, buffers, devices, samples));
   if (absl::Status status = session->OpenDirectory(); !status.ok()) return status;
   session->keeper_ = StartThread("ks-session", [raw = session.get()] { raw->Run(); });
   auto connected = session->AwaitConnected(deadline);
@@ -38,11 +38,13 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Start(SessionSpec spec, SaveLe
   return session;
 }
 
-Session::Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers, Devices* devices)
+Session::Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers, Devices* devices,
+                 WindowSamples* samples)
     : spec_(std::move(spec)),
       ledger_(ledger),
       buffers_(buffers),
       devices_(devices),
+      samples_(samples),
       nonce_(new uint8_t[proto::kNonceBytes]) {
   for (size_t filled = 0; filled < proto::kNonceBytes;) {
     const ssize_t got = getrandom(nonce_.get() + filled, proto::kNonceBytes - filled, 0);
@@ -144,7 +146,7 @@ absl::Status Session::ConnectAndServe() {
   ledger_->Install(handoff);
   std::optional<CopyThread> copy_thread;
   if (handoff->transfer() == proto::Transfer::kWindow)
-    copy_thread.emplace(handoff, buffers_, devices_, spec_.limits.copy_threads);
+    copy_thread.emplace(handoff, buffers_, devices_, spec_.limits.copy_threads, [this] { samples_->BeforeCopy(); });
   const absl::Status status = Serve(handoff, restarted);
   handoff->Shutdown();
   return status;
@@ -242,7 +244,9 @@ absl::Status Session::SendOnce(const Declared& declared, const Connection& conne
     if (!answer->rescues()) refusal = answer->no_rescue().empty() ? "this daemon has none" : answer->no_rescue().c_str();
     spec_.recorder->Registered(declared, generation, paths.NeedWindow(), refusal);
   }
+  const auto samples = paths.SamplesByWindow(declared.device_samples);
   std::lock_guard lock(mu_);
+  window_samples_ = samples;
   info_.device_paths = paths.Text();
   info_.copies_gpu_memory = paths.NeedWindow();
   info_.maps_gpu_memory = maps;
@@ -323,6 +327,11 @@ void Session::End(const absl::Status& status) {
 bool Session::copies_gpu_memory() const {
   std::lock_guard lock(mu_);
   return info_.copies_gpu_memory;
+}
+
+std::shared_ptr<const DeviceSamplePlan> Session::window_samples() const {
+  std::lock_guard lock(mu_);
+  return window_samples_;
 }
 
 void Session::StoreStep(int64_t step) {

@@ -31,6 +31,7 @@
 #include "client/registration.h"
 #include "client/save_ledger.h"
 #include "client/stop_flag.h"
+#include "client/window_samples.h"
 
 namespace keepstep::client {
 
@@ -58,10 +59,10 @@ struct SessionInfo {
 class Session {
  public:
   // Blocks until the session is open. UNAVAILABLE (NO_DAEMON) at once; a daemon that is starting or draining
-  // is waited for until `deadline`. `ledger`, `buffers` and `devices` outlive the session.
+  // is waited for until `deadline`. `ledger`, `buffers`, `devices` and `samples` outlive the session.
   static absl::StatusOr<std::unique_ptr<Session>> Start(SessionSpec spec, SaveLedger* ledger,
                                                         BufferTable* buffers, Devices* devices,
-                                                        Deadline deadline);
+                                                        WindowSamples* samples, Deadline deadline);
   ~Session();
 
   // Says goodbye and cancels what is under way; every waiting and later call fails. Idempotent.
@@ -85,8 +86,9 @@ class Session {
   std::shared_ptr<const Declared> declared() const;
   uint64_t generation() const;
 
-  // Whether GPU memory goes through the window.
+  // Whether GPU memory goes through the window, and what is sampled of it; null: nothing.
   bool copies_gpu_memory() const;
+  std::shared_ptr<const DeviceSamplePlan> window_samples() const;
 
   const Address& address() const { return spec_.address; }
 
@@ -99,7 +101,7 @@ class Session {
   void AbandonInChild();
 
  private:
-  Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers, Devices* devices);
+  Session(SessionSpec spec, SaveLedger* ledger, BufferTable* buffers, Devices* devices, WindowSamples* samples);
   absl::Status OpenDirectory();
   void Run();
   absl::Status ConnectAndServe();
@@ -117,6 +119,7 @@ class Session {
   SaveLedger* ledger_;
   BufferTable* buffers_;
   Devices* devices_;
+  WindowSamples* samples_;
   UniqueFd directory_;                // held from the first opening: a resumed session is of the same job
   std::unique_ptr<uint8_t[]> nonce_;  // the daemon reads it through this process's memory
   StopFlag stop_;
@@ -139,6 +142,7 @@ class Session {
   bool opened_once_ = false;                  // guarded by mu_
   bool wants_window_ = false;                 // guarded by mu_; for GPU memory, whatever the spec says
   SessionInfo info_;                          // guarded by mu_
+  std::shared_ptr<const DeviceSamplePlan> window_samples_;  // guarded by mu_; of the registration that stands
   absl::Status last_try_;                     // guarded by mu_; why the last connection ended or failed
   absl::Status ended_;                        // guarded by mu_; not OK: for good
 

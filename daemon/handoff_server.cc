@@ -286,11 +286,17 @@ absl::Status HandoffServer::OnHello(Connection& connection, uint64_t id, Receive
   socklen_t size = sizeof(credentials);
   if (getsockopt(connection.socket->fd(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0)
     return Errno("SO_PEERCRED");
+  if (credentials.pid == 0) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "UNSEEN_PROCESS",
+                     "This client runs in a process namespace that the daemon does not see, so that it cannot know when "
+                     "the client dies: start the daemon in the host's, or share one.",
+                     "open");
+  }
   ClientSession::Parts parts;
   parts.id = id;
   parts.peer = {credentials.pid, credentials.uid, credentials.gid};
   parts.pidfd = storage::UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, credentials.pid, 0)));
-  if (!parts.pidfd.valid()) return Errno("pidfd_open of the client (is it in another process namespace?)");
+  if (!parts.pidfd.valid()) return Errno("pidfd_open of the client");
   size_t next = 0;
   if (hello->has_directory != 0) {
     parts.directory_fd = std::move(frame.descriptors[next++]);

@@ -90,8 +90,9 @@ absl::StatusOr<LoadStats> Loader::Run(Cancellation& cancel) {
   }
   if (!works.empty()) {
     const std::string directory = spec_.from->blobs()[works.front().blob].path.Parent().text();
-    expected_ =
-        plane_.pool().Expect("load " + spec_.cache_prefix + directory, static_cast<int64_t>(works.size()));
+    int64_t chunks = 0;  // of the checkpoint: what ranks read of the same chunk they share
+    for (const StoredBlob& blob : spec_.from->blobs()) chunks += static_cast<int64_t>(blob.chunks.size());
+    expected_ = plane_.pool().Expect("load " + spec_.cache_prefix + directory, static_cast<int64_t>(works.size()), chunks);
   }
   {
     Cancellation::Hook hook(cancel, [this] { stop_.Cancel(absl::CancelledError("the load was cancelled")); });

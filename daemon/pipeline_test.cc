@@ -219,12 +219,15 @@ class HeldPort : public LocalPort {
   absl::Status Read(absl::Span<const MemoryRun> runs, Cancellation& cancel) override {
     std::promise<void> over;
     Cancellation::Hook hook(cancel, [&over] { over.set_value(); });
-    reading.set_value();
+    std::call_once(once_, [this] { reading.set_value(); });
     over.get_future().wait();
     return cancel.status();
   }
   bool waits_for_trainer() const override { return true; }
   std::promise<void> reading;
+
+ private:
+  std::once_flag once_;
 };
 
 TEST(Pipeline, CancelEndsAHeldSaveWithNothingInUse) {
@@ -250,6 +253,26 @@ TEST(Pipeline, CancelEndsAHeldSaveWithNothingInUse) {
   EXPECT_TRUE(record.status().ok()) << record.status();
   EXPECT_TRUE(record.groups().empty());
   EXPECT_EQ(plane->pool().stats().used_bytes, 0);
+}
+
+// The pool is everybody's: a trainer that has been stopped must not keep all of it.
+TEST(Pipeline, AHeldSaveLeavesStagingMemoryToOthers) {
+  const std::unique_ptr<DataPlane> plane = StartTestPlane(7);  // fewer than the save has chunks
+  const reshard::World world = LargeWorld(1, false, false);
+  TestJob held_job(plane.get(), std::make_shared<MemoryStore>());
+  const auto plan = std::make_shared<const reshard::SavePlan>(*reshard::MakeSavePlan(world.ranks));
+  RankBuffers rank(world, 0);
+  SaveSpec spec = held_job.Spec(rank, plan, 1);
+  const auto port = std::make_shared<HeldPort>();
+  spec.port = port;
+  SaveRecord record;
+  const std::unique_ptr<SavePipeline> held = StartSave(*plane, std::move(spec), record.callbacks());
+  port->reading.get_future().wait();
+  TestJob other(plane.get(), std::make_shared<MemoryStore>());
+  other.set_directory("000000000002/e1-a2-0123456789abcdef");
+  EXPECT_TRUE(other.Save(world, SaltsOf(LargeTensors())).ok());
+  held->Cancel(absl::AbortedError("the trainer died"));
+  record.AwaitEnd();
 }
 
 // A port under which each tensor is changed once it has been read for the save: the second read sees its sample differ.

@@ -19,6 +19,9 @@ namespace {
 // For a port that waits for its trainer: one copies while another waits. Of GPU memory, as many copies are queued ahead
 // while one thread is not yet back from its last.
 constexpr int kOwnCopiers = 4;
+// And so many of its chunks hold staging memory uncopied, with one ready for whoever is done: a trainer that has been
+// stopped keeps its share for as long as it likes, and the pool is everybody's.
+constexpr int kMostUncopied = kOwnCopiers + 2;
 
 // Contiguous memory aligned for direct writes.
 class AlignedBytes {
@@ -81,6 +84,7 @@ class Pipeline : public SavePipeline {
   absl::Status AddBlob(reshard::Component component, const reshard::BlobPlan* plan);
   void CountGroups();
   absl::Status Stream();
+  void AwaitCopiers();
   void StartCopy(BlobState& blob, size_t chunk);
   void Copy(BlobState& blob, size_t chunk);
   int64_t TensorBytes(const BlobState& blob, size_t chunk) const;
@@ -110,8 +114,9 @@ class Pipeline : public SavePipeline {
   int64_t copied_bytes_ = 0;
 
   std::mutex mutex_;
-  std::condition_variable idle_;
+  std::condition_variable idle_, uncopied_fell_;
   int64_t tasks_ = 0;         // copies, writes, digests that have not ended
+  int uncopied_ = 0;          // chunks that hold a buffer, and whose copy has not ended
   std::string failed_stage_;  // of the first failure
   absl::Status failure_;
 
@@ -205,6 +210,7 @@ absl::Status Pipeline::Stream() {
   expected_ = plane_.pool().Expect("save " + spec_.cache_prefix + spec_.directory.text(),
                                    static_cast<int64_t>(order.size()));
   for (const auto& [blob, chunk] : order) {
+    AwaitCopiers();
     absl::StatusOr<StagingBuffer> buffer = plane_.pool().Acquire(stop_);
     if (!buffer.ok()) {
       Fail("copy", buffer.status());
@@ -216,14 +222,27 @@ absl::Status Pipeline::Stream() {
   return absl::OkStatus();
 }
 
+// A save that is cancelled ends its copies, so this returns soon.
+void Pipeline::AwaitCopiers() {
+  if (own_copiers_ == nullptr) return;
+  std::unique_lock<std::mutex> lock(mutex_);
+  uncopied_fell_.wait(lock, [this] { return uncopied_ < kMostUncopied; });
+}
+
 void Pipeline::StartCopy(BlobState& blob, size_t chunk) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     ++tasks_;
+    ++uncopied_;
   }
   WorkerPool& copiers = own_copiers_ != nullptr ? *own_copiers_ : plane_.workers();
   copiers.Submit(Urgency::kCopy, [this, &blob, chunk] {
     Copy(blob, chunk);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      --uncopied_;
+      uncopied_fell_.notify_one();
+    }
     EndTask();
   });
 }

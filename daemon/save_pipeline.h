@@ -3,7 +3,8 @@
 //   1. The rank's blobs are cut into chunks (chunk_grid.h), ordered by the first group that they hold.
 //   2. For each chunk, as a staging buffer comes free: copy on a worker (runs of many small tensors in one
 //      vectored read), then write (asynchronous) and digest (on a worker; a blob's chunks in order) side by
-//      side. All stages of all blobs and ranks overlap; buffers bound them.
+//      side. All stages of all blobs and ranks overlap; buffers bound them. Where the trainer takes part in the copy, or
+//      its GPU has work to do before, a few chunks at most hold a buffer ahead of theirs.
 //   3. A group's last copied byte releases it, before anything of it is written; of a group with GPU memory, once
 //      samples show that it is as it was before the first byte (save_samples.h).
 //   4. The header's space is reserved; it is written last. Finish flushes.

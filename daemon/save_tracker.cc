@@ -42,9 +42,13 @@ bool SaveTracker::Update(SessionId session, const Verdict& verdict, const ShareP
   if (before != SaveState::kNone && (IsOver(before) || verdict.state <= before)) return false;
   Fill(verdict, progress, entry.status);
   const double seconds = std::chrono::duration<double>(Clock::now() - entry.accepted).count();
-  if (verdict.state == SaveState::kSnapshotted) entry.status.set_snapshot_seconds(seconds);
-  if (verdict.state == SaveState::kPersisted) entry.status.set_persist_seconds(seconds);
-  if (verdict.state == SaveState::kCommitted) entry.status.set_commit_seconds(seconds);
+  if (verdict.state <= SaveState::kCommitted) {  // a stage that nobody told of was over by now
+    if (before < SaveState::kSnapshotted && verdict.state >= SaveState::kSnapshotted)
+      entry.status.set_snapshot_seconds(seconds);
+    if (before < SaveState::kPersisted && verdict.state >= SaveState::kPersisted)
+      entry.status.set_persist_seconds(seconds);
+    if (verdict.state == SaveState::kCommitted) entry.status.set_commit_seconds(seconds);
+  }
   const v1::SaveStatus told = entry.status;
   if (of_session.size() > kKept) of_session.erase(of_session.begin());
   Tell(session, told);

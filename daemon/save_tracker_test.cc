@@ -37,6 +37,20 @@ TEST(SaveTracker, DecidedStatesStay) {
   EXPECT_FALSE(tracker.Update(1, Of(1, SaveState::kAccepted), {}));
 }
 
+TEST(SaveTracker, StagesThatWerePassedUnseenHaveTimes) {
+  SaveTracker tracker;
+  tracker.Update(1, Of(1, SaveState::kAccepted), {});
+  tracker.Update(1, Of(1, SaveState::kCommitted), {});
+  const v1::SaveStatus committed = tracker.Status(1, Of(1, SaveState::kCommitted), {});
+  EXPECT_GT(committed.snapshot_seconds(), 0);
+  EXPECT_GT(committed.persist_seconds(), 0);
+  EXPECT_GT(committed.commit_seconds(), 0);
+
+  tracker.Update(1, Of(2, SaveState::kAccepted), {});
+  tracker.Update(1, Of(2, SaveState::kFailed), {});
+  EXPECT_EQ(tracker.Status(1, Of(2, SaveState::kFailed), {}).snapshot_seconds(), 0);
+}
+
 TEST(SaveTracker, UnknownSavesAndForgottenSessionsAnswer) {
   SaveTracker tracker;
   absl::Status heard;

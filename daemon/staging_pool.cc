@@ -317,9 +317,9 @@ StagingPool::Expectation::~Expectation() {
   if (found != pool_->expected_.end() && (found->second -= buffers_) == 0) pool_->expected_.erase(found);
 }
 
-StagingPool::Expectation StagingPool::Expect(std::string work, int64_t buffers) {
+StagingPool::Expectation StagingPool::Expect(std::string work, int64_t buffers, int64_t most) {
   std::lock_guard<std::mutex> lock(mutex_);
-  wanted_ = std::max(wanted_, expected_[work] += buffers);
+  wanted_ = std::max(wanted_, std::min(expected_[work] += buffers, most));
   return Expectation(this, std::move(work), buffers);
 }
 

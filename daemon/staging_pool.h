@@ -122,9 +122,11 @@ class StagingPool {
     int64_t buffers_ = 0;
   };
 
-  // Says that `work` (a save or load, of all its ranks together) asks for `buffers` more while the result lives. While
-  // the pool is smaller than what any work has asked for at once, it grows before it gives up what is cached.
-  [[nodiscard]] Expectation Expect(std::string work, int64_t buffers);
+  // Says that `work` (a save or load, of all its ranks together) asks for `buffers` more while the result lives, and for
+  // at most `most` in all, where ranks share them. While the pool is smaller than what any work has asked for at once,
+  // it grows before it gives up what is cached.
+  [[nodiscard]] Expectation Expect(std::string work, int64_t buffers,
+                                   int64_t most = std::numeric_limits<int64_t>::max());
 
   // `give_up` makes one cached buffer free (its StagingBuffer is destroyed) and returns whether it did.
   // Called without locks, from Acquire. Set once, before the first Acquire; cleared (nullptr) after the

@@ -120,6 +120,21 @@ TEST(StagingPool, WorkThatIsOverAsksForNothingMore) {
   EXPECT_EQ(pool->stats().capacity_bytes, 2 * kBytes);
 }
 
+// Ranks that load the same checkpoint share what they read.
+TEST(StagingPool, WorkThatRanksShareAsksForItOnce) {
+  const auto pool = StartPool(8);
+  Cancellation cancel;
+  std::list<StagingBuffer> cached;
+  pool->SetReclaimer([&] {
+    if (cached.empty()) return false;
+    cached.pop_front();
+    return true;
+  });
+  const auto one_rank = pool->Expect("load", 2, 3), other_rank = pool->Expect("load", 2, 3);
+  for (int i = 0; i < 8; ++i) cached.push_back(*pool->Acquire(cancel));
+  EXPECT_EQ(pool->stats().capacity_bytes, 3 * kBytes);
+}
+
 TEST(StagingPool, ReserveGrowsAndShrinkGivesBack) {
   const auto pool = StartPool(64);
   ASSERT_TRUE(pool->Reserve(1000 * kBytes).ok());

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -33,6 +34,7 @@ void WorkerPool::Submit(Urgency urgency, std::function<void()> task) {
 void WorkerPool::Run() {
   sched_param batch{};  // a kernel that refuses it only takes the courtesy away
   pthread_setschedparam(pthread_self(), SCHED_BATCH, &batch);
+  (void)nice(kNiceness);  // Linux: of this thread alone
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     wake_.wait(lock, [this] { return stopping_ || !copies_.empty() || !digests_.empty(); });

@@ -4,9 +4,11 @@ Only the header is wanted: the driver library itself is loaded at run time, so n
 cuda.h, and `@cuda//:defs.bzl` says `HAVE_CUDA_HEADERS`, by which a BUILD file chooses its sources. Where no header of
 CUDA 13 or later is found, the library is empty and the build goes on without what needs it.
 
-Looked for, in this order: $CUDA_HOME, /usr/local/cuda, the Python package nvidia-cuda-runtime in .venv.
+Looked for, in this order: $CUDA_HOME, /usr/local/cuda, the Python package nvidia-cuda-runtime in .venv. Nowhere where $CUDA_HOME
+is `none`: `--config=no-cuda` builds as a machine without the header does.
 """
 
+_NONE = "none"
 _OLDEST = 13000  # CUDA_VERSION: symbols of that version are named in the sources
 
 def _version(ctx, header):
@@ -18,6 +20,8 @@ def _version(ctx, header):
 def _candidates(ctx):
     folders = []
     home = ctx.os.environ.get("CUDA_HOME", "")
+    if home == _NONE:
+        return []
     if home:
         folders.append(ctx.path(home + "/include"))
     folders.append(ctx.path("/usr/local/cuda/include"))

@@ -35,6 +35,15 @@ struct OwnedBy {
   uint64_t ordinal = 0;    // 0: the memory is nobody's but this process's
 };
 
+// A few bytes of a tensor in GPU memory, by which an update is noticed.
+inline constexpr uint32_t kDeviceSampleBytes = 64;
+struct DeviceSample {
+  std::string fqn;
+  uint64_t address = 0;
+  uint32_t size_bytes = 0;  // at most kDeviceSampleBytes
+  uint32_t buffer = 0;      // that it lies in, by number
+};
+
 // What the driver calls one allocation: all of a cudaMalloc, or one mapped piece of an expandable segment.
 //
 // Addresses are used again, so an address names nothing by itself: two Allocations are the same memory if

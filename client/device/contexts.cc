@@ -10,6 +10,16 @@ absl::Status DriverError(const cuda::Driver& cu, CUresult result, absl::string_v
                    "device");
 }
 
+CUresult Drain(const cuda::Driver& cu, CUcontext context, CUstream stream, bool* drained) {
+  const auto wait = [&] {
+    const InContext in(cu, context);
+    return in.result() == CUDA_SUCCESS ? cu.cuStreamSynchronize(stream) : in.result();
+  };
+  const CUresult first = wait();
+  *drained = first == CUDA_SUCCESS || wait() == CUDA_SUCCESS;
+  return first;
+}
+
 Contexts::~Contexts() {
   for (const auto& [device, context] : held_) (void)cu_.cuDevicePrimaryCtxRelease(device);
 }
@@ -61,6 +71,13 @@ absl::StatusOr<std::string> Contexts::Uuid(int device) {
   if (const CUresult result = cu_.cuDeviceGetUuid(&uuid, device); result != CUDA_SUCCESS)
     return DriverError(cu_, result, absl::StrCat("the UUID of GPU ", device));
   return uuids_[device] = std::string(uuid.bytes, sizeof(uuid.bytes));
+}
+
+CUresult Contexts::OfStream(CUstream stream, CUcontext* context) {
+  const auto any = Any();  // without one the driver answers nothing
+  if (!any.ok()) return CUDA_ERROR_INVALID_CONTEXT;
+  const InContext in(cu_, *any);
+  return in.result() == CUDA_SUCCESS ? cu_.cuStreamGetCtx(stream, context) : in.result();
 }
 
 absl::StatusOr<int> Contexts::DeviceOf(CUcontext context) const {

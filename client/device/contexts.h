@@ -23,12 +23,11 @@ inline bool IsDefaultStream(CUstream stream) {
   return stream == nullptr || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD;
 }
 
-// Makes a context current on this thread, and puts back what was.
+// Makes a context current on this thread, and puts back what was: where that is not to be learnt, it changes nothing.
 class InContext {
  public:
-  InContext(const cuda::Driver& cu, CUcontext context) : cu_(cu) {
-    (void)cu_.cuCtxGetCurrent(&before_);
-    changed_ = context != before_;
+  InContext(const cuda::Driver& cu, CUcontext context) : cu_(cu), result_(cu.cuCtxGetCurrent(&before_)) {
+    changed_ = result_ == CUDA_SUCCESS && context != before_;
     if (changed_) result_ = cu_.cuCtxSetCurrent(context);
   }
   ~InContext() {
@@ -43,8 +42,12 @@ class InContext {
   const cuda::Driver& cu_;
   CUcontext before_ = nullptr;
   bool changed_ = false;
-  CUresult result_ = CUDA_SUCCESS;
+  CUresult result_;
 };
+
+// Waits for what is queued on `stream`. A driver that fails is asked once more: it may have failed before it waited. The
+// first error; `*drained` false: the second try failed too, and nothing says when the stream's copies stop landing.
+CUresult Drain(const cuda::Driver& cu, CUcontext context, CUstream stream, bool* drained);
 
 // Thread-safe.
 class Contexts {
@@ -65,6 +68,9 @@ class Contexts {
 
   // Of the GPU; 16 bytes.
   absl::StatusOr<std::string> Uuid(int device);
+
+  // The context of a stream that is no default one; also for a thread that has no context.
+  CUresult OfStream(CUstream stream, CUcontext* context);
 
   // The GPU of `context`.
   absl::StatusOr<int> DeviceOf(CUcontext context) const;

@@ -61,6 +61,7 @@ CUresult Copier::Queue(const proto::CopyEntry& entry, const Allocation& allocati
 
 int Copier::Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations,
                  bool into_client, std::byte* window, size_t window_bytes) {
+  if (broken_) return EIO;
   std::set<CUcontext> used;
   CUresult result = CUDA_SUCCESS;
   bool outside = false;
@@ -80,9 +81,9 @@ int Copier::Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Al
   }
   // Also after a failure: the window and the tensors are others' again once this returns.
   for (CUcontext context : used) {
-    const InContext in(cu_, context);
-    const CUresult waited =
-        in.result() == CUDA_SUCCESS ? cu_.cuStreamSynchronize(streams_.at(context)) : in.result();
+    bool drained = false;
+    const CUresult waited = Drain(cu_, context, streams_.at(context), &drained);
+    broken_ |= !drained;
     if (result == CUDA_SUCCESS) result = waited;
   }
   if (result != CUDA_SUCCESS) {

@@ -38,6 +38,7 @@ class Copier {
   std::map<CUcontext, CUstream> streams_;
   std::byte* window_ = nullptr;  // that a try was made to pin
   CUcontext pinned_in_ = nullptr;
+  bool broken_ = false;  // bytes may still land in the window: it takes no others
 };
 
 }  // namespace keepstep::client

@@ -21,6 +21,7 @@
 #include "client/device/flight_words.h"
 #include "client/device/gate_words.h"
 #include "client/device/owned_table.h"
+#include "client/device/sampler.h"
 #include "client/failure.h"
 
 namespace keepstep::client {
@@ -33,7 +34,9 @@ struct Parts {
         finder(driver, &contexts),
         fences(driver, &contexts),
         copier(driver, &fences),
-        gate(driver),
+        sampler_after_marks(driver, &fences),
+        sampler_at_once(driver, nullptr),
+        gate(driver, &contexts),
         flight(driver, &contexts) {}
   const cuda::Driver& cu;
   Contexts contexts;
@@ -41,6 +44,7 @@ struct Parts {
   Finder finder;  // guarded by finding
   Fences fences;
   Copier copier;
+  Sampler sampler_after_marks, sampler_at_once;  // two, as the first may have to wait for the GPU
   GateWords gate;
   FlightWordsWriter flight;
 };
@@ -211,6 +215,17 @@ int Devices::Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const A
   Parts* const parts = rep_->get();
   return parts == nullptr ? EFAULT
                           : parts->copier.Copy(entries, allocations, into_client, window, window_bytes);
+}
+
+absl::Status Devices::ReadSamples(absl::Span<const DeviceSample> samples, absl::Span<const Allocation> allocations,
+                                  bool after_marks, std::byte* into) {
+  if (samples.empty()) return absl::OkStatus();
+  Parts* const parts = rep_->get();
+  if (parts == nullptr) return NoMemoryRegistered();
+  Sampler& sampler = after_marks ? parts->sampler_after_marks : parts->sampler_at_once;
+  const CUresult result = sampler.Read(samples, allocations, into);
+  return result == CUDA_SUCCESS ? absl::OkStatus()
+                                : DriverError(parts->cu, result, "sampling tensors in GPU memory");
 }
 
 void Devices::ForgetWindow() {

@@ -39,10 +39,12 @@ absl::StatusOr<Fences::Marks> Fences::MarksOf(const Uses& uses, absl::Span<void*
       continue;
     }
     CUcontext context = nullptr;
-    if (const CUresult result = cu_.cuStreamGetCtx(stream, &context); result != CUDA_SUCCESS) {
+    const CUresult result = contexts_->OfStream(stream, &context);
+    if (result == CUDA_ERROR_INVALID_HANDLE || result == CUDA_ERROR_INVALID_VALUE) {
       return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",
                        absl::StrCat("streams[", i, "] is no CUDA stream: ", cu_.Describe(result)));
     }
+    if (result != CUDA_SUCCESS) return DriverError(cu_, result, absl::StrCat("the context of streams[", i, "]"));
     if (!uses.contains(context)) continue;  // nothing registered lies there
     marks.emplace(context, stream);
     named.insert(context);

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 
 #include "absl/status/statusor.h"
@@ -21,8 +22,10 @@ namespace keepstep::client {
 // Thread-safe.
 class GateWords {
  public:
-  explicit GateWords(const cuda::Driver& cu) : cu_(cu) {}
-  // Nothing waits on them any more, or never mind: the process ends.
+  // `contexts` outlives it.
+  GateWords(const cuda::Driver& cu, Contexts* contexts) : cu_(cu), contexts_(contexts) {}
+  // Words that a stream was told to wait for stay where they are, pinned, for as long as the process lives: the GPU may
+  // have yet to come to that wait, and would find other memory there.
   ~GateWords();
 
   // Lets what is queued on `stream` from now on wait until Raise(group, `number` or above). False: the driver has no
@@ -32,13 +35,19 @@ class GateWords {
   void Raise(uint32_t group, uint64_t number);
 
  private:
+  struct Words {
+    alignas(4096) std::atomic<uint32_t> of_group[proto::kMaxGroups] = {};
+  };
+
   absl::StatusOr<CUdeviceptr> WordsIn(CUcontext context);  // current; 0: it does not pin them
 
   const cuda::Driver& cu_;
+  Contexts* contexts_;
   std::mutex mu_;
   bool pinned_ = false, refused_ = false;      // guarded by mu_
   std::map<CUcontext, CUdeviceptr> addresses_;  // guarded by mu_
-  alignas(4096) std::atomic<uint32_t> words_[proto::kMaxGroups] = {};
+  bool waited_for_ = false;                      // guarded by mu_
+  std::unique_ptr<Words> words_ = std::make_unique<Words>();
 };
 
 }  // namespace keepstep::client

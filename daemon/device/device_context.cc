@@ -133,10 +133,10 @@ DeviceFault DeviceContext::MapHandle(bool writable, Mapping* mapping) {
 
 DeviceFault DeviceContext::UnmapHandle(const Mapping& mapping) {
   DeviceFault fault = Check(cu_.cuMemUnmap(mapping.address, mapping.size_bytes), "cuMemUnmap");
-  const DeviceFault freed = Check(cu_.cuMemAddressFree(mapping.address, mapping.size_bytes), "cuMemAddressFree");
-  const DeviceFault released = Check(cu_.cuMemRelease(mapping.handle), "cuMemRelease");
-  if (fault.ok()) fault = freed;
-  return fault.ok() ? released : fault;
+  if (fault.ok()) fault = Check(cu_.cuMemAddressFree(mapping.address, mapping.size_bytes), "cuMemAddressFree");
+  if (fault.ok()) fault = Check(cu_.cuMemRelease(mapping.handle), "cuMemRelease");
+  fault.unsafe = !fault.ok();
+  return fault;
 }
 
 DeviceFault DeviceContext::Unmap(uint64_t number) {
@@ -144,9 +144,10 @@ DeviceFault DeviceContext::Unmap(uint64_t number) {
   if (found == mappings_.end()) return Refused("no such mapping");
   const Mapping mapping = found->second;
   mappings_.erase(found);
-  if (mapping.kind == HandleKind::kIpc)
-    return Check(cu_.cuIpcCloseMemHandle(mapping.address), "cuIpcCloseMemHandle");
-  return UnmapHandle(mapping);
+  if (mapping.kind == HandleKind::kDescriptor) return UnmapHandle(mapping);
+  DeviceFault fault = Check(cu_.cuIpcCloseMemHandle(mapping.address), "cuIpcCloseMemHandle");
+  fault.unsafe = !fault.ok();
+  return fault;
 }
 
 // Zeroes: what it held may have been another user's, and the driver clears memory between processes, not within one.
@@ -161,7 +162,8 @@ DeviceFault DeviceContext::Allocate(uint64_t size_bytes, storage::UniqueFd* desc
   fault = Check(cu_.cuMemsetD8Async(made.address, 0, size_bytes, nullptr), "cuMemsetD8Async");
   if (fault.ok()) {
     fault = Check(cu_.cuStreamSynchronize(nullptr), "cuStreamSynchronize");
-    if (!fault.ok()) return fault;  // it may be written yet, so it stays mapped until the worker ends
+    fault.unsafe = !fault.ok();  // it may be written yet
+    if (fault.unsafe) return fault;
   }
   int exported = -1;
   if (fault.ok()) {
@@ -170,7 +172,7 @@ DeviceFault DeviceContext::Allocate(uint64_t size_bytes, storage::UniqueFd* desc
   }
   if (fault.ok()) *descriptor = storage::UniqueFd(exported);
   const DeviceFault unmapped = UnmapHandle(made);
-  return fault.ok() ? unmapped : fault;
+  return fault.ok() || unmapped.unsafe ? unmapped : fault;
 }
 
 DeviceFault DeviceContext::CheckRun(const WorkerCopyRun& run) const {
@@ -215,7 +217,13 @@ struct DeviceContext::DoneCall {
   }
 };
 
-// Not OK: nothing is called, and `stream` has run dry.
+// `fault`, once nothing that was queued can land in bytes that are somebody else's by then.
+DeviceFault DeviceContext::Drained(CUstream stream, DeviceFault fault) const {
+  fault.unsafe = cu_.cuStreamSynchronize(stream) != CUDA_SUCCESS;
+  return fault;
+}
+
+// Not OK: nothing is called, and `stream` has run dry, or the failure is fatal.
 DeviceFault DeviceContext::CallAfter(CUstream stream, CUstream notify, std::function<void()> done) {
   auto call = std::make_unique<DoneCall>();
   call->done = std::move(done);
@@ -225,11 +233,8 @@ DeviceFault DeviceContext::CallAfter(CUstream stream, CUstream notify, std::func
   if (fault.ok()) fault = Check(cu_.cuStreamWaitEvent(notify, event, 0), "cuStreamWaitEvent");
   if (event != nullptr) (void)cu_.cuEventDestroy(event);  // the driver keeps it for as long as it is waited for
   if (fault.ok()) fault = Check(cu_.cuLaunchHostFunc(notify, DoneCall::Run, call.get()), "cuLaunchHostFunc");
-  if (fault.ok()) {
-    (void)call.release();  // Run's
-  } else {
-    (void)cu_.cuStreamSynchronize(stream);
-  }
+  if (!fault.ok()) return Drained(stream, std::move(fault));
+  (void)call.release();  // Run's
   return fault;
 }
 
@@ -246,10 +251,7 @@ DeviceFault DeviceContext::Copy(bool into_device, absl::Span<const WorkerCopyRun
     DeviceFault fault =
         into_device ? Check(cu_.cuMemcpyHtoDAsync(there, here, run.size_bytes, stream), "cuMemcpyHtoDAsync")
                     : Check(cu_.cuMemcpyDtoHAsync(here, there, run.size_bytes, stream), "cuMemcpyDtoHAsync");
-    if (fault.ok()) continue;
-    // What was queued before it must not land in bytes that are somebody else's by then.
-    (void)cu_.cuStreamSynchronize(stream);
-    return fault;
+    if (!fault.ok()) return Drained(stream, std::move(fault));
   }
   return CallAfter(stream, into_device ? in_done_ : out_done_, std::move(done));
 }
@@ -267,6 +269,8 @@ DeviceFault DeviceContext::Reached(CUevent event, bool* reached) {
   if (*reached) (void)cu_.cuEventDestroy(event);
   return result == CUDA_ERROR_NOT_READY ? DeviceFault{} : Check(result, "cuEventQuery");
 }
+
+void DeviceContext::CloseEvent(CUevent event) { (void)cu_.cuEventDestroy(event); }
 
 DeviceFault DeviceContext::Look() {
   for (CUstream stream : {out_, in_}) {

@@ -30,8 +30,9 @@ struct DeviceFault {
   static constexpr int32_t kRefused = -1;
   int32_t error = 0;
   std::string text;
+  bool unsafe = false;  // memory stays mapped, or may be written to: nothing but the end of the process takes it back
   bool ok() const { return error == 0; }
-  bool fatal() const { return error > 0 && FatalError(static_cast<CUresult>(error)); }
+  bool fatal() const { return unsafe || (error > 0 && FatalError(static_cast<CUresult>(error))); }
 };
 
 class DeviceContext {
@@ -43,14 +44,14 @@ class DeviceContext {
 
   // `descriptor` is borrowed.
   DeviceFault Map(uint64_t mapping, const WorkerMap& how, int descriptor);
-  // REQUIRES: no copy of it is under way.
+  // REQUIRES: no copy of it is under way. Whatever fails here is fatal: what is not unmapped keeps its owner's memory.
   DeviceFault Unmap(uint64_t mapping);
 
   // New memory that holds zeroes, known by `descriptor` alone when this returns.
   DeviceFault Allocate(uint64_t size_bytes, storage::UniqueFd* descriptor);
 
   // Queues the copies; `done` is called on a thread of the driver once all bytes have arrived, and must not call CUDA.
-  // Not OK: nothing will call it.
+  // Not OK: nothing will call it, and nothing of it is under way any more, or the failure is fatal.
   DeviceFault Copy(bool into_device, absl::Span<const WorkerCopyRun> runs, std::function<void()> done);
 
   // Pins the first piece of the range that is not, and cuts the range down to what is left; nothing is left of one that
@@ -60,6 +61,7 @@ class DeviceContext {
   // Opens an event of another process; then `Reached` says whether its work is done, and closes it when so.
   DeviceFault OpenEvent(const IpcHandle& handle, CUevent* event);
   DeviceFault Reached(CUevent event, bool* reached);
+  void CloseEvent(CUevent event);  // before it is reached
 
   // An error that a copy met after it was queued.
   DeviceFault Look();
@@ -85,6 +87,7 @@ class DeviceContext {
   DeviceFault CheckRun(const WorkerCopyRun& run) const;
   void Pin(uint64_t offset_bytes, uint64_t size_bytes);
   DeviceFault CallAfter(CUstream stream, CUstream notify, std::function<void()> done);
+  DeviceFault Drained(CUstream stream, DeviceFault fault) const;
 
   const cuda::Driver& cu_;
   const absl::Span<std::byte> memory_;

@@ -114,6 +114,7 @@ DeviceWorkerSpec DeviceHub::WorkerSpec() const {
                         .memory_fd = pool_->memory_fd(),
                         .memory_bytes = pool_->memory_bytes(),
                         .pin_bytes = pool_->buffer_bytes(),
+                        .start_limit = spec_.start_limit,
                         .stall = spec_.stall};
   if (spec.command.empty()) spec.command = {"/proc/self/exe", kWorkerFlag};
   return spec;

@@ -31,6 +31,7 @@ namespace keepstep::daemon {
 
 struct DeviceHubSpec {
   std::vector<std::string> command;  // of a worker; empty: this program with kWorkerFlag
+  std::chrono::milliseconds start_limit{60'000};  // of a worker: to make a context
   std::chrono::milliseconds stall{30'000};
   std::chrono::milliseconds idle{60'000};
 };

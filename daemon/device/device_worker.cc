@@ -17,8 +17,6 @@
 namespace keepstep::daemon {
 namespace {
 
-constexpr std::chrono::milliseconds kNoLimit(-1);
-
 absl::Status Lost(absl::string_view reason, const GpuUuid& gpu, absl::string_view why) {
   return MakeError(absl::StatusCode::kAborted, reason,
                    absl::StrCat("The worker of ", GpuName(gpu), " was lost: ", why, ". The next save starts another."),
@@ -105,13 +103,14 @@ void DeviceWorker::Reap() {
 }
 
 void DeviceWorker::Read() {
+  int resets = 0;  // one is told before the last words of a worker that left requests unread
   for (;;) {
     WorkerReply reply;
     iovec data{&reply, sizeof(reply)};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
     msghdr message{.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
     const ssize_t got = recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
-    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0))) continue;
     storage::UniqueFd descriptor;
     if (const cmsghdr* part = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
         part != nullptr && part->cmsg_type == SCM_RIGHTS) {
@@ -173,23 +172,18 @@ absl::Status DeviceWorker::Send(uint64_t id, absl::Span<const std::byte> frame, 
   return LostAndGone(lock);
 }
 
-absl::Status DeviceWorker::Answer(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel,
-                                  storage::UniqueFd* got) {
-  const auto waited = [&](std::unique_lock<std::mutex>& lock) {
-    const Call& call = calls_[id];
-    const auto over = [&] {
-      return call.done || !lost_.ok() || (cancel != nullptr && cancel->cancelled());
-    };
-    if (limit != kNoLimit) return changed_.wait_for(lock, limit, over);
-    changed_.wait(lock, over);
-    return true;
-  };
+// Whether there is an answer, or none will come or is wanted, within `limit`.
+bool DeviceWorker::Wait(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel) {
   std::unique_lock lock(mutex_);
-  if (!waited(lock)) {
-    lock.unlock();
-    Lose(Lost("DEVICE_STUCK", gpu_, absl::StrCat("no answer for ", limit.count() / 1000, " s")));
-    lock.lock();
-  }
+  const Call& call = calls_[id];
+  return changed_.wait_for(lock, limit, [&] {
+    return call.done || !lost_.ok() || (cancel != nullptr && cancel->cancelled());
+  });
+}
+
+// After Wait: what there is.
+absl::Status DeviceWorker::Answer(uint64_t id, Cancellation* cancel, storage::UniqueFd* got) {
+  std::unique_lock lock(mutex_);
   Call call = std::move(calls_[id]);
   calls_.erase(id);
   if (call.done && got != nullptr) *got = std::move(call.descriptor);
@@ -203,12 +197,18 @@ absl::Status DeviceWorker::Answer(uint64_t id, std::chrono::milliseconds limit, 
   return cancel->status();
 }
 
+absl::Status DeviceWorker::AnswerInTime(uint64_t id, std::chrono::milliseconds limit, storage::UniqueFd* got) {
+  if (!Wait(id, limit, nullptr))
+    Lose(Lost("DEVICE_STUCK", gpu_, absl::StrCat("no answer for ", limit.count() / 1000, " s")));
+  return Answer(id, nullptr, got);
+}
+
 template <typename Frame>
 absl::Status DeviceWorker::Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, storage::UniqueFd* got) {
   frame.header.id = NewCall();
   absl::Status status = Send(
       frame.header.id, absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&frame), sizeof(frame)), descriptor);
-  return status.ok() ? Answer(frame.header.id, limit, nullptr, got) : status;
+  return status.ok() ? AnswerInTime(frame.header.id, limit, got) : status;
 }
 
 absl::Status DeviceWorker::Map(uint64_t mapping, const MemoryHandle& handle, bool writable) {
@@ -249,7 +249,20 @@ absl::Status DeviceWorker::Await(const IpcHandle& event, Cancellation& cancel) {
     std::lock_guard lock(mutex_);
     changed_.notify_all();
   });
-  return Answer(await.header.id, kNoLimit, &cancel);
+  while (!Wait(await.header.id, spec_.stall, &cancel)) {
+    // Not reached yet, which is the trainer's affair. A worker that is lost is what the next Wait finds.
+    Ask(WorkerPing{}, -1, spec_.stall).IgnoreError();
+  }
+  status = Answer(await.header.id, &cancel);
+  if (cancel.cancelled()) Forget(await.header.id);
+  return status;
+}
+
+// What fails here finds the worker lost, and the event with it.
+void DeviceWorker::Forget(uint64_t await) {
+  WorkerForget forget;
+  forget.await = await;
+  (void)Send(0, absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&forget), sizeof(forget)), -1);
 }
 
 void DeviceWorker::Pin(int64_t offset_bytes, int64_t size_bytes) {
@@ -277,7 +290,7 @@ absl::Status DeviceWorker::Copy(bool into_device, absl::Span<const WorkerCopyRun
     if (status.ok()) ids.push_back(copy.header.id);
   }
   for (uint64_t id : ids) {
-    const absl::Status answered = Answer(id, spec_.stall, nullptr);
+    const absl::Status answered = AnswerInTime(id, spec_.stall);
     if (status.ok()) status = answered;
   }
   return status;

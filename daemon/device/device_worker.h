@@ -37,8 +37,8 @@ struct DeviceWorkerSpec {
   int memory_fd = -1;                // borrowed: the pool's memfd
   int64_t memory_bytes = 0;
   int64_t pin_bytes = 0;
-  std::chrono::milliseconds start_limit{60'000};  // to make a context
-  std::chrono::milliseconds stall{30'000};
+  std::chrono::milliseconds start_limit{0};  // to make a context
+  std::chrono::milliseconds stall{0};        // to answer whatever else it is asked
 };
 
 // How memory is shared: by an IPC handle, or by a descriptor that it holds.
@@ -70,7 +70,7 @@ class DeviceWorker {
   absl::StatusOr<storage::UniqueFd> Allocate(int64_t size_bytes);
 
   // Returns when the event's work is done, or with the status of `cancel`. A trainer may keep its GPU busy for as long
-  // as it likes, so nothing here is a stall.
+  // as it likes: a stall is only a worker that does not answer to Ping meanwhile.
   absl::Status Await(const IpcHandle& event, Cancellation& cancel);
 
   // Asks it to pin memory of the pool when it has nothing else to do. Waits for nothing.
@@ -91,8 +91,10 @@ class DeviceWorker {
   absl::Status Send(uint64_t id, absl::Span<const std::byte> frame, int descriptor);
   template <typename Frame>
   absl::Status Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);
-  absl::Status Answer(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel,
-                      storage::UniqueFd* got = nullptr);
+  bool Wait(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel);
+  absl::Status Answer(uint64_t id, Cancellation* cancel, storage::UniqueFd* got = nullptr);
+  absl::Status AnswerInTime(uint64_t id, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);
+  void Forget(uint64_t await);
   uint64_t NewCall();
   void Lose(absl::Status why);
   absl::Status LostAndGone(std::unique_lock<std::mutex>& lock);

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -194,6 +195,18 @@ Worker::Next Worker::Handle(const Frame& frame) {
       pinning_.push_back(pin);
       return Next::kGoOn;
     }
+    case WorkerVerb::kForget: {
+      WorkerForget forget;
+      if (!frame.As(&forget)) return Next::kEnd;
+      const auto found = std::find_if(awaited_.begin(), awaited_.end(),
+                                      [&](const Awaited& each) { return each.id == forget.await; });
+      if (found == awaited_.end()) return Next::kGoOn;  // answered meanwhile
+      context_->CloseEvent(found->event);
+      awaited_.erase(found);
+      return Next::kGoOn;
+    }
+    case WorkerVerb::kPing:
+      return Answer(header.id, {});
     case WorkerVerb::kStart:
       break;
   }

@@ -3,7 +3,8 @@
 //   1. daemon → Start with the pool's memfd; worker → Reply once it has a context on that GPU.
 //   2. daemon → Map (with a descriptor for VMM memory), Unmap, Allocate, Await, Copy, in any number at once; worker → one
 //      Reply to each, by its id, in any order. A Copy's Reply says that its bytes have arrived; an Allocate's carries the
-//      descriptor.
+//      descriptor. An Await's comes when a trainer's GPU is that far: a daemon that waits for it asks by Ping whether the
+//      worker still answers.
 //   3. daemon → Pin, of which nobody hears: done when the worker has nothing else to do.
 //   4. A Reply with `fatal` is the last: the worker ends. The daemon ends it by closing its end.
 //
@@ -25,7 +26,7 @@ using IpcHandle = std::array<uint8_t, 64>;  // of memory or of an event, as the 
 inline constexpr char kWorkerFlag[] = "--device-worker";
 inline constexpr int kWorkerSocketFd = 3;  // in the worker
 
-enum class WorkerVerb : uint32_t { kStart = 1, kMap, kUnmap, kAwait, kCopy, kPin, kAllocate };
+enum class WorkerVerb : uint32_t { kStart = 1, kMap, kUnmap, kAwait, kCopy, kPin, kPing, kForget, kAllocate };
 
 struct WorkerHeader {
   WorkerVerb verb{};
@@ -89,6 +90,17 @@ struct WorkerPin {
   WorkerHeader header{.verb = WorkerVerb::kPin};
   uint64_t offset_bytes = 0;
   uint64_t size_bytes = 0;
+};
+
+// Answered at once.
+struct WorkerPing {
+  WorkerHeader header{.verb = WorkerVerb::kPing};
+};
+
+// Nobody waits for that event any more, which may never come: its trainer is gone.
+struct WorkerForget {
+  WorkerHeader header{.verb = WorkerVerb::kForget};
+  uint64_t await = 0;  // the id of the Await
 };
 
 struct WorkerReply {

@@ -100,6 +100,26 @@ def test_saves_and_updates_by_turns_in_stream_order(home: Path, use: str) -> Non
         trainer.finish()
 
 
+# The program may let go of what is registered: until it is taken back its memory stays what it is.
+def test_what_is_registered_is_not_freed_under_a_save(home: Path) -> None:
+    with Gpus(home, "on") as gpus, gpus.trainer("emptied", "pool") as trainer:
+        assert trainer.heard() == {"kept": True, "freed": True, "differing": []}
+        trainer.close()
+        gpus.await_unmapped(trainer)
+        trainer.finish()
+
+
+# Of GPU memory that the daemon maps it takes the samples, of the rest the client does.
+@pytest.mark.parametrize("layout", ["one_each", "segment", "pool"])
+def test_an_update_that_ignores_the_gate_fails_its_save(home: Path, layout: str) -> None:
+    with Gpus(home, "on", d2h_gbps=0.1) as gpus, gpus.trainer("ungated", layout) as trainer:
+        code, reason, text = trainer.heard()["failure"]
+        assert (code, reason) == ("ABORTED", "UPDATED_DURING_SAVE") and "before_update" in text
+        assert keepstep.open(gpus.home / "root/job").step == 3
+        trainer.close()
+        trainer.finish()
+
+
 def test_a_freed_and_reused_address_is_never_taken_for_the_old_tensor(home: Path) -> None:
     with Gpus(home, "on") as gpus, gpus.trainer("reused", "pool") as trainer:
         told = trainer.heard()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
@@ -78,6 +79,64 @@ def reused(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[
     return {"differing": found, "addresses": len(addresses)}
 
 
+class Owned(GpuTensor):
+    """A tensor whose memory goes back to the allocator with it, and from there to the driver (`empty_cache`)."""
+
+    def __del__(self) -> None:
+        self.memory.free()  # type: ignore[attr-defined]
+
+
+def emptied(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
+    """The program lets go of a registered tensor, and its allocator gives memory that nobody has back to the driver."""
+    shape, size_bytes = (512, 1024), 2 * MIB
+    tensor = Owned(gpu.alloc(size_bytes), 0, shape, F32)
+    address = tensor.memory.pointer
+    update({"w": tensor}, 1)
+    checkpointer.register(w=tensor)
+    del tensor
+    gc.collect()
+    other = gpu.alloc(size_bytes)  # at the same address, if that is free
+    other.fill(0x77)
+    saved(checkpointer, 1)
+    now: State = {"w": GpuTensor(other, 0, shape, F32)}
+    checkpointer.register(**now)
+    gc.collect()
+    again = gpu.alloc(size_bytes)
+    checkpointer.load(1)
+    return {"kept": other.pointer != address, "freed": again.pointer == address, "differing": differing(now, 1)}
+
+
+def ungated(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
+    """Updates that ignore the gate, one after the other while a save copies."""
+    checkpointer.register(**state)
+    update(state, 1)
+    handle, ungated = checkpointer.save(1), 100
+    while handle.state == "ACCEPTED":
+        update(state, ungated)
+        ungated += 1
+    failure = handle.exception(60)
+    checkpointer.before_update()
+    update(state, 3)
+    saved(checkpointer, 3)
+    return {"failure": None if failure is None else [failure.code, failure.reason, str(failure)]}
+
+
+def faulty(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
+    """Saves until one has failed and the next one was committed."""
+    checkpointer.register(**state)
+    failures = []
+    for step in range(1, 20):
+        update(state, step)
+        failure = checkpointer.save(step).exception(60)
+        if failure is not None:
+            failures.append([failure.code, failure.reason, failure.rank, str(failure)])
+        elif failures:
+            break
+    update(state, 99)
+    found = checkpointer.load("latest")
+    return {"failures": failures, "step": found, "last": step, "differing": differing(state, step)}
+
+
 def queued(gpu: Gpu, state: State, checkpointer: keepstep.Checkpointer) -> dict[str, Any]:
     """Updates and saves by turns with nothing but the stream between them: each save is whole.
 
@@ -124,8 +183,13 @@ def main() -> int:
     scenario, layout, address, directory = sys.argv[1:]
     gpu = Gpu()
     state = LAYOUTS[layout](gpu)
-    gated = scenario in ("ordered", "queued")
-    with keepstep.Checkpointer(directory, daemon=address, gated=gated, rng=False) as checkpointer:
+    gated = scenario in ("ordered", "queued", "ungated")
+    try:
+        opened = keepstep.Checkpointer(directory, daemon=address, gated=gated, rng=False)
+    except keepstep.KeepstepError as error:
+        print(json.dumps({"refused": [error.code, error.reason]}), flush=True)
+        return 1
+    with opened as checkpointer:
         print(json.dumps(SCENARIOS[scenario](gpu, state, checkpointer)), flush=True)
         sys.stdin.readline()  # until the test has seen what is mapped
     print(json.dumps("closed"), flush=True)
@@ -133,7 +197,8 @@ def main() -> int:
     return 0
 
 
-SCENARIOS = {"round_trip": round_trip, "ordered": ordered, "reused": reused, "queued": queued, "restarted": restarted}
+SCENARIOS = {"round_trip": round_trip, "ordered": ordered, "reused": reused, "queued": queued, "restarted": restarted,
+             "emptied": emptied, "ungated": ungated, "faulty": faulty}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -53,6 +53,12 @@ void Channel::SendBytes(const void* bytes, size_t size_bytes, int descriptor) {
   REQUIRE(sendmsg(fd_, &message, MSG_NOSIGNAL) == static_cast<ssize_t>(size_bytes));
 }
 
+// Without taking it.
+bool Channel::Arrives() {
+  char byte = 0;
+  return recv(fd_, &byte, 1, MSG_PEEK) > 0;
+}
+
 int Channel::ReceiveBytes(void* bytes, size_t size_bytes) {
   iovec vector{bytes, size_bytes};
   msghdr message{};
@@ -102,11 +108,11 @@ void Peer::Kill() {
   Ended();
 }
 
-bool Peer::Ended() {
+int Peer::EndedWith() {
   int status = 0;
   waitpid(pid_, &status, 0);
   pid_ = -1;
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 }  // namespace keepstep::fake_cuda

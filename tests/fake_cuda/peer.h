@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -41,11 +42,22 @@ class Channel {
     return value;
   }
 
+  // Nothing: the other end is gone, and has said nothing more.
+  template <typename Value>
+  std::optional<Value> TryReceive() {
+    static_assert(std::is_trivially_copyable_v<Value>);
+    Value value;
+    if (!Arrives()) return std::nullopt;
+    ReceiveBytes(&value, sizeof value);
+    return value;
+  }
+
   void SendDescriptor(int descriptor);
   int ReceiveDescriptor();
 
  private:
   void SendBytes(const void* bytes, size_t size_bytes, int descriptor);
+  bool Arrives();
   int ReceiveBytes(void* bytes, size_t size_bytes);  // the descriptor that came along, or -1
 
   int fd_;
@@ -64,7 +76,9 @@ class Peer {
   void Kill();
 
   // Waits until it has ended; true when by itself and with success.
-  bool Ended();
+  bool Ended() { return EndedWith() == 0; }
+  // Its exit status, or the negative of the signal that ended it.
+  int EndedWith();
 
  private:
   int fd_;

@@ -13,7 +13,6 @@ from typing import Any
 from tests.bench.setting import drop_steps
 
 SOURCES = Path(__file__).resolve().parents[2]
-_TRIES = 3
 
 
 def child_environment(variables: dict[str, str], client: Path) -> dict[str, str]:
@@ -49,17 +48,9 @@ class GpuRank:
         return answer
 
     def save(self, directory: Path, steps: Iterator[int]) -> dict[str, Any]:
-        """Its times, under the next of `steps`, with no other step left beneath `directory`.
-
-        A client that learns of the commit before anybody has told it the times has none: such a save is made again.
-        """
-        for _ in range(_TRIES):
-            drop_steps(directory)
-            told = self.tell("save", next(steps))
-            if told["snapshot_seconds"] > 0:
-                return told
-            print(f"a save without times, made again: {told}", file=sys.stderr)
-        raise RuntimeError(f"{_TRIES} saves in a row without times; the last: {told}")
+        """Its times, under the next of `steps`, with no other step left beneath `directory`."""
+        drop_steps(directory)
+        return self.tell("save", next(steps))
 
     def close(self) -> None:
         stdin, stdout = self._process.stdin, self._process.stdout

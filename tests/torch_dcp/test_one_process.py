@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -264,6 +265,45 @@ def test_a_staging_gives_its_state_before_it_is_done() -> None:
     staging.copied()
     staging.copied()
     assert staging.done() and staging.result() == {"a": 1}
+
+
+class _OnGpu(torch.Tensor):
+    """Of a CUDA device by name, and without memory."""
+
+    @staticmethod
+    def __new__(cls, device: str) -> _OnGpu:
+        tensor: _OnGpu = torch.Tensor._make_wrapper_subclass(cls, (2,), device=device)  # type: ignore[attr-defined]
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, *_: Any) -> Any:
+        raise AssertionError(f"{function} reads a tensor that is only to be named")
+
+
+def test_what_is_queued_when_stage_is_called_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The saving thread has current streams of its own: they wait for the program's."""
+    done: list[tuple[str, str, bool]] = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device = str(device)
+
+        def record_event(self) -> str:
+            done.append(("record", self.device, threading.current_thread() is threading.main_thread()))
+            return self.device
+
+        def wait_event(self, event: str) -> None:
+            assert event == self.device
+            done.append(("wait", self.device, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    state = {"w": _OnGpu("cuda:1"), "more": {"m": [_OnGpu("cuda:0"), _OnGpu("cuda:1")]}, "n": torch.zeros(1)}
+    staging = KeepstepAsyncStager().stage(state)
+    saver = threading.Thread(target=staging.result)
+    saver.start()
+    saver.join()
+    devices = ("cuda:0", "cuda:1")
+    assert done == [("record", device, True) for device in devices] + [("wait", device, False) for device in devices]
 
 
 def test_the_metadata_comes_back_as_it_was() -> None:

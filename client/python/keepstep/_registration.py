@@ -151,6 +151,11 @@ def marshal(specs: Sequence[Spec]) -> tuple[Any, list[Any]]:
 
 
 _NULL = -1
+# What a row has in the fields that its tensor does not use.
+_NOT_FLAT: tuple[int, int, int, int] = (_NULL, _NULL, 0, 0)
+_NOT_PLACED: tuple[int, int, int] = (0, 0, _NULL)
+_NO_REPLICAS: tuple[int, int] = (0, 0)
+_WHOLE = (*_NOT_FLAT, *_NOT_PLACED, *_NO_REPLICAS)
 _SHARD = _ffi.record(_ffi.Shard)
 _BOX = _ffi.record(_ffi.Box)
 
@@ -163,24 +168,29 @@ class _Packer:
         self._ints: list[int] = []  # the pool of every int64_t array
         self._boxes: list[tuple[int, ...]] = []
         self._rows: list[tuple[int, ...]] = []
-        self._dtypes: dict[str, Any] = {}
+        self._dtypes: dict[str, int] = {}  # addresses of their names
         self._shapes: dict[Shape, int] = {}
         self._keep: list[Any] = []
 
     def add(self, spec: Spec) -> None:
         self._names.append(spec.name.encode())
-        dtype = self._dtypes.get(spec.dtype)
-        if dtype is None:
-            dtype = self._dtypes[spec.dtype] = c.create_string_buffer(spec.dtype.encode())
+        dtype = self._dtypes.get(spec.dtype) or self._add_dtype(spec.dtype)
+        memory = _ffi.CUDA if spec.on_device else _ffi.HOST
         source = spec.source
-        shape = spec.array.shape if source is None else source.global_shape
         boxes = len(self._boxes)
-        where, flat, placements, replicas = _ffi.BOXES, (_NULL, _NULL, 0, 0), (0, 0, _NULL), (0, 0)
         if source is None:
-            strides = _NULL if spec.array.flags.c_contiguous else self._pool(spec.array.strides)
+            array, shape = spec.array, spec.array.shape
+            strides = _NULL if array.flags.c_contiguous else self._pool(array.strides)
             at = self._pool(shape)
             self._boxes.append((self._pool((0,) * len(shape)), at, strides, spec.offset_bytes))
-        elif spec.boxes is not None:
+            self._rows.append(
+                (dtype, at, len(shape), _ffi.COMPONENTS[spec.component], spec.group, 0, spec.data, spec.data_bytes,
+                 _ffi.BOXES, boxes, 1, *_WHOLE, memory)
+            )  # fmt: skip
+            return
+        shape = source.global_shape
+        where, flat, placements, replicas = _ffi.BOXES, _NOT_FLAT, _NOT_PLACED, _NO_REPLICAS
+        if spec.boxes is not None:
             for box in spec.boxes:
                 strides = _NULL if box.strides_bytes is None else self._pool(box.strides_bytes)
                 self._boxes.append((self._pool(box.origin), self._pool(box.shape), strides, box.offset_bytes))
@@ -192,16 +202,15 @@ class _Packer:
             self._keep.append(held)
             where = _ffi.PLACED
             placements = (c.addressof(held), len(source.placements), self._pool(spec.array.strides))
-        if source is not None and source.replicated_over:
+        if source.replicated_over:
             ranks = (c.c_int32 * len(source.replicated_over))(*source.replicated_over)
             self._keep.append(ranks)
             replicas = (c.addressof(ranks), len(ranks))
         self._rows.append(
             (
-                c.addressof(dtype), self._pool(shape), len(shape), _ffi.COMPONENTS[spec.component], spec.group,
-                int(source is not None and source.module_buffer), spec.data, spec.data_bytes, where,
-                boxes, len(self._boxes) - boxes, *flat, *placements, *replicas,
-                _ffi.CUDA if spec.on_device else _ffi.HOST,
+                dtype, self._pool(shape), len(shape), _ffi.COMPONENTS[spec.component], spec.group,
+                int(source.module_buffer), spec.data, spec.data_bytes, where,
+                boxes, len(self._boxes) - boxes, *flat, *placements, *replicas, memory,
             )
         )  # fmt: skip
 
@@ -229,8 +238,14 @@ class _Packer:
             for field, column in zip(self._FIELDS, np.array(self._rows, np.int64).T, strict=True):
                 shards[field] = _pointers(ints, column) if field in self._POINTERS else column
             shards["boxes"] = boxes.ctypes.data + shards["boxes"] * boxes.itemsize
-        keep = [*self._keep, *self._dtypes.values(), ints, boxes, names, shards]
+        keep = [*self._keep, ints, boxes, names, shards]
         return (_ffi.Shard * len(shards)).from_buffer(shards), keep
+
+    def _add_dtype(self, name: str) -> int:
+        held = c.create_string_buffer(name.encode())
+        self._keep.append(held)
+        self._dtypes[name] = c.addressof(held)
+        return self._dtypes[name]
 
     def _pool(self, values: Shape) -> int:
         """The index of these values, which equal arrays share."""

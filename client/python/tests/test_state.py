@@ -12,6 +12,7 @@ import pytest
 import keepstep
 from keepstep import _ffi, _generators, _state, extras
 from keepstep._registration import marshal, resolve
+from keepstep.shards import address
 
 
 def shards(**state: object) -> dict[str, object]:
@@ -24,6 +25,13 @@ def shards(**state: object) -> dict[str, object]:
 
 def values(pointer: object, count: int) -> list[int]:
     return [pointer[index] for index in range(count)]  # type: ignore[index]
+
+
+def test_addresses_are_those_of_numpys_interface() -> None:
+    whole = np.arange(24, dtype=np.float32).reshape(4, 6)
+    for array in (whole, whole[1:], whole[:, 2:], whole[::-1], whole.T, whole[2, 3:4], np.zeros(()), np.zeros((0, 3)),
+                  np.ma.masked_array(whole), np.frombuffer(b"bytes", np.uint8)):
+        assert address(array) == array.__array_interface__["data"][0]
 
 
 def test_a_column_view_shares_its_allocations_buffer() -> None:

@@ -12,6 +12,7 @@ What fails is answered with {"error": ...}: the rank is then of no further use.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -55,7 +56,10 @@ class Rank:
                 "durable": time.perf_counter() - begin}
 
     def reference(self, count: int) -> dict[str, Any]:
-        """The least that a save in the background costs a machine whose cores are all busy."""
+        """The least that a save in the background costs a machine whose cores are all busy.
+
+        What it copied to is given back to the system: it counts for no library's memory.
+        """
         sources = list(self.trained.named().values())
         targets = [torch.empty_like(source) for source in sources]
         dist.barrier()
@@ -69,6 +73,8 @@ class Rank:
         thread.start()
         answer = self.steps(count)
         thread.join()
+        targets.clear()
+        ctypes.CDLL(None).malloc_trim(0)
         return answer
 
     def load(self, directory: Path) -> dict[str, Any]:

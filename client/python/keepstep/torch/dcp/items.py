@@ -11,10 +11,10 @@ import torch
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem, WriteItemType
 
 from keepstep._registration import Spec, resolve
-from keepstep.shards import Array, Box, Shape, Sharded
+from keepstep.shards import Array, Box, Memory, Shape, Sharded
 from keepstep.torch.dcp import names
 from keepstep.torch.dcp.record import StoredChunk
-from keepstep.torch.tensors import dtype_name, local_of, memory
+from keepstep.torch.tensors import any_memory, dtype_name, local_of, memory
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,28 @@ class Piece:
     """One chunk of the stored tensor `name`: `array` holds the box at `origin` of a tensor of `global_shape`."""
 
     name: str
-    array: Array
+    array: Memory
     dtype: str
     global_shape: Shape
     origin: Shape
     fqn: str
+    tensor: torch.Tensor  # whose elements they are
 
 
-def cpu_memory(tensor: torch.Tensor) -> Array:
-    """The elements on the CPU: the tensor's own memory, or a copy where it has none that can be read as it is."""
+def plain_memory(tensor: torch.Tensor) -> Memory:
+    """The tensor's own memory, on the CPU or a CUDA device, or a copy where it has none that can be read as it is."""
     local = local_of(tensor).detach()
-    if local.device.type != "cpu":
+    if local.device.type not in ("cpu", "cuda"):
         local = local.cpu()
     local = local.resolve_conj().resolve_neg()
     if any(stride == 0 and extent > 1 for stride, extent in zip(local.stride(), local.shape, strict=True)):
         local = local.contiguous()
-    return memory(local)
+    return any_memory(local)
+
+
+def on_the_cpu(part: Piece) -> Array:
+    """The piece's elements, copied where they lie elsewhere."""
+    return part.array if isinstance(part.array, np.ndarray) else memory(local_of(part.tensor).detach().cpu())
 
 
 def partial(plan: SavePlan) -> set[str]:
@@ -70,12 +76,12 @@ def piece(item: WriteItem, at: StoredChunk, global_shape: Shape, tensor: torch.T
     assert item.tensor_data is not None
     wanted = tuple(item.tensor_data.chunk.sizes)
     try:
-        array = cpu_memory(tensor)
+        array = plain_memory(tensor)
     except TypeError as error:
         raise TypeError(f"{fqn}: {error}") from None
     if array.shape != wanted:
         raise ValueError(f"{fqn}: the planner resolved a tensor of shape {array.shape} for a chunk of shape {wanted}")
-    return Piece(at.name, array, dtype_name(tensor.dtype), global_shape, at.origin, fqn)
+    return Piece(at.name, array, dtype_name(tensor.dtype), global_shape, at.origin, fqn, tensor)
 
 
 def specs(pieces: Iterable[Piece]) -> list[Spec]:
@@ -105,7 +111,7 @@ def _spec(name: str, parts: list[Piece]) -> Spec:
     packed = np.empty(sum(part.array.size for part in parts), first.array.dtype)
     boxes, at = [], 0
     for part in parts:
-        packed[at : at + part.array.size] = part.array.ravel()
+        packed[at : at + part.array.size] = on_the_cpu(part).ravel()
         boxes.append(Box(part.origin, part.array.shape, at * packed.itemsize))
         at += part.array.size
     return resolve(name, Sharded(packed, first.global_shape, boxes=tuple(boxes), dtype=first.dtype), component)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from keepstep._client import Client
+from keepstep._device import Streams
 from keepstep._registration import Spec
 from keepstep._verdicts import committed_line
 from keepstep.errors import KeepstepError, SaveTimeout
@@ -56,6 +57,7 @@ class Part:
         self.directory, self.rank, self.world_size = directory, rank, world_size
         self._daemon, self._transfer, self._lasting = daemon, transfer, lasting
         self._specs: list[Spec] = []
+        self._streams: list[int] = []
         self._tell_staged: Callable[[Part], object] = lambda _: None
         self._staged, self._over, self._abandoned = threading.Event(), threading.Event(), threading.Event()
         self._error: BaseException | None = None
@@ -80,8 +82,12 @@ class Part:
         return client
 
     def add(self, specs: Sequence[Spec]) -> None:
-        """What this rank saves, beside what was added before; kept alive until the save is over."""
+        """What this rank saves, beside what was added before; kept alive until the save is over.
+
+        Of tensors on CUDA devices it is what they hold when the calling thread's current streams are this far.
+        """
         self._specs += specs
+        self._streams = Streams(spec.array for spec in self._specs).now()
         try:
             self._client.register(self._specs)
         except BaseException:
@@ -144,7 +150,8 @@ class Part:
 
     def _save(self) -> None:
         begin = time.monotonic()
-        number = self._client.save(STEP, on_busy="wait", extras={}, metrics={}, tags=("dcp",), timeout_ms=_ASK_MS)
+        number = self._client.save(STEP, on_busy="wait", extras={}, metrics={}, tags=("dcp",), streams=self._streams,
+                                   timeout_ms=_ASK_MS)  # fmt: skip
         handle = SaveHandle(self._client, STEP, self._client.accepted(number), time.monotonic() - begin)
         self._await(handle.staged)
         self._on_staged()

@@ -3,14 +3,16 @@
 1. `stage` returns a future at once. Its result, the state with the live tensors in it, is there at once too, for
    the thread that saves; as a future it is done only when this rank's tensors were copied.
 2. That thread plans as ever. KeepstepStorageWriter finds the staging by its thread, and calls `copied`.
-3. When the thread ends, however it ends, the staging is over: nobody reads the tensors any more.
+3. What the program has queued on CUDA streams by the time of `stage` belongs to the state: the saving thread's streams,
+   which the save is marked on, wait for it.
+4. When the thread ends, however it ends, the staging is over: nobody reads the tensors any more.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -39,7 +41,7 @@ class KeepstepAsyncStager:
         return self._synchronize_after_execute
 
     def stage(self, state_dict: dict[str, Any]) -> Future[dict[str, Any]]:
-        self._newest = Staging({key: _fixed(value) for key, value in state_dict.items()})
+        self._newest = Staging({key: _fixed(value) for key, value in state_dict.items()}, _queued(state_dict))
         return self._newest
 
     def synchronize_staging(self) -> None:
@@ -54,9 +56,10 @@ class KeepstepAsyncStager:
 class Staging(Future[Any]):
     """Done when the tensors may change; `result` gives them to the saving thread before that."""
 
-    def __init__(self, state: dict[str, Any]) -> None:
+    def __init__(self, state: dict[str, Any], queued: Sequence[tuple[torch.device, torch.cuda.Event]] = ()) -> None:
         super().__init__()
         self._live: dict[str, Any] | None = state
+        self._queued = queued
         self._copied = threading.Event()
         self._once = threading.Lock()
 
@@ -65,6 +68,8 @@ class Staging(Future[Any]):
         if state is None or self.done():
             return super().result(timeout)
         _here.staging = self
+        for device, event in self._queued:
+            torch.cuda.current_stream(device).wait_event(event)
         saver = threading.current_thread()
         threading.Thread(target=self._after, args=(saver,), name="keepstep-staging", daemon=True).start()
         return state
@@ -92,6 +97,23 @@ def current() -> Staging | None:
     staging: Staging | None = getattr(_here, "staging", None)
     _here.staging = None
     return staging
+
+
+def _queued(state: Any) -> list[tuple[torch.device, torch.cuda.Event]]:
+    """Where the calling thread's current streams are, of the CUDA devices that hold any of the state."""
+    devices = {tensor.device for tensor in _tensors(state) if tensor.device.type == "cuda"}
+    return [(device, torch.cuda.current_stream(device).record_event()) for device in sorted(devices, key=str)]
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif type(value) in (list, tuple):
+        for item in value:
+            yield from _tensors(item)
 
 
 def _fixed(value: Any) -> Any:

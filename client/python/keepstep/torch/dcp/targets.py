@@ -8,8 +8,8 @@ import torch
 from torch.distributed.checkpoint.planner import ReadItem
 
 from keepstep._registration import Spec, resolve
-from keepstep.shards import Array, Box, Shape, Sharded, address, byte_bounds
-from keepstep.torch.tensors import dtype_name, memory, torch_dtype
+from keepstep.shards import Box, Memory, Shape, Sharded, address, byte_bounds
+from keepstep.torch.tensors import any_memory, dtype_name, memory, torch_dtype
 
 
 @dataclass
@@ -22,7 +22,7 @@ class Target:
     dtype: str
     global_shape: Shape
     origin: Shape
-    array: Array
+    array: Memory
     copy: torch.Tensor | None
 
     def finish(self) -> None:
@@ -75,9 +75,9 @@ def _spec(name: str, parts: list[Target]) -> Spec:
     return spec
 
 
-def _own_memory(tensor: torch.Tensor, stored_dtype: str) -> Array | None:
-    """The tensor's memory, if what is stored can be read into it as it is."""
+def _own_memory(tensor: torch.Tensor, stored_dtype: str) -> Memory | None:
+    """The tensor's memory, on the CPU or a CUDA device, if what is stored can be read into it as it is."""
     try:
-        return memory(tensor) if dtype_name(tensor.dtype) == stored_dtype else None
+        return any_memory(tensor) if dtype_name(tensor.dtype) == stored_dtype else None
     except TypeError:
         return None
