@@ -28,6 +28,13 @@ struct DeviceRange {
   std::string fqn;
 };
 
+// Who lent a piece of memory that a daemon owns, and as what.
+struct OwnedBy {
+  uint64_t client = 0;     // Devices::id of this process's client
+  int32_t daemon_pid = 0;  // of the daemon that did; another knows nothing of it
+  uint64_t ordinal = 0;    // 0: the memory is nobody's but this process's
+};
+
 // A few bytes of a tensor in GPU memory, by which an update is noticed.
 inline constexpr uint32_t kDeviceSampleBytes = 64;
 struct DeviceSample {
@@ -35,13 +42,6 @@ struct DeviceSample {
   uint64_t address = 0;
   uint32_t size_bytes = 0;  // at most kDeviceSampleBytes
   uint32_t buffer = 0;      // that it lies in, by number
-};
-
-// Who lent a piece of memory that a daemon owns, and as what.
-struct OwnedBy {
-  uint64_t client = 0;     // Devices::id of this process's client
-  int32_t daemon_pid = 0;  // of the daemon that did; another knows nothing of it
-  uint64_t ordinal = 0;    // 0: the memory is nobody's but this process's
 };
 
 // What the driver calls one allocation: all of a cudaMalloc, or one mapped piece of an expandable segment.

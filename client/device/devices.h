@@ -84,15 +84,15 @@ class Devices {
   int Copy(absl::Span<const proto::CopyEntry> entries, absl::Span<const Allocation> allocations,
            bool into_client, std::byte* window, size_t window_bytes);
 
+  // Maps `descriptor`, VMM memory of `piece.size_bytes` bytes on GPU `piece.device`, and returns its address. Find
+  // knows it by `piece.owned` from then on. ABORTED (DEVICE_ERROR): the driver refuses.
+  absl::StatusOr<uint64_t> MapOwned(const OwnedPiece& piece, UniqueFd descriptor);
+
   // Reads samples of GPU memory, kDeviceSampleBytes apart, and returns when they are there; what is beyond a shorter one
   // is unspecified. `after_marks`: after what Mark has marked so far, which may be long; else at once, whatever other
   // threads wait for here. ABORTED (DEVICE_ERROR): the driver failed.
   absl::Status ReadSamples(absl::Span<const DeviceSample> samples, absl::Span<const Allocation> allocations,
                            bool after_marks, std::byte* into);
-
-  // Maps `descriptor`, VMM memory of `piece.size_bytes` bytes on GPU `piece.device`, and returns its address. Find
-  // knows it by `piece.owned` from then on. ABORTED (DEVICE_ERROR): the driver refuses.
-  absl::StatusOr<uint64_t> MapOwned(const OwnedPiece& piece, UniqueFd descriptor);
 
   // The window is about to be unmapped. By the thread that called Copy.
   void ForgetWindow();

@@ -133,10 +133,10 @@ DeviceFault DeviceContext::MapHandle(bool writable, Mapping* mapping) {
 
 DeviceFault DeviceContext::UnmapHandle(const Mapping& mapping) {
   DeviceFault fault = Check(cu_.cuMemUnmap(mapping.address, mapping.size_bytes), "cuMemUnmap");
-  const DeviceFault freed = Check(cu_.cuMemAddressFree(mapping.address, mapping.size_bytes), "cuMemAddressFree");
-  const DeviceFault released = Check(cu_.cuMemRelease(mapping.handle), "cuMemRelease");
-  if (fault.ok()) fault = freed;
-  return fault.ok() ? released : fault;
+  if (fault.ok()) fault = Check(cu_.cuMemAddressFree(mapping.address, mapping.size_bytes), "cuMemAddressFree");
+  if (fault.ok()) fault = Check(cu_.cuMemRelease(mapping.handle), "cuMemRelease");
+  fault.unsafe = !fault.ok();
+  return fault;
 }
 
 DeviceFault DeviceContext::Unmap(uint64_t number) {
@@ -144,9 +144,8 @@ DeviceFault DeviceContext::Unmap(uint64_t number) {
   if (found == mappings_.end()) return Refused("no such mapping");
   const Mapping mapping = found->second;
   mappings_.erase(found);
-  DeviceFault fault = mapping.kind == HandleKind::kIpc
-                          ? Check(cu_.cuIpcCloseMemHandle(mapping.address), "cuIpcCloseMemHandle")
-                          : UnmapHandle(mapping);
+  if (mapping.kind == HandleKind::kDescriptor) return UnmapHandle(mapping);
+  DeviceFault fault = Check(cu_.cuIpcCloseMemHandle(mapping.address), "cuIpcCloseMemHandle");
   fault.unsafe = !fault.ok();
   return fault;
 }
@@ -163,8 +162,8 @@ DeviceFault DeviceContext::Allocate(uint64_t size_bytes, storage::UniqueFd* desc
   fault = Check(cu_.cuMemsetD8Async(made.address, 0, size_bytes, nullptr), "cuMemsetD8Async");
   if (fault.ok()) {
     fault = Check(cu_.cuStreamSynchronize(nullptr), "cuStreamSynchronize");
-    fault.unsafe = !fault.ok();
-    if (!fault.ok()) return fault;  // it may be written yet, so it stays mapped until the worker ends
+    fault.unsafe = !fault.ok();  // it may be written yet
+    if (fault.unsafe) return fault;
   }
   int exported = -1;
   if (fault.ok()) {
@@ -172,8 +171,7 @@ DeviceFault DeviceContext::Allocate(uint64_t size_bytes, storage::UniqueFd* desc
                   "cuMemExportToShareableHandle");
   }
   if (fault.ok()) *descriptor = storage::UniqueFd(exported);
-  DeviceFault unmapped = UnmapHandle(made);
-  unmapped.unsafe = !unmapped.ok();
+  const DeviceFault unmapped = UnmapHandle(made);
   return fault.ok() || unmapped.unsafe ? unmapped : fault;
 }
 

@@ -103,13 +103,14 @@ void DeviceWorker::Reap() {
 }
 
 void DeviceWorker::Read() {
+  int resets = 0;  // one is told before the last words of a worker that left requests unread
   for (;;) {
     WorkerReply reply;
     iovec data{&reply, sizeof(reply)};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
     msghdr message{.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
     const ssize_t got = recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
-    if (got < 0 && errno == EINTR) continue;
+    if (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0))) continue;
     storage::UniqueFd descriptor;
     if (const cmsghdr* part = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
         part != nullptr && part->cmsg_type == SCM_RIGHTS) {
@@ -252,7 +253,7 @@ absl::Status DeviceWorker::Await(const IpcHandle& event, Cancellation& cancel) {
     // Not reached yet, which is the trainer's affair. A worker that is lost is what the next Wait finds.
     Ask(WorkerPing{}, -1, spec_.stall).IgnoreError();
   }
-  status = Answer(await.header.id, &cancel, nullptr);
+  status = Answer(await.header.id, &cancel);
   if (cancel.cancelled()) Forget(await.header.id);
   return status;
 }

@@ -92,7 +92,7 @@ class DeviceWorker {
   template <typename Frame>
   absl::Status Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);
   bool Wait(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel);
-  absl::Status Answer(uint64_t id, Cancellation* cancel, storage::UniqueFd* got);
+  absl::Status Answer(uint64_t id, Cancellation* cancel, storage::UniqueFd* got = nullptr);
   absl::Status AnswerInTime(uint64_t id, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);
   void Forget(uint64_t await);
   uint64_t NewCall();
