@@ -39,6 +39,13 @@ std::map<uint32_t, int> GpusOf(const Declared& declared) {
   return gpus;
 }
 
+void KeepForGood(Mapping memory) {
+  static std::mutex& mu = *new std::mutex;
+  static std::vector<Mapping>& kept = *new std::vector<Mapping>;
+  std::lock_guard lock(mu);
+  kept.push_back(std::move(memory));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<FlightRecorder>> FlightRecorder::Make(Devices* devices) {
@@ -66,7 +73,7 @@ FlightRecorder::~FlightRecorder() {
   if (AllWritten()) {
     devices_->UnpinFlightWords();
   } else {
-    new Mapping(std::move(memory_));
+    KeepForGood(std::move(memory_));
   }
 }
 
