@@ -27,6 +27,16 @@ void AwaitWaiters(const StagingPool& pool, int64_t n) {
   while (pool.stats().waiters < n) std::this_thread::yield();
 }
 
+// The pool takes `cached` for its cache; `reclaimed` (null: nobody asks) counts what it got back.
+void GiveUpOldest(StagingPool& pool, std::list<StagingBuffer>& cached, int* reclaimed = nullptr) {
+  pool.SetReclaimer([&cached, reclaimed] {
+    if (cached.empty()) return false;
+    cached.pop_front();
+    if (reclaimed != nullptr) ++*reclaimed;
+    return true;
+  });
+}
+
 TEST(StagingPool, GrowsToItsLimitAndNotBeyond) {
   const auto pool = StartPool(3, 1);
   EXPECT_EQ(pool->stats().capacity_bytes, kBytes);
@@ -86,12 +96,7 @@ TEST(StagingPool, ExpectedGrowthComesBeforeReclaimAndReclaimBeforeTheRest) {
   Cancellation cancel;
   std::list<StagingBuffer> cached;
   int reclaimed = 0;
-  pool->SetReclaimer([&] {
-    if (cached.empty()) return false;
-    ++reclaimed;
-    cached.pop_front();
-    return true;
-  });
+  GiveUpOldest(*pool, cached, &reclaimed);
   const auto one_rank = pool->Expect("save", 1), other_rank = pool->Expect("save", 1);
   cached.push_back(*pool->Acquire(cancel));
   StagingBuffer second = *pool->Acquire(cancel);
@@ -108,11 +113,7 @@ TEST(StagingPool, WorkThatIsOverAsksForNothingMore) {
   const auto pool = StartPool(8);
   Cancellation cancel;
   std::list<StagingBuffer> cached;
-  pool->SetReclaimer([&] {
-    if (cached.empty()) return false;
-    cached.pop_front();
-    return true;
-  });
+  GiveUpOldest(*pool, cached);
   for (int load = 0; load < 5; ++load) {
     const auto expected = pool->Expect("load", 2);
     for (int i = 0; i < 2; ++i) cached.push_back(*pool->Acquire(cancel));
@@ -125,11 +126,7 @@ TEST(StagingPool, WorkThatRanksShareAsksForItOnce) {
   const auto pool = StartPool(8);
   Cancellation cancel;
   std::list<StagingBuffer> cached;
-  pool->SetReclaimer([&] {
-    if (cached.empty()) return false;
-    cached.pop_front();
-    return true;
-  });
+  GiveUpOldest(*pool, cached);
   const auto one_rank = pool->Expect("load", 2, 3), other_rank = pool->Expect("load", 2, 3);
   for (int i = 0; i < 8; ++i) cached.push_back(*pool->Acquire(cancel));
   EXPECT_EQ(pool->stats().capacity_bytes, 3 * kBytes);

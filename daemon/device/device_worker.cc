@@ -12,6 +12,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "daemon/device/child_process.h"
+#include "daemon/device/packet.h"
 #include "daemon/error.h"
 
 namespace keepstep::daemon {
@@ -106,18 +107,9 @@ void DeviceWorker::Read() {
   int resets = 0;  // one is told before the last words of a worker that left requests unread
   for (;;) {
     WorkerReply reply;
-    iovec data{&reply, sizeof(reply)};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-    msghdr message{.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-    const ssize_t got = recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
-    if (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0))) continue;
     storage::UniqueFd descriptor;
-    if (const cmsghdr* part = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
-        part != nullptr && part->cmsg_type == SCM_RIGHTS) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(part), sizeof(fd));
-      descriptor = storage::UniqueFd(fd);
-    }
+    const ssize_t got = ReceivePacket(socket_.get(), BytesInto(&reply), &descriptor);
+    if (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0))) continue;
     if (got != sizeof(reply)) {
       Lose(Lost("DEVICE_LOST", gpu_, "its process has ended"));
       return Reap();
@@ -145,23 +137,11 @@ uint64_t DeviceWorker::NewCall() {
 }
 
 absl::Status DeviceWorker::Send(uint64_t id, absl::Span<const std::byte> frame, int descriptor) {
-  iovec data{const_cast<std::byte*>(frame.data()), frame.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{.msg_iov = &data, .msg_iovlen = 1};
-  if (descriptor >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    cmsghdr* part = CMSG_FIRSTHDR(&message);
-    part->cmsg_level = SOL_SOCKET;
-    part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(part), &descriptor, sizeof(descriptor));
-  }
   ssize_t sent = 0;
   {
     std::lock_guard lock(send_mutex_);
     do {
-      sent = sendmsg(socket_.get(), &message, MSG_NOSIGNAL);
+      sent = SendPacket(socket_.get(), frame, descriptor);
     } while (sent < 0 && errno == EINTR);
   }
   if (sent >= 0) return absl::OkStatus();

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "daemon/device/child_process.h"
+#include "daemon/device/packet.h"
 #include "daemon/error.h"
 #include "storage/unique_fd.h"
 
@@ -51,17 +52,7 @@ class Exporter {
     pollfd answer{.fd = socket_.get(), .events = POLLIN, .revents = 0};
     if (poll(&answer, 1, static_cast<int>(limit.count())) != 1)
       return absl::DeadlineExceededError("the probe's process does not answer");
-    iovec data{offer, sizeof(*offer)};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-    msghdr message{.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-    const ssize_t got = recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
-    const cmsghdr* const part = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
-    if (part != nullptr && part->cmsg_type == SCM_RIGHTS) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(part), sizeof(fd));
-      *descriptor = storage::UniqueFd(fd);
-    }
-    if (got != sizeof(*offer)) return absl::UnavailableError("the probe's process ended");
+    if (ReceivePacket(socket_.get(), BytesInto(offer), descriptor) != sizeof(*offer)) return absl::UnavailableError("the probe's process ended");
     offer->text[sizeof(offer->text) - 1] = '\0';
     return absl::OkStatus();
   }

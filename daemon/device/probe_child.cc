@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "daemon/device/probe_protocol.h"
+#include "daemon/device/packet.h"
 #include "daemon/device/worker.h"
 #include "third_party/cuda_driver/cuda_driver.h"
 
@@ -110,19 +111,7 @@ class Exporter {
 };
 
 void Send(int socket, const ProbeOffer& offer, int descriptor) {
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  iovec part{.iov_base = const_cast<ProbeOffer*>(&offer), .iov_len = sizeof(offer)};
-  msghdr message{.msg_iov = &part, .msg_iovlen = 1};
-  if (descriptor >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    cmsghdr* const header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
-  }
-  while (sendmsg(socket, &message, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  while (SendPacket(socket, BytesOf(offer), descriptor) < 0 && errno == EINTR) {
   }
 }
 

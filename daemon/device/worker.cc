@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "daemon/device/device_context.h"
+#include "daemon/device/packet.h"
 #include "storage/unique_fd.h"
 
 namespace keepstep::daemon {
@@ -74,40 +75,19 @@ void Send(int socket, uint64_t id, const DeviceFault& fault, int descriptor = -1
   reply.error = fault.error;
   reply.fatal = fault.fatal() ? 1 : 0;
   fault.text.copy(reply.text, sizeof(reply.text) - 1);
-  iovec data{&reply, sizeof(reply)};
-  msghdr message{.msg_iov = &data, .msg_iovlen = 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  if (descriptor >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof(control);
-    cmsghdr* part = CMSG_FIRSTHDR(&message);
-    part->cmsg_level = SOL_SOCKET;
-    part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(part), &descriptor, sizeof(descriptor));
-  }
-  while (sendmsg(socket, &message, MSG_NOSIGNAL) < 0 && errno == EINTR) {
+  while (SendPacket(socket, BytesOf(reply), descriptor) < 0 && errno == EINTR) {
   }
 }
 
 // False: the daemon is gone.
 bool Worker::Receive(Frame* frame) {
   frame->bytes.resize(kMaxWorkerFrameBytes);
-  iovec data{frame->bytes.data(), frame->bytes.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{.msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
   ssize_t got = 0;
   do {
-    got = recvmsg(socket_, &message, MSG_CMSG_CLOEXEC);
+    got = ReceivePacket(socket_, absl::MakeSpan(frame->bytes), &frame->descriptor);
   } while (got < 0 && errno == EINTR);
   if (got <= 0) return false;
   frame->bytes.resize(got);
-  const cmsghdr* part = CMSG_FIRSTHDR(&message);
-  if (part != nullptr && part->cmsg_type == SCM_RIGHTS) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(part), sizeof(fd));
-    frame->descriptor = storage::UniqueFd(fd);
-  }
   return true;
 }
 

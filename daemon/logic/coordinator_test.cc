@@ -1,21 +1,13 @@
 // Several saves, several ranks: one verdict for all, two in flight, nobody gated without need.
 
-#include "daemon/logic/machine_harness.h"
+#include "daemon/logic/world_test.h"
 #include "gtest/gtest.h"
 
 namespace keepstep::daemon {
 namespace {
 
-class CoordinatorTest : public testing::Test {
+class CoordinatorTest : public WorldTest {
  protected:
-  void Begin(int32_t ranks) {
-    h.Start();
-    world = h.OpenWorld(ranks, 10);
-    h.ForgetActions();
-  }
-  void SaveOnAll(uint64_t number, int64_t step, BusyPolicy policy = BusyPolicy::kWait) {
-    for (SessionId session : world) h.Save(session, number, step, policy);
-  }
   int ReleasesOf(SessionId session, uint64_t number) {
     int count = 0;
     for (const Release& release : h.All<Release>()) {
@@ -23,9 +15,6 @@ class CoordinatorTest : public testing::Test {
     }
     return count;
   }
-
-  MachineHarness h;
-  std::vector<SessionId> world;
 };
 
 // A client repeats a call whose answer it lost; a second copy of the same save would be a second checkpoint.

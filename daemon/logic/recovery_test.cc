@@ -3,7 +3,7 @@
 #include <limits>
 
 #include "absl/strings/match.h"
-#include "daemon/logic/machine_harness.h"
+#include "daemon/logic/world_test.h"
 #include "gtest/gtest.h"
 
 namespace keepstep::daemon {
@@ -12,21 +12,13 @@ namespace {
 using storage::StoreOp;
 using storage::StoreResult;
 
-class RecoveryTest : public testing::Test {
+class RecoveryTest : public WorldTest {
  protected:
-  void Begin(int32_t ranks) {
-    h.Start();
-    world = h.OpenWorld(ranks, 10);
-    h.ForgetActions();
-  }
   void Commit(uint64_t number, int64_t step) {
     for (SessionId session : world) h.Save(session, number, step);
     h.Finish(number, world);
     ASSERT_EQ(h.Told(world[0], number).state, SaveState::kCommitted);
   }
-
-  MachineHarness h;
-  std::vector<SessionId> world;
 };
 
 // A trainer that lost its daemon must learn what became of every save it issued.

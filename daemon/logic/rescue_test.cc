@@ -1,22 +1,14 @@
 // Ranks that are dead with their memory kept: what may be saved for them, who waits, and what must not be lost by it.
 
 #include "absl/strings/match.h"
-#include "daemon/logic/machine_harness.h"
+#include "daemon/logic/world_test.h"
 #include "gtest/gtest.h"
 
 namespace keepstep::daemon {
 namespace {
 
-class RescueTest : public testing::Test {
+class RescueTest : public WorldTest {
  protected:
-  void Begin(int32_t ranks) {
-    h.Start();
-    world = h.OpenWorld(ranks, 10);
-    h.ForgetActions();
-  }
-  void SaveOnAll(uint64_t number, int64_t step) {
-    for (SessionId session : world) h.Save(session, number, step);
-  }
   void KeepAll() {
     for (SessionId session : world) h.Feed(SessionKept{session});
   }
@@ -30,9 +22,6 @@ class RescueTest : public testing::Test {
     }
     return count;
   }
-
-  MachineHarness h;
-  std::vector<SessionId> world;
 };
 
 TEST_F(RescueTest, DeadRanksAreSavedAsOneSave) {

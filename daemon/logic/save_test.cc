@@ -1,7 +1,7 @@
 // One save at a time: what may be told when, and what a failure leaves.
 
 #include "absl/strings/match.h"
-#include "daemon/logic/machine_harness.h"
+#include "daemon/logic/world_test.h"
 #include "gtest/gtest.h"
 #include "storage/attempt.h"
 #include "storage/record.h"
@@ -33,20 +33,7 @@ bool Is(const Action& action) {
   return std::holds_alternative<A>(action);
 }
 
-class SaveTest : public testing::Test {
- protected:
-  void Begin(int32_t ranks) {
-    h.Start();
-    world = h.OpenWorld(ranks, 10);
-    h.ForgetActions();
-  }
-  void SaveOnAll(uint64_t number, int64_t step) {
-    for (SessionId session : world) h.Save(session, number, step);
-  }
-
-  MachineHarness h;
-  std::vector<SessionId> world;
-};
+class SaveTest : public WorldTest {};
 
 // A trainer that deletes its older copy on COMMITTED must be able to restore this one after any crash.
 TEST_F(SaveTest, CommittedIsToldAfterTheDecisionAndTheCatalog) {

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,25 @@ class Trainer:
         assert self._process.wait(SECONDS) == 0
 
 
+@contextmanager
+def child(
+    program: str, *arguments: str, variables: Mapping[str, str], wrapper: Sequence[str] = ()
+) -> Iterator[Trainer]:
+    """`tests/device/PROGRAM.py` as a trainer, with `variables` of its own; it is killed at the end."""
+    path = os.pathsep.join([str(REPOSITORY / "client/python"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen([*wrapper, sys.executable, "-m", f"tests.device.{program}", *arguments], cwd=REPOSITORY,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               env={**os.environ, **variables, "PYTHONPATH": path})
+    try:
+        yield Trainer(process)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()
+
+
 class Gpus:
     """A daemon, and what its processes and trainers are told of the driver.
 
@@ -115,20 +134,10 @@ class Gpus:
     def trainer(self, scenario: str, layout: str, *further: str, program: str = "trainer", job: str = "job",
                 wrapper: Sequence[str] = (), **limits_ms: int) -> Iterator[Trainer]:
         """`tests/device/PROGRAM.py` with a scenario, a layout and a job; `limits_ms` are of client/limits.h."""
-        path = os.pathsep.join([str(REPOSITORY / "client/python"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         limits = ",".join(f"{name}={value}" for name, value in limits_ms.items())
-        process = subprocess.Popen(
-            [*wrapper, sys.executable, "-m", f"tests.device.{program}", scenario, layout, self.daemon.address,
-             str(self.home / "root" / job), *further], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env={**os.environ, **self.variables, "PYTHONPATH": path, "KEEPSTEP_LIMITS": limits})
-        try:
-            yield Trainer(process)
-        finally:
-            process.kill()
-            process.wait()
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.close()
-            process.stdout.close()
+        with child(program, scenario, layout, self.daemon.address, str(self.home / "root" / job), *further,
+                   variables={**self.variables, "KEEPSTEP_LIMITS": limits}, wrapper=wrapper) as trainer:
+            yield trainer
 
     def others(self, trainer: Trainer) -> list[Process]:
         """Living processes that use the driver, but for the trainer."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +16,11 @@ from pathlib import Path
 import keepstep
 import pytest
 
-from tests.device.gpus import SECONDS, Trainer
+from tests.device.gpus import SECONDS, Trainer, child
 from tests.device.tensors import expected
 from tests.fake_cuda.counters import Counters
 from tests.fake_cuda.environment import LIBRARY, MISSING, environment
-from tests.harness.daemon import REPOSITORY, Daemon
+from tests.harness.daemon import Daemon
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=MISSING)
 
@@ -51,20 +49,10 @@ class Job:
 
     @contextmanager
     def rank(self, scenario: str, layout: str = "segment", rank: int = 0, world: int = 1) -> Iterator[Trainer]:
-        path = os.pathsep.join([str(REPOSITORY / "client/python"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.device.rescue_trainer", scenario, layout, self.daemon.address,
-             str(self.directory), str(rank), str(world)], cwd=REPOSITORY, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, env={**os.environ, **self.variables, "PYTHONPATH": path})
-        self._ranks.append(process.pid)
-        try:
-            yield Trainer(process)
-        finally:
-            process.kill()
-            process.wait()
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.close()
-            process.stdout.close()
+        with child("rescue_trainer", scenario, layout, self.daemon.address, str(self.directory), str(rank), str(world),
+                   variables=self.variables) as trainer:
+            self._ranks.append(trainer.pid)
+            yield trainer
 
     def log(self) -> str:
         return self.daemon.log.read_text()
