@@ -6,9 +6,15 @@
 
 namespace keepstep::client {
 
-Client::Client(const Limits& limits) : owner_(getpid()), limits_(limits), window_samples_(&devices_), ledger_(&window_samples_), gate_(&ledger_, limits) {}
+Client::Client(const Limits& limits)
+    : owner_(getpid()),
+      limits_(limits),
+      window_samples_(&devices_),
+      ledger_(&window_samples_),
+      gate_(&ledger_, limits) {}
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Open(SessionSpec spec, Deadline deadline) {
+  if (absl::Status status = GrpcUse::Check(); !status.ok()) return status;
   std::unique_ptr<Client> client(new Client(spec.limits));
   if (spec.rescue) {
     auto recorder = FlightRecorder::Make(&client->devices_);

@@ -18,6 +18,7 @@
 #include "client/device/devices.h"
 #include "client/flight_recorder.h"
 #include "client/gate.h"
+#include "client/grpc_use.h"
 #include "client/owned_memory.h"
 #include "client/save_ledger.h"
 #include "client/saves.h"
@@ -85,6 +86,7 @@ class Client {
   explicit Client(const Limits& limits);
   absl::Status Restart(Deadline deadline, v1::RestartResponse* response);
 
+  const GrpcUse grpc_;  // first: gRPC's last user in this process closes it when all else is gone
   const pid_t owner_;
   const Limits limits_;
   std::atomic<bool> may_restart_{false};  // warm, and nothing was loaded yet

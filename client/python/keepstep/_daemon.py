@@ -29,13 +29,6 @@ _ATTEMPTS = 3  # one that answers `up` may end before it is reached
 _UP_SECONDS = 180  # `up` has shorter limits of its own
 _LOOK_SECONDS, _LOOK_MOST_SECONDS = 0.5, 60.0  # whether it is still there; doubled while none can be started
 _NOT_FOUND = 4  # exit status of keepstep
-_parent_had_one_open = False
-
-
-def forked_beside_an_open_client() -> None:
-    """For this process, a fork: gRPC's threads are in the parent, and its locks may be held for ever."""
-    global _parent_had_one_open
-    _parent_had_one_open = True
 
 
 def connect(daemon: str, open_at: Callable[[str], Opened]) -> tuple[Opened, str | None]:
@@ -45,15 +38,8 @@ def connect(daemon: str, open_at: Callable[[str], Opened]) -> tuple[Opened, str 
     Raises:
         DaemonUnavailable: nobody listens (NO_DAEMON), there is nothing to start (NO_PROGRAM), or it did not start
             (NOT_STARTED, with the end of its log).
-        KeepstepError: FORKED, from a process that had a client open.
+        KeepstepError: FORKED, a fork of a process that had a client open.
     """
-    if _parent_had_one_open:
-        raise KeepstepError(
-            "this process was forked while its parent had a Checkpointer open, which gRPC does not survive; fork "
-            "before one is opened or after it is closed, or start this process by spawn.",
-            code="FAILED_PRECONDITION",
-            reason="FORKED",
-        )
     if daemon not in ("auto", "system"):
         return open_at(daemon), None
     address = _ffi.default_address()

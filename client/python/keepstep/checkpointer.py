@@ -499,8 +499,6 @@ class Checkpointer:
 def _after_fork() -> None:
     for checkpointer in list(_alive):
         checkpointer._forget_gates()
-        if not checkpointer._client.closed:
-            _daemon.forked_beside_an_open_client()
 
 
 os.register_at_fork(after_in_child=_after_fork)
