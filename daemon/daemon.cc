@@ -1,61 +1,32 @@
 #include "daemon/daemon.h"
 
 #include <fcntl.h>
-#include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <signal.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cerrno>
-#include <climits>
-#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <mutex>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "daemon/attempt_writer.h"
-#include "daemon/checkpoints_service.h"
+#include "daemon/daemon_parts.h"
 #include "daemon/error.h"
-#include "daemon/grpc_listener.h"
-#include "daemon/device/device_hub.h"
-#include "daemon/device/owned_memory.h"
-#include "daemon/device/trainer_pieces.h"
-#include "daemon/handoff_server.h"
 #include "daemon/health.h"
-#include "daemon/http_pages.h"
-#include "daemon/kept_worlds.h"
-#include "daemon/http_server.h"
 #include "daemon/log_file.h"
-#include "daemon/node_service.h"
-#include "daemon/sessions_service.h"
-#include "daemon/ticker.h"
 #include "daemon/version.h"
 #include "daemon/viewer.h"
 #include "proto/handoff.h"
-#include "storage/unique_fd.h"
 
 namespace keepstep::daemon {
 namespace {
 
 constexpr size_t kMaxTasks = 4096;  // that calls from outside may let wait, of each kind
-constexpr int kMaxMessageBytes = 64 << 20;
-constexpr size_t kMessageMemoryBytes = 256 << 20;  // of all messages that arrive; gRPC makes the others wait
-constexpr int kCallsOfAConnection = 128;
-constexpr int kIdleConnectionMs = 300'000;
-constexpr int kConnectionsOfASession = 2, kOtherConnections = 64;
-// Of a session: its socket, its process, the directory, the pages, the window, the flight record; and its connections.
-constexpr int kDescriptorsOfASession = 8 + kConnectionsOfASession;
-constexpr int kOtherDescriptors = 256;  // stores, catalog, log, connections without a session
 // What calls under way get at shutdown. An idle client acknowledges the end only at its next poll, up to 5 s
 // later.
 constexpr std::chrono::seconds kCallsLimit(1);
@@ -63,20 +34,6 @@ constexpr std::chrono::seconds kCallsLimit(1);
 absl::Status Errno(absl::string_view what) {
   return absl::FailedPreconditionError(absl::StrCat(what, ": ", strerror(errno)));
 }
-
-// As many as are configured, or as there are descriptors for: out of descriptors, nothing could be written
-// either.
-int SessionsLimit(int configured) {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return configured;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return configured;
-  const int64_t room = (static_cast<int64_t>(limit.rlim_cur) - kOtherDescriptors) / kDescriptorsOfASession;
-  return static_cast<int>(std::clamp<int64_t>(room, 1, configured));
-}
-
-int ConnectionsOf(int sessions) { return sessions * kConnectionsOfASession + kOtherConnections; }
 
 absl::Status MakeDirectory(const std::string& path, mode_t mode) {
   std::error_code error;
@@ -101,68 +58,6 @@ absl::StatusOr<storage::UniqueFd> TakeLock(const std::string& directory) {
 bool HasGpuDriver() { return access("/dev/nvidiactl", F_OK) == 0; }
 
 }  // namespace
-
-struct Daemon::Parts : public HandoffEvents {
-  explicit Parts(const DaemonSpec& given) : spec(given), log(given.log_format, given.log_level), rescue(given.rescue) {
-    log.KeepIn(&log_ring);
-  }
-  ~Parts() override;
-
-  absl::Status StartStorage();
-  void StartJobs();
-  absl::Status StartServing();
-  absl::Status StartHttp();
-  absl::Status TakeToken(const std::string& file);
-  int SessionsAllowed(int configured);
-  void Reconfigure(const DaemonSpec& changed);
-  void EndSession(SessionId id, absl::Status why);
-  void KeepMemory(ClientSession& session);
-
-  absl::Status Admit() override;
-  void OnSession(std::shared_ptr<ClientSession> session) override { sessions.Add(std::move(session)); }
-  void OnNotify(ClientSession& session) override;
-  void OnAskSave(const std::shared_ptr<ClientSession>& session, absl::string_view request) override {
-    sessions_service->SaveAsked(session, request);
-  }
-  void OnLost(ClientSession& session) override;
-  void OnDead(ClientSession& session, bool left) override;
-
-  const DaemonSpec spec;
-  Metrics metrics;
-  LogRing log_ring;
-  Log log;
-  storage::UniqueFd lock, socket_lock;
-  std::string address;
-  storage::IoEngineChoice engine;
-  std::unique_ptr<DataPlane> plane;
-  std::unique_ptr<DeviceHub> devices;  // null: GPU memory is not mapped
-  std::unique_ptr<OwnedMemory> owned;  // there where `devices` is
-  PiecesByProcess pieces;
-  KeptWorlds kept{std::chrono::milliseconds(spec.gpu_pool_hold_ms)};
-  std::unique_ptr<storage::Catalog> catalog;
-  bool trust_rosters = true;
-  ReaderLeases leases;
-  RescueLimits rescue;
-  SessionRegistry sessions;
-  std::unique_ptr<Executor> logic, io, calls, streams, loads;
-  std::unique_ptr<JobRegistry> jobs;
-  std::unique_ptr<CheckpointCache> checkpoints;
-  std::unique_ptr<AttemptWriter> attempts;
-  ServerState state;
-  std::atomic<bool> exit_requested{false};
-  std::shared_ptr<RegistrationBudget> registrations;
-  std::mutex handoff_mutex;
-  std::unique_ptr<HandoffServer> handoff;
-  std::unique_ptr<SessionsService> sessions_service;
-  std::unique_ptr<CheckpointsService> checkpoints_service;
-  std::unique_ptr<NodeService> node_service;
-  std::unique_ptr<grpc::Server> server;
-  std::unique_ptr<GrpcListener> listener;
-  std::unique_ptr<PoolKeeper> keeper;
-  std::unique_ptr<Ticker> ticker;
-  OperatorToken token;
-  std::unique_ptr<HttpServer> http;
-};
 
 absl::Status Daemon::Parts::StartStorage() {
   auto made = storage::MakeIoEngine(spec.io);
@@ -262,158 +157,6 @@ void Daemon::Parts::StartJobs() {
                 {"rows", changed.ok() ? absl::StrCat(*changed) : std::string(changed.status().message())}});
     });
   }
-}
-
-int Daemon::Parts::SessionsAllowed(int configured) {
-  const int allowed = SessionsLimit(configured);
-  if (allowed < configured) {
-    log.Warn("fewer sessions than configured: too few descriptors are allowed (LimitNOFILE, ulimit -n)",
-             {{"sessions", absl::StrCat(allowed)}, {"configured", absl::StrCat(configured)}});
-  }
-  return allowed;
-}
-
-void Daemon::Parts::Reconfigure(const DaemonSpec& changed) {
-  log.SetFormat(changed.log_format);
-  log.SetLevel(changed.log_level);
-  const int sessions_limit = SessionsAllowed(changed.max_sessions);
-  jobs->SetLimits(changed.limits, changed.job_quota_bytes);
-  attempts->SetLimits(std::chrono::milliseconds(changed.attempt_idle_ms), changed.job_quota_bytes);
-  registrations->SetLimit(changed.registrations_bytes);
-  rescue.Set(changed.rescue);
-  handoff->SetLimits(sessions_limit, changed.window_bytes);
-  listener->SetMaxConnections(ConnectionsOf(sessions_limit));
-  keeper->SetIdle(std::chrono::milliseconds(changed.pool_idle_ms));
-  state.config.Set(changed.limits, changed.config_text);
-  if (http == nullptr) return;
-  if (absl::Status status = TakeToken(changed.http_token_file); !status.ok())
-    log.Write(Log::Level::kError, "the operator's token stays as it was",
-              {{"why", std::string(status.message())}});
-}
-
-absl::Status Daemon::Parts::StartServing() {
-  const std::string grpc_path = absl::StrCat(spec.socket_directory, "/", proto::kGrpcSocketName);
-  const int sessions_limit = SessionsAllowed(spec.max_sessions);
-  registrations = std::make_shared<RegistrationBudget>(spec.registrations_bytes);
-  HandoffSpec handoff_spec{.socket_path = absl::StrCat(spec.socket_directory, "/", proto::kHandoffSocketName),
-                           .max_connections = sessions_limit,
-                           .window_bytes = spec.window_bytes,
-                           .registrations = registrations,
-                           .devices = devices.get(),
-                           .pieces = &pieces};
-  unlink(grpc_path.c_str());
-  unlink(handoff_spec.socket_path.c_str());
-  address = absl::StrCat("unix://", grpc_path);
-
-  sessions_service = std::make_unique<SessionsService>(&state);
-  checkpoints_service = std::make_unique<CheckpointsService>(&state);
-  node_service = std::make_unique<NodeService>(&state);
-  grpc::EnableDefaultHealthCheckService(true);
-  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  grpc::ServerBuilder builder;
-  builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-  builder.SetMaxSendMessageSize(kMaxMessageBytes);
-  builder.SetResourceQuota(grpc::ResourceQuota("keepstepd").Resize(kMessageMemoryBytes));
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kCallsOfAConnection);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleConnectionMs);
-  builder.RegisterService(sessions_service.get());
-  builder.RegisterService(checkpoints_service.get());
-  builder.RegisterService(node_service.get());
-  server = builder.BuildAndStart();
-  if (server == nullptr) return absl::FailedPreconditionError("gRPC does not start");
-  for (const char* service : {v1::Sessions::service_full_name(), v1::Checkpoints::service_full_name(),
-                              v1::Node::service_full_name()}) {
-    server->GetHealthCheckService()->SetServingStatus(service, true);
-  }
-  auto listening = GrpcListener::Start(
-      {.socket_path = grpc_path, .max_connections = ConnectionsOf(sessions_limit)}, server.get());
-  if (!listening.ok()) return listening.status();
-  listener = *std::move(listening);
-  auto started = HandoffServer::Start(handoff_spec, this);
-  if (!started.ok()) return started.status();
-  {
-    std::lock_guard guard(handoff_mutex);
-    handoff = *std::move(started);
-  }
-  keeper = std::make_unique<PoolKeeper>(
-      &plane->pool(), [this] { return sessions.RegisteredBytes(); },
-      PoolKeeper::Options{.idle = std::chrono::milliseconds(spec.pool_idle_ms)});
-  ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get(), keeper.get(),
-                                    &kept, &state.ticked);
-  return StartHttp();
-}
-
-absl::Status Daemon::Parts::StartHttp() {
-  if (spec.http_listen.empty()) return absl::OkStatus();
-  if (absl::Status status = TakeToken(spec.http_token_file); !status.ok()) return status;
-  auto started = HttpServer::Start({.listen = spec.http_listen}, HttpPages(&state, &token));
-  if (!started.ok()) return started.status();
-  http = *std::move(started);
-  return absl::OkStatus();
-}
-
-absl::Status Daemon::Parts::TakeToken(const std::string& file) {
-  absl::StatusOr<std::string> read = file.empty() ? std::string() : ReadToken(file);
-  if (read.ok()) token.Set(*std::move(read));
-  return read.status();
-}
-
-void Daemon::Parts::EndSession(SessionId id, absl::Status why) {
-  if (!sessions.Remove(id, std::move(why))) return;
-  std::lock_guard guard(handoff_mutex);
-  if (handoff != nullptr) handoff->Forget(id);
-}
-
-absl::Status Daemon::Parts::Admit() {
-  if (!state.draining) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kUnavailable, "DRAINING",
-                   "keepstepd is shutting down. Connect again after its restart.", "handoff");
-}
-
-void Daemon::Parts::OnNotify(ClientSession& session) {
-  const auto member = session.membership();
-  if (!member.has_value() || !member->training || !session.NoticeCame()) return;
-  member->job->LookAtVerdicts(session.id());
-}
-
-void Daemon::Parts::OnLost(ClientSession& session) {
-  const auto member = session.membership();
-  if (member.has_value() && member->training) {
-    member->job->SessionGone(session.id(), false);
-    return;
-  }
-  EndSession(session.id(), absl::CancelledError("The client has gone."));
-}
-
-// Before anything else of the session ends.
-void Daemon::Parts::KeepMemory(ClientSession& session) {
-  const auto member = session.membership();
-  const auto registration = session.registration();
-  if (!member.has_value() || !member->training || !member->warm || registration == nullptr || session.epoch() == 0) return;
-  KeptRank rank{.epoch = session.epoch(),
-                .rank = member->rank,
-                .world_size = member->world_size,
-                .registration = registration,
-                .pieces = session.pieces().All(),
-                .flight_record = storage::UniqueFd(fcntl(session.flight_record(), F_DUPFD_CLOEXEC, 0))};
-  if (rank.pieces.empty() || !rank.flight_record.valid()) return;
-  log.Info("memory kept", {{"job", member->job->label()},
-                           {"rank", absl::StrCat(member->rank)},
-                           {"epoch", absl::StrCat(session.epoch())},
-                           {"allocations", absl::StrCat(rank.pieces.size())}});
-  kept.Keep(member->job->identity().path, std::move(rank), KeptWorlds::Clock::now());
-}
-
-void Daemon::Parts::OnDead(ClientSession& session, bool left) {
-  const auto member = session.membership();
-  if (!left) KeepMemory(session);
-  if (!left && member.has_value() && member->training && session.rescue().granted) {
-    if (auto taken = sessions.Take(session.id())) member->job->SessionDied(std::move(taken));
-    return;
-  }
-  if (member.has_value() && member->training) member->job->SessionGone(session.id(), true);
-  sessions.Remove(session.id(), MakeError(absl::StatusCode::kAborted, "TRAINER_DIED",
-                                          "The trainer's process has ended.", "copy"));
 }
 
 Daemon::Parts::~Parts() {
