@@ -32,6 +32,7 @@ class GateTest : public testing::Test {
 
   uint64_t IssueAndAccept() {
     const uint64_t number = ledger_.Issue(1, PlanOf({{0, weights_}})).value();
+    ledger_.Sample(number);
     v1::SaveStatus status;
     status.set_number(number);
     status.set_state(v1::ACCEPTED);

@@ -36,7 +36,8 @@ absl::Status UpdatedDuringSave(absl::string_view fqn) {
 struct SaveLedger::Record {
   uint64_t number = 0;
   std::shared_ptr<const SamplePlan> plan;
-  std::map<uint32_t, std::vector<std::byte>> samples;  // of groups not yet compared
+  std::map<uint32_t, std::vector<std::byte>> samples;  // of groups not yet compared; empty ones until `sampled`
+  bool sampled = false;
   Verdict verdict = Verdict::kOpen;
   bool answered = false;
   bool over = false;
@@ -68,7 +69,7 @@ std::shared_ptr<SessionPages> SaveLedger::pages() const {
 
 absl::StatusOr<uint64_t> SaveLedger::Issue(int64_t step, std::shared_ptr<const SamplePlan> plan) {
   auto record = std::make_unique<Record>();
-  for (const auto& [group, runs] : *plan) record->samples[group] = TakeSamples(runs);
+  for (const auto& [group, runs] : *plan) record->samples[group];
   record->plan = std::move(plan);
   std::lock_guard lock(mu_);
   const uint64_t number = issued_ + 1;
@@ -86,6 +87,26 @@ absl::StatusOr<uint64_t> SaveLedger::Issue(int64_t step, std::shared_ptr<const S
   issued_ = number;
   Forget();
   return number;
+}
+
+void SaveLedger::Sample(uint64_t number) {
+  std::shared_ptr<const SamplePlan> plan;
+  {
+    std::lock_guard lock(mu_);
+    const Record* record = Find(number);
+    if (record == nullptr || record->over) return;
+    plan = record->plan;
+  }
+  std::map<uint32_t, std::vector<std::byte>> samples;
+  for (const auto& [group, runs] : *plan) samples[group] = TakeSamples(runs);
+  {
+    std::lock_guard lock(mu_);
+    Record* record = Find(number);
+    if (record == nullptr) return;
+    record->sampled = true;
+    if (!record->over && record->verdict == Verdict::kOpen) record->samples = std::move(samples);
+  }
+  Advance();
 }
 
 void SaveLedger::Apply(const v1::SaveStatus& status) {
@@ -268,6 +289,7 @@ bool SaveLedger::ClearGroup(Record* record, uint32_t group) {
   if (samples == record->samples.end()) return true;
   if (!Released(*record, group)) return false;
   if (record->verdict == Verdict::kOpen && !record->over) {
+    if (!record->sampled) return false;
     const std::string changed = FindChanged(record->plan->at(group), samples->second);
     absl::Status whole = changed.empty() ? absl::OkStatus() : UpdatedDuringSave(changed);
     if (whole.ok() && check_ != nullptr) whole = check_->Check(record->number, group);

@@ -58,9 +58,12 @@ class SaveLedger {
   void Install(std::shared_ptr<SessionPages> pages);
   std::shared_ptr<SessionPages> pages() const;
 
-  // Takes samples, raises the count and opens the verdict. From here on the gate of every group in `plan` is
-  // closed. RESOURCE_EXHAUSTED: the page has no slot, because a save kSaveSlots earlier is still in flight.
+  // Raises the count and opens the verdict. From here on the gate of every group in `plan` is closed, until Sample at
+  // least. RESOURCE_EXHAUSTED: the page has no slot, because a save kSaveSlots earlier is still in flight.
   absl::StatusOr<uint64_t> Issue(int64_t step, std::shared_ptr<const SamplePlan> plan);
+  // Takes the samples of a save that was just issued, before anything of it may change; seals it, if the daemon has
+  // released all of it meanwhile. Not under the lock: it takes longer than all else that the trainer waits for here.
+  void Sample(uint64_t number);
   uint64_t issued() const { return issued_.load(); }
 
   // The daemon's word on a save: its answer to Save, a verdict, what Wait returned.

@@ -26,7 +26,12 @@ class SaveLedgerTest : public testing::Test {
  protected:
   SaveLedgerTest() { ledger_.Install(pages_); }
 
-  uint64_t Issue() { return ledger_.Issue(100, PlanOf({{0, weights_}, {1, moments_}})).value(); }
+  uint64_t Issue() {
+    const uint64_t number = IssueUnsampled();
+    ledger_.Sample(number);
+    return number;
+  }
+  uint64_t IssueUnsampled() { return ledger_.Issue(100, PlanOf({{0, weights_}, {1, moments_}})).value(); }
   uint64_t IssueAndAccept() {
     const uint64_t number = Issue();
     ledger_.Apply(StatusOf(number, v1::ACCEPTED));
@@ -72,12 +77,35 @@ TEST_F(SaveLedgerTest, SealsWhenEveryGroupIsReleased) {
 
 TEST_F(SaveLedgerTest, ARankWithoutTensorsSealsWhenItIsCopiedAndNotBefore) {
   const uint64_t number = ledger_.Issue(100, PlanOf({})).value();
+  ledger_.Sample(number);
   ledger_.Apply(StatusOf(number, v1::ACCEPTED));
   ledger_.Advance();
   EXPECT_EQ(pages_->VerdictOf(number), Verdict::kOpen);
   pages_->SetState(number, v1::SNAPSHOTTED);
   ledger_.Advance();
   EXPECT_EQ(pages_->VerdictOf(number), Verdict::kSealed);
+}
+
+// A daemon that copies everything before the trainer has taken its samples.
+TEST_F(SaveLedgerTest, ASaveThatIsReleasedBeforeItIsSampledIsSealedThen) {
+  const uint64_t number = IssueUnsampled();
+  ledger_.Apply(StatusOf(number, v1::ACCEPTED));
+  pages_->daemon_page.released[0] = pages_->daemon_page.released[1] = number;
+  EXPECT_FALSE(ledger_.Advance());
+  EXPECT_FALSE(ledger_.TryClear(0));
+  EXPECT_EQ(pages_->VerdictOf(number), Verdict::kOpen);
+  ledger_.Sample(number);
+  EXPECT_EQ(pages_->VerdictOf(number), Verdict::kSealed);
+  EXPECT_TRUE(ledger_.TryClear(0));
+}
+
+TEST_F(SaveLedgerTest, SamplesOfASaveThatTheWatchdogGaveUpKeepNoGateShut) {
+  const uint64_t number = IssueUnsampled();
+  ledger_.PoisonAndOpen(absl::AbortedError("the watchdog"));
+  EXPECT_TRUE(ledger_.TryClear(0));
+  ledger_.Sample(number);
+  EXPECT_TRUE(ledger_.TryClear(0));
+  EXPECT_EQ(pages_->VerdictOf(number), Verdict::kPoisoned);
 }
 
 // An update that ignores the gate must not end in a checkpoint of two steps.

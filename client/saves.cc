@@ -91,6 +91,7 @@ absl::Status Saves::Save(v1::SaveRequest request, absl::Span<void* const> stream
   request.set_generation(session_->generation());
   const std::shared_ptr<SessionPages> asked = ledger_->pages();
   const bool sent = asked->AskSave(request.SerializeAsString());
+  ledger_->Sample(*number);  // while the daemon looks at what it was asked
   sealer_->Wake();
   const bool accepted = sent && AwaitAccepted(*number, asked, deadline);
   const absl::Status status = accepted ? absl::OkStatus() : SendUntilAnswered(request, deadline);
