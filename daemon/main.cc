@@ -18,6 +18,7 @@
 #include "daemon/notify.h"
 #include "daemon/read_only.h"
 #include "daemon/reload.h"
+#include "daemon/scheduling.h"
 #include "daemon/version.h"
 
 namespace {
@@ -45,6 +46,7 @@ sigset_t BlockSignals() {
 
 int Serve(const ConfigSource& source, Config config) {
   const sigset_t signals = BlockSignals();
+  keepstep::daemon::SetTimeSlice(keepstep::daemon::kAnswerSliceNs);  // before any thread starts
   auto daemon = Daemon::Start(config.daemon);
   if (!daemon.ok()) return Fail(daemon.status());
   if (const std::string http = (*daemon)->http_address(); !http.empty())

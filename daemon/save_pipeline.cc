@@ -11,6 +11,7 @@
 
 #include "daemon/save_blob.h"
 #include "daemon/save_samples.h"
+#include "daemon/scheduling.h"
 #include "reshard/check.h"
 
 namespace keepstep::daemon {
@@ -124,6 +125,7 @@ class Pipeline : public SavePipeline {
 };
 
 void Pipeline::Run() {
+  WorkInBackground();  // its rank has its answer by now
   absl::Status status = Plan();
   if (!status.ok()) Fail("plan", status);
   if (status.ok()) {

@@ -1,11 +1,9 @@
 #include "daemon/worker_pool.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <utility>
+
+#include "daemon/scheduling.h"
 
 namespace keepstep::daemon {
 
@@ -32,9 +30,7 @@ void WorkerPool::Submit(Urgency urgency, std::function<void()> task) {
 }
 
 void WorkerPool::Run() {
-  sched_param batch{};  // a kernel that refuses it only takes the courtesy away
-  pthread_setschedparam(pthread_self(), SCHED_BATCH, &batch);
-  (void)nice(kNiceness);  // Linux: of this thread alone
+  WorkInBackground();
   std::unique_lock<std::mutex> lock(mutex_);
   for (;;) {
     wake_.wait(lock, [this] { return stopping_ || !copies_.empty() || !digests_.empty(); });

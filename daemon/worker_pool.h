@@ -1,9 +1,7 @@
 // The threads that move and digest bytes, shared by every save and load of the daemon.
 //
 // Two queues: copies open a trainer's gate, so all workers take them first; what is left is digests. The
-// number of queued tasks is bounded by the staging buffers that they hold. Workers run as SCHED_BATCH
-// and kNiceness below the daemon: trainers and the daemon's own answers go first. A trainer that waits at its gate leaves
-// its processor to them, so that a copy that somebody waits for has all of it.
+// number of queued tasks is bounded by the staging buffers that they hold. Workers run in the background (scheduling.h).
 
 #ifndef KEEPSTEP_DAEMON_WORKER_POOL_H_
 #define KEEPSTEP_DAEMON_WORKER_POOL_H_
@@ -21,8 +19,6 @@ enum class Urgency { kCopy, kDigest };
 
 class WorkerPool {
  public:
-  static constexpr int kNiceness = 5;
-
   explicit WorkerPool(int workers);  // at least one
   ~WorkerPool();                     // runs what was submitted, then joins; not from a worker
   WorkerPool(const WorkerPool&) = delete;

@@ -2,9 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sched.h>
-#include <sys/resource.h>
 
-#include <algorithm>
 #include <future>
 #include <string>
 
@@ -18,11 +16,8 @@ int InWorker(WorkerPool& pool, Look look) {
   return answer.get_future().get();
 }
 
-int Niceness() { return getpriority(PRIO_PROCESS, 0); }  // Linux: of the calling thread
-
 TEST(WorkerPoolTest, WorkersLetOthersGoFirst) {
   WorkerPool pool(1);
-  EXPECT_EQ(InWorker(pool, Niceness), std::min(Niceness() + WorkerPool::kNiceness, 19));
   EXPECT_EQ(InWorker(pool, [] { return sched_getscheduler(0); }), SCHED_BATCH);
 }
 
