@@ -374,6 +374,27 @@ TEST_F(ClientTest, PollingASaveInFlightAsksNobody) {
   EXPECT_EQ(asked, 0);
 }
 
+TEST_F(ClientTest, AWaitAsksOnceThePageSaysThatTheSaveIsThere) {
+  std::atomic<int> asked{0};
+  StartDaemon({.on_wait = [&](const v1::WaitRequest&, v1::SaveStatus* status) {
+    ++asked;
+    status->set_state(v1::COMMITTED);
+    status->set_attempt("e7-a1");
+    return FakeAnswer{};
+  }});
+  OpenAndRegister();
+  uint64_t number = 0;
+  ASSERT_TRUE(Save(&number).ok());
+  daemon_->SetState(number, v1::ACCEPTED);
+  v1::SaveStatus status;
+  EXPECT_EQ(BlameOf(client_->saves().Wait(number, v1::COMMITTED, After(30), &status)).reason, "NOT_YET");
+  EXPECT_EQ(asked, 0);
+  daemon_->SetState(number, v1::COMMITTED);
+  ASSERT_TRUE(client_->saves().Wait(number, v1::COMMITTED, After(kLongMs), &status).ok());
+  EXPECT_EQ(status.attempt(), "e7-a1");
+  EXPECT_EQ(asked, 1);
+}
+
 // The page says that the save went on, and the daemon dies before it can be asked how far: that says nothing
 // of the save.
 TEST_F(ClientTest, PollingASaveWhoseDaemonHasDiedIsNoFailure) {

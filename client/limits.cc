@@ -20,6 +20,7 @@ int64_t* Find(Limits& limits, absl::string_view name) {
       {"open_ms", &limits.open_ms},
       {"save_ms", &limits.save_ms},
       {"register_ms", &limits.register_ms},
+      {"page_ms", &limits.page_ms},
       {"rpc_ms", &limits.rpc_ms},
       {"handshake_ms", &limits.handshake_ms},
       {"backoff_first_ms", &limits.backoff_first_ms},

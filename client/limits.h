@@ -22,6 +22,7 @@ struct Limits {
   int64_t save_ms = 10'000;
   int64_t register_ms = 60'000;
   int64_t ask_ms = 100;     // an ask for a save that is not answered by then becomes a call
+  int64_t page_ms = 1'000;  // a wait for a save asks the daemon once its page has said nothing new for so long
   int64_t rpc_ms = 10'000;  // one try of a call that is tried again
   int64_t handshake_ms = 5'000;
 

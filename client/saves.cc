@@ -159,6 +159,7 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
       return state == v1::ACCEPTED ? absl::OkStatus() : gate_->WaitSave(number, deadline);
     const bool reached = ledger_->PageState(number) >= state;
     if (reached && state == v1::ACCEPTED && ledger_->AcceptedOnPage(number)) continue;  // of unknown outcome so far
+    if (!reached && AwaitPage(number, state, deadline)) continue;
     if (Expired(deadline) && !reached) {
       return MakeError(absl::StatusCode::kDeadlineExceeded, "NOT_YET",
                        absl::StrCat("save ", number, " has not got that far; it goes on"));
@@ -178,6 +179,22 @@ absl::Status Saves::Wait(uint64_t number, v1::SaveState state, Deadline deadline
     }
     if (stop_.Wait(RemainingMs(deadline, limits_.backoff_first_ms)))
       return absl::CancelledError("the client is closing");
+  }
+}
+
+// Until the save has got so far by the page, or is over. False: not soon, or the page cannot say; then a call has to ask.
+// Most saves are over before one is needed: it costs both ends more processor time than all else of a small save.
+bool Saves::AwaitPage(uint64_t number, v1::SaveState state, Deadline deadline) {
+  const Deadline soon = std::min(deadline, After(limits_.page_ms));
+  while (true) {
+    const std::shared_ptr<SessionPages> pages = ledger_->pages();
+    const uint32_t seen = pages->daemon().changes.load();
+    const auto known = ledger_->Status(number);
+    if (!known.has_value() || IsFinal(known->state())) return true;
+    const v1::SaveState on_page = ledger_->PageState(number);
+    if (on_page >= state) return true;
+    if (on_page == v1::SAVE_STATE_UNSPECIFIED || pages->DaemonGone() || Expired(soon) || stop_.Wait(0)) return false;
+    FutexWait(pages->daemon().changes, seen, RemainingMs(soon, limits_.futex_slice_ms), proto::kAllBits);
   }
 }
 

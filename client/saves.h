@@ -59,6 +59,7 @@ class Saves {
   bool AwaitAccepted(uint64_t number, const std::shared_ptr<SessionPages>& asked, Deadline deadline);
   absl::Status SendUntilAnswered(v1::SaveRequest request, Deadline deadline);
   void Conclude(const v1::SaveRequest& request, const v1::SaveResponse& response);
+  bool AwaitPage(uint64_t number, v1::SaveState state, Deadline deadline);
   absl::Status Ask(uint64_t number, v1::SaveState state, Deadline deadline);
   void RetryLater(v1::SaveRequest request);
   void Retry();
