@@ -53,14 +53,19 @@ except Exception:  # another interpreter
 
 
 class Containers:
-    """The containers of one registration, as they were. Holds them, so that no address is used again."""
+    """The containers of one registration, as they were. Holds them, so that no address is used again.
 
-    def __init__(self) -> None:
+    Args:
+        held: of a container, the objects that must stay the same; by default all keys and values.
+    """
+
+    def __init__(self, held: Callable[[Any], tuple[Any, ...]] | None = None) -> None:
+        self._held = held or _all
         self._versions: list[tuple[dict[Any, Any], c.c_uint64, int, tuple[Any, ...]]] = []
         self._entries: list[tuple[Any, tuple[Any, ...]]] = []
 
     def add(self, container: Mapping[Any, Any] | Sequence[Any]) -> None:
-        held = _values(container)
+        held = self._held(container)
         if _VERSIONED and isinstance(container, dict) and type(container) in (dict, defaultdict):
             version = _version(container)
             self._versions.append((container, version, version.value, held))
@@ -72,16 +77,15 @@ class Containers:
         for index, (container, version, seen, held) in enumerate(self._versions):
             now = version.value
             if now != seen:
-                if not _same(container, held):
+                if not self._same(container, held):
                     return True
                 self._versions[index] = (container, version, now, held)
-        return any(not _same(container, held) for container, held in self._entries)
+        return any(not self._same(container, held) for container, held in self._entries)
+
+    def _same(self, container: Any, held: tuple[Any, ...]) -> bool:
+        now = self._held(container)
+        return len(now) == len(held) and all(map(operator.is_, now, held))
 
 
-def _values(container: Mapping[Any, Any] | Sequence[Any]) -> tuple[Any, ...]:
+def _all(container: Mapping[Any, Any] | Sequence[Any]) -> tuple[Any, ...]:
     return (*container, *container.values()) if isinstance(container, Mapping) else tuple(container)
-
-
-def _same(container: Mapping[Any, Any] | Sequence[Any], held: tuple[Any, ...]) -> bool:
-    now = _values(container)
-    return len(now) == len(held) and all(map(operator.is_, now, held))

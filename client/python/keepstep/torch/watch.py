@@ -16,6 +16,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from keepstep import _ffi
+from keepstep._containers import Containers
 from keepstep.torch.tensors import local_of
 
 _LOCAL = operator.attrgetter("_local_tensor")
@@ -67,7 +68,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._parts: list[_Part] = []
-        self._states: list[tuple[dict[Any, Any], list[tuple[Any, torch.Tensor]]]] = []
+        self._states = Containers(_tensors)
         self._attributes: list[tuple[Any, str, Any]] = []
 
     def add(self, tensor: torch.Tensor, *, shape: bool) -> None:
@@ -87,7 +88,7 @@ class Watch:
 
     def tensors_of(self, state: dict[Any, Any]) -> None:
         """A dict whose tensors must stay the same objects, whatever becomes of its other values."""
-        self._states.append((state, _tensors(state)))
+        self._states.add(state)
 
     def attribute(self, owner: Any, name: str) -> None:
         """An attribute whose value must stay the same object: `load_state_dict` gives an optimizer another state."""
@@ -104,12 +105,10 @@ class Watch:
                 return told
         if any(getattr(owner, name) is not value for owner, name, value in self._attributes):
             return "an optimizer's state was replaced"
-        for state, held in self._states:
-            now = _tensors(state)
-            if len(now) != len(held) or any(a[1] is not b[1] for a, b in zip(now, held, strict=True)):
-                return "an optimizer's state holds other tensors"
+        if self._states.changed():
+            return "an optimizer's state holds other tensors"
         return ""
 
 
-def _tensors(state: dict[Any, Any]) -> list[tuple[Any, torch.Tensor]]:
-    return [(key, value) for key, value in state.items() if isinstance(value, torch.Tensor)]
+def _tensors(state: dict[Any, Any]) -> tuple[torch.Tensor, ...]:
+    return tuple(value for value in state.values() if isinstance(value, torch.Tensor))
