@@ -46,14 +46,17 @@ class Side:
                 shutil.rmtree(entry)
 
     def saves(self, keep: bool) -> None:
-        """A save that nothing runs beside, and one that training goes on beside. The first of all is told apart."""
+        """A save that nothing runs beside, one that training goes on beside, and one more of these whose memory is looked
+        at: that takes a processor's time, and so has no part in what is timed. The first of all is told apart.
+        """
         base = statistics.median(
             value for answer in self.ranks.tell("steps", self.count) for value in answer["steps"]
         )
+        durable = self.ranks.most("durable", "save", self.place(), 0)
+        self.ranks.tell("steps", 1)  # nobody saves twice without one
+        answers = self.ranks.tell("save", self.place(), self.count)
         with peak_pss(self.ranks, [self.daemon.pid] if self.daemon else []) as peak:
-            durable = self.ranks.most("durable", "save", self.place(), 0)
-            self.ranks.tell("steps", 1)  # nobody saves twice without one
-            answers = self.ranks.tell("save", self.place(), self.count)
+            self.ranks.tell("save", self.place(), self.count)
         self.drop()
         if not keep:
             self.runs["first durable"].append(durable)
