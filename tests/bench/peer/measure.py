@@ -46,8 +46,9 @@ class Side:
                 shutil.rmtree(entry)
 
     def saves(self, keep: bool) -> None:
-        """A save that nothing runs beside, one that training goes on beside, and one more of these whose memory is looked
-        at: that takes a processor's time, and so has no part in what is timed. The first of all is told apart.
+        """A save that nothing runs beside, one that training goes on beside, and another one for its memory.
+
+        To look at that takes half a processor, so it has no part in what is timed. The first of all is told apart.
         """
         base = statistics.median(
             value for answer in self.ranks.tell("steps", self.count) for value in answer["steps"]
