@@ -6,6 +6,7 @@
 #include <cstring>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "daemon/error.h"
@@ -36,16 +37,21 @@ uint64_t Random64() {
   return uint64_t{device()} << 32 | device();
 }
 
-// The newest claimed epoch; claims the first one in a job that has none.
+// The newest claimed epoch (a directory without a claim is none); claims the first one in a job that has none.
 absl::StatusOr<int64_t> CurrentEpoch(storage::BlobStore& store) {
   auto directory = storage::BlobPath::Parse(storage::kEpochsDir);
   auto listed = store.List(*directory);
   if (!listed.ok()) return listed.status();
-  int64_t newest = 0;
+  std::vector<int64_t> epochs;
   for (const storage::BlobInfo& info : *listed) {
-    if (const auto epoch = storage::ParseEpoch(info.path.Leaf())) newest = std::max(newest, *epoch);
+    if (const auto epoch = storage::ParseEpoch(info.path.Leaf())) epochs.push_back(*epoch);
   }
-  if (newest > 0) return newest;
+  std::sort(epochs.rbegin(), epochs.rend());
+  for (const int64_t epoch : epochs) {
+    const auto claimed = store.ReadPublished(*storage::BlobPath::Parse(storage::ClaimPath(epoch)));
+    if (claimed.ok()) return epoch;
+    if (!absl::IsNotFound(claimed.status())) return claimed.status();
+  }
   v1::Claim claim;
   claim.set_epoch(1);
   claim.set_world_size(1);

@@ -16,6 +16,7 @@ struct BlockCache::Entry {
   bool forgotten = false;  // no longer in entries_
   int pins = 0;
   std::list<Entry*>::iterator idle_place;  // iff pins == 0 and not forgotten
+  int64_t used = 0;                        // when it was put there, in uses_
   std::vector<std::function<void()>> retries;
 };
 
@@ -63,7 +64,7 @@ void BlockCache::Pin::EndFill(absl::Span<const uint32_t> verified_blocks) const 
 }
 
 BlockCache::BlockCache(StagingPool* pool) : pool_(pool) {
-  pool_->SetReclaimer([this] { return EvictOldest(); });
+  pool_->SetReclaimer([this](int node) { return EvictOldest(node); });
 }
 
 BlockCache::~BlockCache() {
@@ -72,19 +73,19 @@ BlockCache::~BlockCache() {
 }
 
 absl::StatusOr<BlockCache::Pin> BlockCache::Get(const ChunkKey& key, uint32_t block_count,
-                                                Cancellation& cancel) {
+                                                Cancellation& cancel, int node) {
   const auto pin_known = [&]() -> std::shared_ptr<Entry> {
     const auto found = entries_.find(key);
     if (found == entries_.end()) return nullptr;
     KEEPSTEP_CHECK(found->second->verified.size() == block_count, "two grids for one blob");
-    if (found->second->pins++ == 0) idle_.erase(found->second->idle_place);
+    if (found->second->pins++ == 0) BusyLocked(*found->second);
     return found->second;
   };
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (auto entry = pin_known()) return Pin(this, std::move(entry));
   }
-  absl::StatusOr<StagingBuffer> buffer = pool_->Acquire(cancel);  // given back if another load was faster
+  absl::StatusOr<StagingBuffer> buffer = pool_->Acquire(cancel, node);  // given back if another load was faster
   if (!buffer.ok()) return buffer.status();
   std::lock_guard<std::mutex> lock(mutex_);
   if (auto entry = pin_known()) return Pin(this, std::move(entry));
@@ -106,27 +107,51 @@ void BlockCache::Keep(const ChunkKey& key, uint32_t block_count, StagingBuffer b
     entry->key = key;
     entry->buffer = std::move(buffer);
     entry->verified.resize(block_count, true);
-    entry->idle_place = idle_.insert(idle_.end(), entry.get());
+    IdleLocked(*entry);
     entries_.emplace(key, std::move(entry));
   }
-  if (pool_->HasWaiters()) EvictOldest();  // who came meanwhile found nothing to reclaim
+  if (pool_->HasWaiters()) EvictOldest(kAnyNode);  // who came meanwhile found nothing to reclaim
 }
 
 void BlockCache::Unpin(std::shared_ptr<Entry> entry) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (--entry->pins == 0 && !entry->forgotten) entry->idle_place = idle_.insert(idle_.end(), entry.get());
+    if (--entry->pins == 0 && !entry->forgotten) IdleLocked(*entry);
   }
   entry.reset();  // a forgotten one gives its buffer back here, without the lock
-  if (pool_->HasWaiters()) EvictOldest();
+  if (pool_->HasWaiters()) EvictOldest(kAnyNode);
 }
 
-bool BlockCache::EvictOldest() {
+void BlockCache::IdleLocked(Entry& entry) {
+  std::list<Entry*>& idle = idle_[entry.buffer.node()];
+  entry.idle_place = idle.insert(idle.end(), &entry);
+  entry.used = ++uses_;
+  ++idle_count_;
+}
+
+void BlockCache::BusyLocked(Entry& entry) {
+  idle_[entry.buffer.node()].erase(entry.idle_place);
+  --idle_count_;
+}
+
+// Null: none is idle.
+BlockCache::Entry* BlockCache::OldestLocked(int node) const {
+  Entry* oldest = nullptr;
+  for (const auto& [of, idle] : idle_) {
+    if (idle.empty()) continue;
+    if (node != kAnyNode && of == node && uses_ - idle.front()->used > idle_count_ / 4) return idle.front();
+    if (oldest == nullptr || idle.front()->used < oldest->used) oldest = idle.front();
+  }
+  return oldest;
+}
+
+bool BlockCache::EvictOldest(int node) {
   std::shared_ptr<Entry> oldest;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (idle_.empty()) return false;
-    const auto found = entries_.find(idle_.front()->key);
+    const Entry* const first = OldestLocked(node);
+    if (first == nullptr) return false;
+    const auto found = entries_.find(first->key);
     oldest = std::move(found->second);
     ForgetLocked(*oldest);
     entries_.erase(found);
@@ -135,7 +160,7 @@ bool BlockCache::EvictOldest() {
 }
 
 void BlockCache::ForgetLocked(Entry& entry) {
-  if (entry.pins == 0) idle_.erase(entry.idle_place);
+  if (entry.pins == 0) BusyLocked(entry);
   entry.forgotten = true;
 }
 
@@ -154,7 +179,7 @@ void BlockCache::Invalidate(absl::string_view blob_prefix) {
 
 BlockCache::Stats BlockCache::stats() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return {static_cast<int64_t>(entries_.size()), static_cast<int64_t>(idle_.size())};
+  return {static_cast<int64_t>(entries_.size()), idle_count_};
 }
 
 }  // namespace keepstep::daemon

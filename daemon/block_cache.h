@@ -4,7 +4,8 @@
 // verifies them); others that need it wait, and find their blocks or fill what is still absent: every block
 // is read once (single flight). A filler never writes to bytes of verified blocks, for others deliver from
 // them. Unpinned chunks stay, the one used longest ago goes first, and all go before the pool grows or
-// anybody waits.
+// anybody waits. Whoever prefers a node gets the one there that was used longest ago, unless it is among the newest
+// quarter: few buffers of a node are not to be the whole cache of what uses it.
 //
 // Thread-safe. Takes no lock of its caller's; callbacks run without locks.
 
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -78,9 +80,9 @@ class BlockCache {
   BlockCache(const BlockCache&) = delete;
   BlockCache& operator=(const BlockCache&) = delete;
 
-  // Pins the chunk; takes an empty buffer for it if it is not there. Blocks for that; errors of
-  // StagingPool::Acquire.
-  absl::StatusOr<Pin> Get(const ChunkKey& key, uint32_t block_count, Cancellation& cancel);
+  // Pins the chunk; takes an empty buffer for it if it is not there, if possible near `node`. Blocks for that; errors
+  // of StagingPool::Acquire.
+  absl::StatusOr<Pin> Get(const ChunkKey& key, uint32_t block_count, Cancellation& cancel, int node = kAnyNode);
 
   // Keeps a chunk whose every byte a save has just digested. Unless somebody waits for memory, or it is
   // known.
@@ -93,13 +95,18 @@ class BlockCache {
 
  private:
   void Unpin(std::shared_ptr<Entry> entry);
-  bool EvictOldest();
+  bool EvictOldest(int node);
+  Entry* OldestLocked(int node) const;
+  void IdleLocked(Entry& entry);
+  void BusyLocked(Entry& entry);
   void ForgetLocked(Entry& entry);
 
   StagingPool* const pool_;
   mutable std::mutex mutex_;
   absl::btree_map<ChunkKey, std::shared_ptr<Entry>> entries_;
-  std::list<Entry*> idle_;  // least recently used first
+  std::map<int, std::list<Entry*>> idle_;  // by the buffer's node; least recently used first
+  int64_t idle_count_ = 0;
+  int64_t uses_ = 0;  // that have ended
 };
 
 }  // namespace keepstep::daemon

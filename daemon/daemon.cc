@@ -7,10 +7,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <thread>
 #include <utility>
 
@@ -19,6 +21,7 @@
 #include "daemon/error.h"
 #include "daemon/health.h"
 #include "daemon/log_file.h"
+#include "daemon/prefer_node.h"
 #include "daemon/version.h"
 #include "daemon/viewer.h"
 #include "proto/handoff.h"
@@ -54,6 +57,16 @@ absl::StatusOr<storage::UniqueFd> TakeLock(const std::string& directory) {
   return lock;
 }
 
+// Places staging memory, and says once where the kernel refuses it.
+StagingPool::Place PlaceNearGpus(Log* log) {
+  auto said = std::make_shared<std::atomic<bool>>(false);
+  return [log, said = std::move(said)](absl::Span<std::byte> range, int node) {
+    const absl::Status placed = PreferNode(range, node);
+    if (placed.ok() || said->exchange(true)) return;
+    log->Warn("staging memory is not placed near its GPU", {{"error", std::string(placed.message())}});
+  };
+}
+
 // The kernel module's control device: also in containers that were given a GPU.
 bool HasGpuDriver() { return access("/dev/nvidiactl", F_OK) == 0; }
 
@@ -67,6 +80,7 @@ absl::Status Daemon::Parts::StartStorage() {
   const bool gpu = !spec.read_only && (spec.gpu == GpuUse::kOn || (spec.gpu == GpuUse::kAuto && HasGpuDriver()));
   plane_spec.pool.limit_bytes = spec.pool_bytes;
   plane_spec.pool.shared = gpu;
+  if (gpu) plane_spec.pool.place = PlaceNearGpus(&log);
   plane_spec.copy_workers = spec.threads.copy;
   plane_spec.meters = metrics.plane();
   auto started = DataPlane::Start(plane_spec);

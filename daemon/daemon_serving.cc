@@ -113,7 +113,7 @@ absl::Status Daemon::Parts::StartServing() {
     handoff = *std::move(started);
   }
   keeper = std::make_unique<PoolKeeper>(
-      &plane->pool(), [this] { return sessions.RegisteredBytes(); },
+      &plane->pool(), [this] { return sessions.registered().total_bytes; },
       PoolKeeper::Options{.idle = std::chrono::milliseconds(spec.pool_idle_ms)});
   ticker = std::make_unique<Ticker>(&sessions, jobs.get(), attempts.get(), calls.get(), keeper.get(),
                                     &kept, &state.ticked);

@@ -68,6 +68,25 @@ class DaemonTest : public testing::Test {
   std::unique_ptr<Daemon> daemon_;
 };
 
+// Begins to write tensor "t", six bytes, as step 3 of the job "imported".
+v1::BeginResponse BeginImport(v1::Checkpoints::Stub& stub) {
+  v1::BeginRequest begin;
+  begin.set_job("imported");
+  begin.set_step(3);
+  v1::Shard* shard = begin.add_shards();
+  shard->mutable_meta()->set_fqn("t");
+  shard->mutable_meta()->set_dtype("U8");
+  shard->mutable_meta()->add_shape(6);
+  v1::Box* box = shard->mutable_boxes()->add_boxes()->mutable_box();
+  box->add_origin(0);
+  box->add_shape(6);
+  v1::BeginResponse begun;
+  grpc::ClientContext context;
+  const grpc::Status status = stub.Begin(&context, begin, &begun);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return begun;
+}
+
 std::vector<float> Ramp(size_t count, float first) {
   std::vector<float> values(count);
   std::iota(values.begin(), values.end(), first);
@@ -246,19 +265,7 @@ TEST_F(DaemonTest, HolesAreRefusedAtSaveAndTheGateOpens) {
 TEST_F(DaemonTest, CheckpointsAreWrittenAndReadWithGrpcAlone) {
   auto channel = grpc::CreateChannel(daemon_->address(), grpc::InsecureChannelCredentials());
   auto stub = v1::Checkpoints::NewStub(channel);
-  v1::BeginRequest begin;
-  begin.set_job("imported");
-  begin.set_step(3);
-  v1::Shard* shard = begin.add_shards();
-  shard->mutable_meta()->set_fqn("t");
-  shard->mutable_meta()->set_dtype("U8");
-  shard->mutable_meta()->add_shape(6);
-  v1::Box* box = shard->mutable_boxes()->add_boxes()->mutable_box();
-  box->add_origin(0);
-  box->add_shape(6);
-  v1::BeginResponse begun;
-  grpc::ClientContext begin_context;
-  ASSERT_TRUE(stub->Begin(&begin_context, begin, &begun).ok());
+  const v1::BeginResponse begun = BeginImport(*stub);
   v1::CommitRequest commit;
   commit.set_attempt(begun.attempt());
   v1::CheckpointInfo info;
@@ -294,6 +301,15 @@ TEST_F(DaemonTest, CheckpointsAreWrittenAndReadWithGrpcAlone) {
   while (reader->Read(&piece)) bytes += piece.data();
   ASSERT_TRUE(reader->Finish().ok());
   EXPECT_EQ(bytes, "abcdef");
+}
+
+// What a claim leaves that could not be written is nobody's epoch.
+TEST_F(DaemonTest, WhatCallsAloneWriteIsOfTheNewestEpochThatIsClaimed) {
+  auto stub =
+      v1::Checkpoints::NewStub(grpc::CreateChannel(daemon_->address(), grpc::InsecureChannelCredentials()));
+  EXPECT_TRUE(absl::StartsWith(BeginImport(*stub).attempt(), "e1-"));
+  ASSERT_TRUE(std::filesystem::create_directories(home_ + "/root/imported/epochs/7"));
+  EXPECT_TRUE(absl::StartsWith(BeginImport(*stub).attempt(), "e1-"));
 }
 
 // Who is there stays; who comes meets the new numbers.
@@ -339,19 +355,7 @@ TEST_F(DaemonTest, IsInUseWhileACheckpointIsWrittenByCallsAlone) {
   ASSERT_TRUE(BecomesUnused());
   auto stub =
       v1::Checkpoints::NewStub(grpc::CreateChannel(daemon_->address(), grpc::InsecureChannelCredentials()));
-  v1::BeginRequest begin;
-  begin.set_job("imported");
-  begin.set_step(3);
-  v1::Shard* shard = begin.add_shards();
-  shard->mutable_meta()->set_fqn("t");
-  shard->mutable_meta()->set_dtype("U8");
-  shard->mutable_meta()->add_shape(6);
-  v1::Box* box = shard->mutable_boxes()->add_boxes()->mutable_box();
-  box->add_origin(0);
-  box->add_shape(6);
-  v1::BeginResponse begun;
-  grpc::ClientContext begin_context;
-  ASSERT_TRUE(stub->Begin(&begin_context, begin, &begun).ok());
+  const v1::BeginResponse begun = BeginImport(*stub);
   EXPECT_TRUE(daemon_->in_use()) << "though nobody has a session";
   v1::AbortRequest abort;
   abort.set_attempt(begun.attempt());

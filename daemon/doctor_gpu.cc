@@ -14,7 +14,8 @@ void CheckGpu(const ServerState& state, v1::DoctorResponse& response) {
   }
   std::string found = DescribeDriver();
   for (const DeviceHub::WorkerState& worker : state.devices->workers())
-    absl::StrAppend(&found, "; ", GpuName(worker.gpu), " by process ", worker.pid);
+    absl::StrAppend(&found, "; ", GpuName(worker.gpu), " by process ", worker.pid,
+                    worker.node == kAnyNode ? "" : absl::StrCat(", near ", NodeName(worker.node)));
   AddCheck(response, "gpu", v1::Check::OK, found);
   std::string rescue;
   bool passed = true;

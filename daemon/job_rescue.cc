@@ -75,11 +75,14 @@ void Job::JudgeIfAllKept() {
 
 void Job::OnJudged(std::vector<RankJudgement> ranks) {
   if (!rescue_) return;
-  if (const std::string why = WhyNoRescue(ranks); !why.empty()) return EndRescue(why);
-  const int64_t step = ranks.front().step;
+  std::vector<RankStep> steps;
+  for (const RankJudgement& rank : ranks) steps.push_back(rank.at);
+  if (const std::string why = WhyNoRescue(steps); !why.empty()) return EndRescue(why);
+  const int64_t step = steps.front().step;
   for (RankJudgement& rank : ranks) {
     Member* member = Find(rank.session);
-    if (member == nullptr || !member->kept) return EndRescue(absl::StrCat("rank ", rank.rank, ": its session had ended"));
+    if (member == nullptr || !member->kept)
+      return EndRescue(absl::StrCat("rank ", rank.at.rank, ": its session had ended"));
     member->kept->judged = std::move(rank);
   }
   Feed(RescueRequested{step});

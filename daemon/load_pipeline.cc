@@ -130,8 +130,8 @@ absl::Status Loader::Start(ChunkWork work) {
   load->work = std::move(work);
   const StoredBlob& blob = BlobOf(*load);
   const Chunk& chunk = PlaceOf(*load);
-  auto pin =
-      plane_.cache().Get({spec_.cache_prefix + blob.path.text(), chunk.begin}, chunk.block_count, stop_);
+  auto pin = plane_.cache().Get({spec_.cache_prefix + blob.path.text(), chunk.begin}, chunk.block_count, stop_,
+                                spec_.port->node());
   if (!pin.ok()) return pin.status();
   load->pin = *std::move(pin);
   load->blocks = spec_.from->BlocksOf(blob, chunk);

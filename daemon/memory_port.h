@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "daemon/cancellation.h"
+#include "daemon/host_nodes.h"
 
 namespace keepstep::daemon {
 
@@ -40,6 +41,9 @@ class MemoryPort {
   // Whether a stopped trainer can hold a call up: such calls run on threads of their own, never on shared
   // workers.
   virtual bool waits_for_trainer() const = 0;
+
+  // The NUMA node whose memory it reaches fastest: where `local` had best lie.
+  virtual int node() const { return kAnyNode; }
 };
 
 // Appends a run, joining it to the last one where both sides continue it.

@@ -275,6 +275,42 @@ TEST(Pipeline, AHeldSaveLeavesStagingMemoryToOthers) {
   record.AwaitEnd();
 }
 
+// Memory of a GPU that is near a node.
+class NearPort : public LocalPort {
+ public:
+  explicit NearPort(int node) : node_(node) {}
+  int node() const override { return node_; }
+
+ private:
+  const int node_;
+};
+
+// Two GPUs on two nodes save step after step: into fresh memory, and then, since the pool holds no second save, into
+// what the block cache gives up.
+TEST(Pipeline, StagingMemoryStaysNearFromSaveToSave) {
+  constexpr int64_t kOfANode = 8;  // buffers; a rank's save takes five of them
+  DataPlaneSpec spec;
+  spec.pool.buffer_bytes = MinChunkBufferBytes();
+  spec.pool.limit_bytes = 2 * kOfANode * spec.pool.buffer_bytes;
+  spec.pool.initial_bytes = 0;
+  spec.copy_workers = 2;
+  const std::unique_ptr<DataPlane> plane = *DataPlane::Start(spec);
+  const int64_t of_a_node_bytes = kOfANode * spec.pool.buffer_bytes;
+  ASSERT_TRUE(plane->pool().Reserve(2 * of_a_node_bytes, {{0, of_a_node_bytes}, {1, of_a_node_bytes}}).ok());
+  TestJob job(plane.get(), std::make_shared<MemoryStore>());
+  job.set_ports([](int32_t rank) { return std::make_shared<NearPort>(rank); });
+  const reshard::World world = LargeWorld(2, false, false);
+  const Salts salts = SaltsOf(LargeTensors());
+  for (int step = 1; step <= 8; ++step) {
+    job.set_directory("00000000000" + std::to_string(step) + "/e1-a1-0123456789abcdef");
+    ASSERT_TRUE(job.Save(world, salts).ok());
+  }
+  const StagingPool::Stats stats = plane->pool().stats();
+  EXPECT_GT(stats.taken_near, 4 * 2 * kOfANode) << "each buffer several times";
+  // Some: who has been passed too often takes what comes.
+  EXPECT_LE(10 * stats.taken_elsewhere, stats.taken_near) << stats.taken_elsewhere << " elsewhere";
+}
+
 // A port under which each tensor is changed once it has been read for the save: the second read sees its sample differ.
 class UpdatingPort : public LocalPort {
  public:

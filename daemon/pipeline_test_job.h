@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -146,7 +147,7 @@ class TestJob {
     spec.plan = plan;
     spec.shards = rank.shards();
     spec.buffer_addresses = rank.addresses();
-    spec.port = std::make_shared<LocalPort>();
+    spec.port = port_of_(rank.shards()->rank);
     return spec;
   }
 
@@ -204,6 +205,7 @@ class TestJob {
   }
 
   void set_directory(std::string directory) { directory_ = std::move(directory); }
+  void set_ports(std::function<std::shared_ptr<MemoryPort>(int32_t rank)> port_of) { port_of_ = std::move(port_of); }
   const std::shared_ptr<storage::BlobStore>& store() const { return store_; }
 
  private:
@@ -211,6 +213,7 @@ class TestJob {
   std::string directory_ = "000000000001/" + attempt_;
   DataPlane* const plane_;
   const std::shared_ptr<storage::BlobStore> store_;
+  std::function<std::shared_ptr<MemoryPort>(int32_t)> port_of_ = [](int32_t) { return std::make_shared<LocalPort>(); };
 };
 
 inline std::unique_ptr<DataPlane> StartTestPlane(int64_t buffers,

@@ -98,5 +98,39 @@ TEST_F(PoolKeeperTest, PinnedChunksStay) {
   pin = BlockCache::Pin();
 }
 
+class NearCacheTest : public PoolKeeperTest {
+ protected:
+  // Fills the cache with chunks near node 0, then near node 1. (The pool's first buffer lies anywhere.)
+  void Keep(int zeros, int ones) {
+    first_ = *pool_->Acquire(cancel_);
+    std::vector<StagingBuffer> staged;
+    for (int i = 0; i < zeros + ones; ++i) staged.push_back(*pool_->Acquire(cancel_, i < zeros ? 0 : 1));
+    for (int i = 0; i < zeros + ones; ++i) cache_->Keep({"job/blob", i}, 1, std::move(staged[i]));
+  }
+  StagingBuffer first_;
+};
+
+// What goes for somebody who prefers a node.
+TEST_F(NearCacheTest, TheCacheGivesUpWhatLiesNear) {
+  Keep(7, 8);
+  const auto is_there = [&](int64_t chunk) {
+    const BlockCache::Pin pin = *cache_->Get({"job/blob", chunk}, 1, cancel_);
+    return pin.verified() == std::vector<bool>{true};
+  };
+  EXPECT_EQ(pool_->Acquire(cancel_, 1)->node(), 1);
+  const StagingBuffer free_again = *pool_->Acquire(cancel_), oldest = *pool_->Acquire(cancel_);
+  EXPECT_EQ(free_again.node(), 1);
+  EXPECT_EQ(oldest.node(), 0);
+  EXPECT_TRUE(is_there(1));
+  EXPECT_TRUE(is_there(8));
+  EXPECT_EQ(cache_->stats().chunks, 13);
+}
+
+// Who prefers a node that has little of the cache does not throw out what it has kept there just now.
+TEST_F(NearCacheTest, TheNewestOfTheCacheStaysWhereverItLies) {
+  Keep(13, 2);
+  EXPECT_EQ(pool_->Acquire(cancel_, 1)->node(), 0);
+}
+
 }  // namespace
 }  // namespace keepstep::daemon

@@ -1,6 +1,6 @@
 // What the records of dead ranks prove together, and how host memory is read out of one.
 
-#include "daemon/rescue_judge.h"
+#include "daemon/rescue_steps.h"
 
 #include <cstring>
 
@@ -10,7 +10,7 @@
 namespace keepstep::daemon {
 namespace {
 
-RankJudgement At(int32_t rank, int64_t step) { return {.rank = rank, .step = step}; }
+RankStep At(int32_t rank, int64_t step) { return {.rank = rank, .step = step}; }
 
 TEST(RescueJudge, OneStepOnAllRanksIsNeededAndTheOthersAreNamed) {
   EXPECT_EQ(WhyNoRescue({At(0, 42), At(1, 42), At(2, 42)}), "");

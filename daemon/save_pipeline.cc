@@ -213,7 +213,7 @@ absl::Status Pipeline::Stream() {
                                    static_cast<int64_t>(order.size()));
   for (const auto& [blob, chunk] : order) {
     AwaitCopiers();
-    absl::StatusOr<StagingBuffer> buffer = plane_.pool().Acquire(stop_);
+    absl::StatusOr<StagingBuffer> buffer = plane_.pool().Acquire(stop_, spec_.port->node());
     if (!buffer.ok()) {
       Fail("copy", buffer.status());
       return buffer.status();

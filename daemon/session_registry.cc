@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "daemon/device/device_table.h"
+
 namespace keepstep::daemon {
 
 void SessionRegistry::Add(std::shared_ptr<ClientSession> session) {
@@ -52,14 +54,17 @@ size_t SessionRegistry::size() const {
   return by_id_.size();
 }
 
-int64_t SessionRegistry::RegisteredBytes() const {
-  int64_t bytes = 0;
+SessionRegistry::Registered SessionRegistry::registered() const {
+  Registered all;
   for (const auto& session : All()) {
     const auto member = session->membership();
     const auto registration = session->registration();
-    if (member.has_value() && member->training && registration != nullptr) bytes += registration->total_bytes;
+    if (!member.has_value() || !member->training || registration == nullptr) continue;
+    all.total_bytes += registration->total_bytes;
+    const int node = registration->devices == nullptr ? kAnyNode : registration->devices->node();
+    if (node != kAnyNode) all.near_bytes[node] += registration->total_bytes;
   }
-  return bytes;
+  return all;
 }
 
 }  // namespace keepstep::daemon

@@ -6,6 +6,7 @@
 #define KEEPSTEP_DAEMON_SESSION_REGISTRY_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -30,7 +31,11 @@ class SessionRegistry {
   std::vector<std::shared_ptr<ClientSession>> All() const;
   size_t size() const;
   // Of the newest registrations of all training ranks.
-  int64_t RegisteredBytes() const;
+  struct Registered {
+    int64_t total_bytes = 0;
+    std::map<int, int64_t> near_bytes;  // of ranks whose GPU is near a NUMA node, by node
+  };
+  Registered registered() const;
 
  private:
   mutable std::mutex mutex_;

@@ -174,11 +174,10 @@ grpc::ServerUnaryReactor* SessionsService::Register(grpc::CallbackServerContext*
   });
 }
 
-// Memory for one save of everything registered, before the first save needs it.
+// Memory for one save of everything registered, where it is wanted, before the first save needs it.
 void SessionsService::ReservePool() {
-  const int64_t bytes = state_.sessions->RegisteredBytes();
-  state_.calls->TrySubmit([this, bytes] {
-    const absl::Status status = state_.plane->pool().Reserve(bytes);
+  state_.calls->TrySubmit([this, registered = state_.sessions->registered()] {
+    const absl::Status status = state_.plane->pool().Reserve(registered.total_bytes, registered.near_bytes);
     if (!status.ok())
       state_.log->Warn("staging memory not reserved", {{"error", std::string(status.message())}});
   });

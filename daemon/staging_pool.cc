@@ -61,6 +61,8 @@ absl::Span<std::byte> StagingBuffer::span() const {
                         static_cast<size_t>(pool_->buffer_bytes_));
 }
 
+int StagingBuffer::node() const { return pool_->nodes_[index_]; }
+
 absl::StatusOr<std::unique_ptr<StagingPool>> StagingPool::Start(const Options& options) {
   if (options.buffer_bytes <= 0 || options.buffer_bytes % kPageBytes != 0)
     return absl::InvalidArgumentError("the staging buffer size is not a multiple of 4096");
@@ -98,7 +100,9 @@ StagingPool::StagingPool(const Options& options, absl::Span<std::byte> mapping, 
       mapping_(mapping),
       memory_fd_(std::move(memory_fd)),
       base_(memory_fd_.valid() ? mapping.data() : AlignUp(mapping.data())),
-      slots_(slots, SlotState::kAbsent) {}
+      place_(options.place),
+      slots_(slots, SlotState::kAbsent),
+      nodes_(slots, kAnyNode) {}
 
 StagingPool::~StagingPool() {
   KEEPSTEP_CHECK(held_ == 0 && waiters_.empty(), "a staging buffer outlives its pool");
@@ -112,46 +116,66 @@ void StagingPool::Release(int index) {
   GrantLocked(index);
 }
 
-// Gives a present slot that nobody holds to the first in line, or keeps it free.
+// Gives a present slot that nobody holds to one in the line, or keeps it free.
 void StagingPool::GrantLocked(int index) {
   if (waiters_.empty()) {
     slots_[index] = SlotState::kFree;
-    free_.push_back(index);
+    free_[nodes_[index]].push_back(index);
     return;
   }
-  Waiter* first = waiters_.front();
-  waiters_.pop_front();
-  slots_[index] = SlotState::kHeld;
-  high_water_ = std::max(high_water_, ++held_);
-  ++taken_;
-  first->granted = index;
-  first->ready.notify_one();
+  auto chosen = waiters_.begin();
+  if ((*chosen)->passed < kMostPassed) {
+    const auto near = std::find_if(waiters_.begin(), waiters_.end(),
+                                   [&](const Waiter* waiter) { return waiter->node == nodes_[index]; });
+    if (near != waiters_.end()) chosen = near;
+  }
+  std::for_each(waiters_.begin(), chosen, [](Waiter* waiter) { ++waiter->passed; });
+  Waiter* const waiter = *chosen;
+  waiters_.erase(chosen);
+  HoldLocked(index, waiter->node);
+  waiter->granted = index;
+  waiter->ready.notify_one();
 }
 
-int StagingPool::TakeFreeLocked() {
-  if (free_.empty()) return -1;
-  const int index = free_.back();
-  free_.pop_back();
+// `node`: what its holder prefers.
+void StagingPool::HoldLocked(int index, int node) {
   slots_[index] = SlotState::kHeld;
   high_water_ = std::max(high_water_, ++held_);
   ++taken_;
+  if (node != kAnyNode) ++(nodes_[index] == node ? taken_near_ : taken_elsewhere_);
+}
+
+// What lies anywhere goes before what others prefer.
+int StagingPool::TakeFreeLocked(int node) {
+  auto from = free_.find(node);
+  if (from == free_.end()) from = free_.begin();
+  if (from == free_.end()) return -1;
+  const int index = from->second.back();
+  from->second.pop_back();
+  if (from->second.empty()) free_.erase(from);
+  HoldLocked(index, node);
   return index;
 }
 
-int StagingPool::TakeAbsentLocked() {
+int StagingPool::TakeAbsentLocked(int node) {
   if (present_ == static_cast<int>(slots_.size())) return -1;
   for (size_t i = 0; i < slots_.size(); ++i) {
     if (slots_[i] != SlotState::kAbsent) continue;
     slots_[i] = SlotState::kFaulting;
     ++present_;
+    ++present_near_[node];
     return static_cast<int>(i);
   }
   return -1;
 }
 
-// Faults a kFaulting slot in and grants it; back to absent where the kernel has no memory.
-absl::Status StagingPool::Populate(int index) {
+// Places a kFaulting slot that was taken for `node` and faults it in; back to absent where the kernel has no memory.
+absl::Status StagingPool::Populate(int index, int node) {
   std::byte* begin = base_ + index * buffer_bytes_;
+  if (nodes_[index] != node) {  // what was placed once stays so, also while it has no memory
+    if (place_) place_(absl::MakeSpan(begin, static_cast<size_t>(buffer_bytes_)), node);
+    nodes_[index] = node;
+  }
   int error = 0;
   if (madvise(begin, buffer_bytes_, kPopulateWrite) != 0) error = errno;
   if (error == EINVAL) {  // before Linux 5.14
@@ -159,23 +183,38 @@ absl::Status StagingPool::Populate(int index) {
     for (int64_t at = 0; at < buffer_bytes_; at += kPageBytes)
       reinterpret_cast<volatile std::byte*>(begin)[at] = std::byte{0};
   }
+  if (error == 0) return absl::OkStatus();
   std::lock_guard<std::mutex> lock(mutex_);
-  if (error != 0) {
-    slots_[index] = SlotState::kAbsent;
-    --present_;
-    return OutOfMemory("populate", error);
-  }
-  GrantLocked(index);
-  return absl::OkStatus();
+  slots_[index] = SlotState::kAbsent;
+  --present_;
+  --present_near_[node];
+  return OutOfMemory("populate", error);
 }
 
-absl::StatusOr<StagingBuffer> StagingPool::Acquire(Cancellation& cancel, Clock::time_point deadline) {
+// Grows by a held slot near `node` in place of a free one elsewhere, if growth is expected. -1: it is not, or there is
+// a free one near, or no memory: then what is free elsewhere will do.
+int StagingPool::GrowNear(int node) {
+  int index;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (node == kAnyNode || !waiters_.empty() || present_ >= wanted_ || free_.contains(node)) return -1;
+    index = TakeAbsentLocked(node);
+  }
+  if (index < 0 || !Populate(index, node).ok()) return -1;
+  std::lock_guard<std::mutex> lock(mutex_);
+  HoldLocked(index, node);
+  return index;
+}
+
+absl::StatusOr<StagingBuffer> StagingPool::Acquire(Cancellation& cancel, int node, Clock::time_point deadline) {
   if (cancel.cancelled()) return cancel.status();
+  if (const int index = GrowNear(node); index >= 0) return StagingBuffer(this, index);
   Waiter waiter;
+  waiter.node = node;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (waiters_.empty()) {
-      if (const int index = TakeFreeLocked(); index >= 0) return StagingBuffer(this, index);
+      if (const int index = TakeFreeLocked(node); index >= 0) return StagingBuffer(this, index);
     }
     waiters_.push_back(&waiter);  // before anything is reclaimed: what comes free meanwhile is for the line
   }
@@ -204,7 +243,7 @@ bool StagingPool::Provide(Waiter& waiter, absl::Status* failure) {
   const auto take_absent = [&](bool beyond_wanted, int* index) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (waiter.granted >= 0 || waiter.cancelled) return false;
-    *index = beyond_wanted || present_ < wanted_ ? TakeAbsentLocked() : -1;
+    *index = beyond_wanted || present_ < wanted_ ? TakeAbsentLocked(waiter.node) : -1;
     return true;
   };
   int index = -1;
@@ -215,12 +254,15 @@ bool StagingPool::Provide(Waiter& waiter, absl::Status* failure) {
       waiter.needy =
           true;  // before the reclaimer looks: what it does not find now is given back at once later
     }
-    if (give_up_ && give_up_()) return true;
+    if (give_up_ && give_up_(waiter.node)) return true;
     if (!take_absent(true, &index)) return false;
   }
   if (index < 0) return false;
-  *failure = Populate(index);
-  return failure->ok();
+  *failure = Populate(index, waiter.node);
+  if (!failure->ok()) return false;
+  std::lock_guard<std::mutex> lock(mutex_);
+  GrantLocked(index);
+  return true;
 }
 
 bool StagingPool::Wait(std::unique_lock<std::mutex>& lock, Waiter& waiter, Clock::time_point deadline) {
@@ -243,7 +285,18 @@ void StagingPool::Forget(Waiter& waiter) {
   waiters_.erase(std::remove(waiters_.begin(), waiters_.end(), &waiter), waiters_.end());
 }
 
-absl::Status StagingPool::Reserve(int64_t bytes) {
+// An absent slot that `want` or `near` lacks, and where it is to be; -1: they lack none.
+int StagingPool::TakeToReserve(int64_t want, const std::map<int, int64_t>& near, int* node) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto& [preferred, bytes] : near) {
+    *node = preferred;
+    if (present_near_[preferred] * buffer_bytes_ < bytes) return TakeAbsentLocked(preferred);
+  }
+  *node = kAnyNode;
+  return present_ < want ? TakeAbsentLocked(kAnyNode) : -1;
+}
+
+absl::Status StagingPool::Reserve(int64_t bytes, const std::map<int, int64_t>& near) {
   const int64_t want =
       std::min<int64_t>((bytes + buffer_bytes_ - 1) / buffer_bytes_, static_cast<int64_t>(slots_.size()));
   {
@@ -254,17 +307,16 @@ absl::Status StagingPool::Reserve(int64_t bytes) {
   absl::Status failure;
   const auto grow = [&] {
     for (;;) {
-      int index;
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        index = present_ < want ? TakeAbsentLocked() : -1;
-      }
+      int node = kAnyNode;
+      const int index = TakeToReserve(want, near, &node);
       if (index < 0) return;
-      if (absl::Status status = Populate(index); !status.ok()) {
+      if (absl::Status status = Populate(index, node); !status.ok()) {
         std::lock_guard<std::mutex> lock(failure_mutex);
         failure = std::move(status);
         return;
       }
+      std::lock_guard<std::mutex> lock(mutex_);
+      GrantLocked(index);
     }
   };
   std::vector<std::thread> helpers;
@@ -286,17 +338,20 @@ int64_t StagingPool::Shrink(int64_t keep_bytes, int64_t most_bytes) {
       if (holds_ > 0 || present_ * buffer_bytes_ <= keep_bytes || freed_bytes + buffer_bytes_ > most_bytes)
         return freed_bytes;
       if (!free_.empty()) {
-        const int index = free_.back();
+        const auto from = free_.begin();
+        const int index = from->second.back();
         const int give_back = memory_fd_.valid() ? MADV_REMOVE : MADV_DONTNEED;
         if (madvise(base_ + index * buffer_bytes_, buffer_bytes_, give_back) != 0) return freed_bytes;
-        free_.pop_back();
+        from->second.pop_back();
+        if (from->second.empty()) free_.erase(from);
         slots_[index] = SlotState::kAbsent;
         --present_;
+        --present_near_[nodes_[index]];
         freed_bytes += buffer_bytes_;
         continue;
       }
     }
-    if (!give_up_ || !give_up_()) return freed_bytes;
+    if (!give_up_ || !give_up_(kAnyNode)) return freed_bytes;
   }
 }
 
@@ -344,7 +399,7 @@ void StagingPool::Hold(bool hold) {
   KEEPSTEP_CHECK(holds_ >= 0, "a pool is released more often than it is held");
 }
 
-void StagingPool::SetReclaimer(std::function<bool()> give_up) { give_up_ = std::move(give_up); }
+void StagingPool::SetReclaimer(std::function<bool(int)> give_up) { give_up_ = std::move(give_up); }
 
 bool StagingPool::HasWaiters() const {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -360,6 +415,8 @@ StagingPool::Stats StagingPool::stats() const {
   stats.high_water_bytes = high_water_ * buffer_bytes_;
   stats.waiters = static_cast<int64_t>(waiters_.size());
   stats.buffers_taken = taken_;
+  stats.taken_near = taken_near_;
+  stats.taken_elsewhere = taken_elsewhere_;
   return stats;
 }
 

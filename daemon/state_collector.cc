@@ -121,6 +121,11 @@ void AddGpus(const ServerState& state, Families& to) {
   to.Begin("keepstep_gpu_copied_bytes_total", "Between mapped GPU memory and staging memory", MetricType::Counter);
   to.Add(static_cast<double>(counts.bytes_from_gpus.load()), {{"direction", "from"}});
   to.Add(static_cast<double>(counts.bytes_to_gpus.load()), {{"direction", "to"}});
+  const StagingPool::Stats pool = state.devices->pool().stats();
+  to.Begin("keepstep_gpu_staging_taken_total",
+           "Staging buffers taken for a GPU that is near a NUMA node, by where they lie", MetricType::Counter);
+  to.Add(static_cast<double>(pool.taken_near), {{"where", "near"}});
+  to.Add(static_cast<double>(pool.taken_elsewhere), {{"where", "elsewhere"}});
   to.One("keepstep_gpu_owned_bytes", "GPU memory that the daemon owns, lent or kept",
          static_cast<double>(state.owned->used_bytes()));
   const KeptWorlds::Counts kept = state.kept->counts();

@@ -39,7 +39,7 @@ DeviceFault DeviceContext::Check(CUresult result, const char* what) const {
 }
 
 DeviceFault DeviceContext::Open(const GpuUuid& gpu, absl::Span<std::byte> memory, size_t pin_bytes,
-                                std::unique_ptr<DeviceContext>* context) {
+                                const std::string& sysfs, std::unique_ptr<DeviceContext>* context) {
   std::string why;
   const cuda::Driver* driver = cuda::LoadDriver(&why);
   if (driver == nullptr) return Refused(why);
@@ -48,6 +48,7 @@ DeviceFault DeviceContext::Open(const GpuUuid& gpu, absl::Span<std::byte> memory
   if (fault.ok()) fault = made->FindDevice(gpu);
   CUcontext primary = nullptr;
   if (fault.ok()) {
+    made->nearness_ = StayNear(*driver, made->device_, sysfs);  // before a context: what it allocates here is near too
     fault = made->Check(driver->cuDevicePrimaryCtxRetain(&primary, made->device_), "cuDevicePrimaryCtxRetain");
   }
   if (fault.ok()) fault = made->Check(driver->cuCtxSetCurrent(primary), "cuCtxSetCurrent");

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "daemon/device/nearness.h"
 #include "daemon/device/worker_protocol.h"
 #include "storage/unique_fd.h"
 #include "third_party/cuda_driver/cuda_driver.h"
@@ -38,9 +39,12 @@ struct DeviceFault {
 class DeviceContext {
  public:
   // Takes the primary context of the GPU with this UUID, its streams, and `memory` (the pool) to pin piece by piece.
-  static DeviceFault Open(const GpuUuid& gpu, absl::Span<std::byte> memory, size_t pin_bytes,
+  // The process stays near that GPU from then on, where `sysfs` (host_nodes.h) tells how.
+  static DeviceFault Open(const GpuUuid& gpu, absl::Span<std::byte> memory, size_t pin_bytes, const std::string& sysfs,
                           std::unique_ptr<DeviceContext>* context);
   ~DeviceContext();  // the process ends with it: the driver takes everything back
+
+  const Nearness& nearness() const { return nearness_; }
 
   // `descriptor` is borrowed.
   DeviceFault Map(uint64_t mapping, const WorkerMap& how, int descriptor);
@@ -94,6 +98,7 @@ class DeviceContext {
   const size_t pin_bytes_;
   std::vector<bool> pinned_;
   CUdevice device_ = 0;
+  Nearness nearness_;
   CUstream out_ = nullptr, in_ = nullptr;  // device → host, host → device
   // What is called when a copy of that direction is done: a stream waits for its host functions, and copies must not.
   CUstream out_done_ = nullptr, in_done_ = nullptr;

@@ -103,7 +103,11 @@ absl::StatusOr<std::shared_ptr<DeviceWorker>> DeviceHub::StartWorker(const GpuUu
     return worker.status();
   }
   std::shared_ptr<DeviceWorker> shared = *std::move(worker);
-  log_->Info("device worker started", {{"gpu", GpuName(gpu)}, {"pid", absl::StrCat(shared->pid())}});
+  log_->Info("device worker started", {{"gpu", GpuName(gpu)},
+                                       {"pid", absl::StrCat(shared->pid())},
+                                       {"near", NodeName(shared->node())}});
+  if (!shared->why_elsewhere().empty())
+    log_->Warn("device worker may run far from its GPU", {{"gpu", GpuName(gpu)}, {"why", shared->why_elsewhere()}});
   std::lock_guard lock(mutex_);
   workers_[gpu] = {shared, Clock::now(), {}};
   return shared;
@@ -204,7 +208,7 @@ std::vector<DeviceHub::WorkerState> DeviceHub::workers() const {
   std::lock_guard lock(mutex_);
   std::vector<WorkerState> states;
   for (const auto& [gpu, kept] : workers_) {
-    if (!kept.worker->lost()) states.push_back({gpu, kept.worker->pid()});
+    if (!kept.worker->lost()) states.push_back({gpu, kept.worker->pid(), kept.worker->node()});
   }
   return states;
 }

@@ -42,6 +42,7 @@ class DeviceHub {
   struct WorkerState {
     GpuUuid gpu{};
     pid_t pid = 0;
+    int node = kAnyNode;
   };
 
   // `pool` (a shared one) and `log` outlive the hub.

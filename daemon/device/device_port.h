@@ -32,6 +32,7 @@ class DevicePort : public MemoryPort {
   absl::Status Read(absl::Span<const MemoryRun> runs, Cancellation& cancel) override;
   absl::Status Write(absl::Span<const MemoryRun> runs, Cancellation& cancel) override;
   bool waits_for_trainer() const override { return true; }  // for its fences
+  int node() const override { return table_->node(); }
 
  private:
   struct Piece {

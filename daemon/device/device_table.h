@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "daemon/device/mapping.h"
+#include "daemon/host_nodes.h"
 
 namespace keepstep::daemon {
 
@@ -23,18 +24,20 @@ class DeviceTable {
     std::shared_ptr<Mapping> mapping;
   };
 
-  // `entries` by address, none over another.
-  explicit DeviceTable(std::vector<Entry> entries) : entries_(std::move(entries)) {}
+  // `entries` by address, none over another. `node`: near which most of their bytes are (daemon/host_nodes.h).
+  explicit DeviceTable(std::vector<Entry> entries, int node = kAnyNode) : entries_(std::move(entries)), node_(node) {}
 
   // The entry that holds `address`, or null: it is host memory.
   const Entry* Find(uint64_t address) const;
   const std::vector<Entry>& entries() const { return entries_; }
+  int node() const { return node_; }
 
   // "3 allocations by ipc, 2 by vmm, of GPU-8f8e…", for the log.
   std::string Text() const;
 
  private:
   const std::vector<Entry> entries_;
+  const int node_;
 };
 
 }  // namespace keepstep::daemon

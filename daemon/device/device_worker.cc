@@ -50,11 +50,14 @@ absl::StatusOr<std::unique_ptr<DeviceWorker>> DeviceWorker::Start(const DeviceWo
   start.gpu = gpu;
   start.memory_bytes = static_cast<uint64_t>(spec.memory_bytes);
   start.pin_bytes = static_cast<uint64_t>(spec.pin_bytes);
-  const absl::Status status = worker->Ask(start, spec.memory_fd, spec.start_limit);
+  Call started;
+  const absl::Status status = worker->Ask(start, spec.memory_fd, spec.start_limit, &started);
   if (!status.ok()) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "NO_GPU",
                      absl::StrCat(GpuName(gpu), " cannot be used by the daemon: ", status.message()), "register");
   }
+  worker->node_ = started.reply.node;
+  worker->why_elsewhere_ = started.reply.text;
   return worker;
 }
 
@@ -161,13 +164,15 @@ bool DeviceWorker::Wait(uint64_t id, std::chrono::milliseconds limit, Cancellati
   });
 }
 
-// After Wait: what there is.
-absl::Status DeviceWorker::Answer(uint64_t id, Cancellation* cancel, storage::UniqueFd* got) {
+// After Wait: what there is; into `got` too, where it is no error.
+absl::Status DeviceWorker::Answer(uint64_t id, Cancellation* cancel, Call* got) {
   std::unique_lock lock(mutex_);
   Call call = std::move(calls_[id]);
   calls_.erase(id);
-  if (call.done && got != nullptr) *got = std::move(call.descriptor);
-  if (call.done && call.reply.error == 0) return absl::OkStatus();
+  if (call.done && call.reply.error == 0) {
+    if (got != nullptr) *got = std::move(call);
+    return absl::OkStatus();
+  }
   if (call.done) {
     return MakeError(absl::StatusCode::kAborted, "DEVICE_ERROR", absl::StrCat(GpuName(gpu_), ": ", call.reply.text),
                      "copy");
@@ -177,14 +182,14 @@ absl::Status DeviceWorker::Answer(uint64_t id, Cancellation* cancel, storage::Un
   return cancel->status();
 }
 
-absl::Status DeviceWorker::AnswerInTime(uint64_t id, std::chrono::milliseconds limit, storage::UniqueFd* got) {
+absl::Status DeviceWorker::AnswerInTime(uint64_t id, std::chrono::milliseconds limit, Call* got) {
   if (!Wait(id, limit, nullptr))
     Lose(Lost("DEVICE_STUCK", gpu_, absl::StrCat("no answer for ", limit.count() / 1000, " s")));
   return Answer(id, nullptr, got);
 }
 
 template <typename Frame>
-absl::Status DeviceWorker::Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, storage::UniqueFd* got) {
+absl::Status DeviceWorker::Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, Call* got) {
   frame.header.id = NewCall();
   absl::Status status = Send(
       frame.header.id, absl::MakeConstSpan(reinterpret_cast<const std::byte*>(&frame), sizeof(frame)), descriptor);
@@ -210,9 +215,9 @@ absl::Status DeviceWorker::Unmap(uint64_t mapping) {
 absl::StatusOr<storage::UniqueFd> DeviceWorker::Allocate(int64_t size_bytes) {
   WorkerAllocate allocate;
   allocate.size_bytes = static_cast<uint64_t>(size_bytes);
-  storage::UniqueFd descriptor;
-  if (absl::Status status = Ask(allocate, -1, spec_.stall, &descriptor); !status.ok()) return status;
-  if (descriptor.valid()) return descriptor;
+  Call made;
+  if (absl::Status status = Ask(allocate, -1, spec_.stall, &made); !status.ok()) return status;
+  if (made.descriptor.valid()) return std::move(made.descriptor);
   return MakeError(absl::StatusCode::kAborted, "DEVICE_ERROR",
                    absl::StrCat(GpuName(gpu_), ": new memory came without its descriptor; is ulimit -n too small?"),
                    "allocate");

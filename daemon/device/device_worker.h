@@ -25,6 +25,7 @@
 #include "absl/types/span.h"
 #include "daemon/cancellation.h"
 #include "daemon/device/worker_protocol.h"
+#include "daemon/host_nodes.h"
 #include "storage/unique_fd.h"
 
 namespace keepstep::daemon {
@@ -61,6 +62,9 @@ class DeviceWorker {
   void AwaitGone();              // REQUIRES: lost
   pid_t pid() const { return pid_; }
   const GpuUuid& gpu() const { return gpu_; }
+  // The NUMA node that the GPU is near, or kAnyNode (daemon/host_nodes.h); and why the worker may run elsewhere, if so.
+  int node() const { return node_; }
+  const std::string& why_elsewhere() const { return why_elsewhere_; }
 
   // ABORTED (DEVICE_ERROR): the driver refuses it; the worker goes on.
   absl::Status Map(uint64_t mapping, const MemoryHandle& handle, bool writable);
@@ -90,10 +94,10 @@ class DeviceWorker {
 
   absl::Status Send(uint64_t id, absl::Span<const std::byte> frame, int descriptor);
   template <typename Frame>
-  absl::Status Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);
+  absl::Status Ask(Frame frame, int descriptor, std::chrono::milliseconds limit, Call* got = nullptr);
   bool Wait(uint64_t id, std::chrono::milliseconds limit, Cancellation* cancel);
-  absl::Status Answer(uint64_t id, Cancellation* cancel, storage::UniqueFd* got = nullptr);
-  absl::Status AnswerInTime(uint64_t id, std::chrono::milliseconds limit, storage::UniqueFd* got = nullptr);
+  absl::Status Answer(uint64_t id, Cancellation* cancel, Call* got = nullptr);
+  absl::Status AnswerInTime(uint64_t id, std::chrono::milliseconds limit, Call* got = nullptr);
   void Forget(uint64_t await);
   uint64_t NewCall();
   void Lose(absl::Status why);
@@ -105,6 +109,8 @@ class DeviceWorker {
   const GpuUuid gpu_;
   storage::UniqueFd socket_;
   pid_t pid_ = -1;
+  int node_ = kAnyNode;
+  std::string why_elsewhere_;
 
   std::mutex send_mutex_;
   mutable std::mutex mutex_;

@@ -1,5 +1,6 @@
 #include "daemon/device/session_memory.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -12,6 +13,15 @@ namespace {
 
 constexpr size_t kMaxUnclaimed = 1 << 16;
 constexpr auto kOnTheirWay = std::chrono::seconds(2);  // descriptors that were sent before they were named
+
+// The node that most bytes are near.
+int NodeOfMost(const std::vector<DeviceTable::Entry>& entries, const std::map<const Mapping*, int>& nodes) {
+  std::map<int, int64_t> bytes_near;
+  for (const DeviceTable::Entry& entry : entries) bytes_near[nodes.at(entry.mapping.get())] += entry.size_bytes;
+  return std::max_element(bytes_near.begin(), bytes_near.end(),
+                          [](const auto& a, const auto& b) { return a.second < b.second; })
+      ->first;
+}
 
 }  // namespace
 
@@ -78,6 +88,7 @@ absl::StatusOr<std::shared_ptr<const DeviceTable>> SessionMemory::Open(const std
     }
     entries.push_back({one.address, one.size_bytes, mapping});
   }
+  std::map<const Mapping*, int> nodes;
   for (const auto& [key, mapping] : fresh) {
     auto use = mapping->Begin();  // maps it, and so checks the handle
     if (!use.ok() && ReasonOf(use.status()) == "DEVICE_ERROR") {
@@ -86,12 +97,14 @@ absl::StatusOr<std::shared_ptr<const DeviceTable>> SessionMemory::Open(const std
                        "register");
     }
     if (!use.ok()) return use.status();
+    nodes[mapping.get()] = use->worker().node();
   }
+  const int node = NodeOfMost(entries, nodes);
   std::lock_guard lock(mutex_);
   if (ended_) return absl::CancelledError("the session is over");
   for (const auto& [key, mapping] : fresh) mappings_[key] = mapping;
   descriptors_.clear();  // those of a generation that was refused keep memory that the client may have freed
-  return std::make_shared<const DeviceTable>(std::move(entries));
+  return std::make_shared<const DeviceTable>(std::move(entries), node);
 }
 
 void SessionMemory::CloseAllBut(const DeviceTable* table) {

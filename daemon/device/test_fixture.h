@@ -53,7 +53,8 @@ class DeviceTest : public ::testing::Test {
                 ::testing::UnitTest::GetInstance()->current_test_info()->name();
     std::filesystem::remove(counters_);
     setenv("KEEPSTEP_FAKE_CUDA_COUNTERS", counters_.c_str(), 1);
-    unsetenv("KEEPSTEP_FAKE_CUDA_FAULTS");
+    for (const char* setting : {"FAULTS", "OFF", "HOST_NUMA_IDS"})
+      unsetenv((std::string("KEEPSTEP_FAKE_CUDA_") + setting).c_str());
     trainer_ = std::make_unique<TestTrainer>();
   }
 
@@ -68,6 +69,7 @@ class DeviceTest : public ::testing::Test {
     setenv("KEEPSTEP_FAKE_CUDA_FAULTS", faults.c_str(), 1);
     pool_ = *StagingPool::Start({.limit_bytes = 8 * kMiB, .buffer_bytes = 2 * kMiB, .shared = true});
     limits.command = {"daemon/device/test_worker"};
+    if (!sysfs_.empty()) limits.command.push_back(sysfs_);
     hub_ = std::make_unique<DeviceHub>(limits, pool_.get(), &log_);
     pieces_ = std::make_shared<TrainerPieces>();
     session_ = std::make_unique<SessionMemory>(hub_.get(), pieces_);
@@ -118,6 +120,7 @@ class DeviceTest : public ::testing::Test {
   }
 
   std::string counters_;
+  std::string sysfs_;  // a folder in place of the workers' /sys; empty: none
   Log log_{Log::Format::kText, Log::Level::kError};
   Cancellation cancel_;
   std::unique_ptr<TestTrainer> trainer_;

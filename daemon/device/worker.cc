@@ -15,6 +15,7 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -42,7 +43,7 @@ struct Frame {
 
 class Worker {
  public:
-  explicit Worker(int socket_fd) : socket_(socket_fd) {}
+  Worker(int socket_fd, std::string sysfs) : socket_(socket_fd), sysfs_(std::move(sysfs)) {}
 
   int Run();
 
@@ -62,6 +63,7 @@ class Worker {
   };
 
   const int socket_;
+  const std::string sysfs_;
   std::unique_ptr<DeviceContext> context_;
   std::list<Awaited> awaited_;
   std::deque<WorkerPin> pinning_;
@@ -69,14 +71,18 @@ class Worker {
   std::shared_ptr<std::atomic<int64_t>> copies_ = std::make_shared<std::atomic<int64_t>>(0);
 };
 
+void Send(int socket, const WorkerReply& reply, int descriptor = -1) {
+  while (SendPacket(socket, BytesOf(reply), descriptor) < 0 && errno == EINTR) {
+  }
+}
+
 void Send(int socket, uint64_t id, const DeviceFault& fault, int descriptor = -1) {
   WorkerReply reply;
   reply.id = id;
   reply.error = fault.error;
   reply.fatal = fault.fatal() ? 1 : 0;
   fault.text.copy(reply.text, sizeof(reply.text) - 1);
-  while (SendPacket(socket, BytesOf(reply), descriptor) < 0 && errno == EINTR) {
-  }
+  Send(socket, reply, descriptor);
 }
 
 // False: the daemon is gone.
@@ -108,7 +114,7 @@ DeviceFault Worker::Start(const Frame& frame) {
   if (memory == MAP_FAILED) return {DeviceFault::kRefused, std::string("mmap of the pool: ") + strerror(errno)};
   madvise(memory, start.memory_bytes, MADV_DONTDUMP);
   return DeviceContext::Open(start.gpu, absl::MakeSpan(static_cast<std::byte*>(memory), start.memory_bytes),
-                             start.pin_bytes, &context_);
+                             start.pin_bytes, sysfs_, &context_);
 }
 
 DeviceFault Worker::Copy(const Frame& frame, uint64_t id) {
@@ -132,9 +138,15 @@ Worker::Next Worker::Handle(const Frame& frame) {
   WorkerHeader header;
   if (!frame.As(&header)) return Next::kEnd;
   if (header.verb == WorkerVerb::kStart) {
-    const DeviceFault fault = Start(frame);
-    (void)Answer(header.id, fault);
-    return fault.ok() ? Next::kGoOn : Next::kEnd;
+    if (const DeviceFault fault = Start(frame); !fault.ok()) {
+      (void)Answer(header.id, fault);
+      return Next::kEnd;
+    }
+    const Nearness& nearness = context_->nearness();
+    WorkerReply started{.id = header.id, .node = nearness.node};
+    nearness.why_elsewhere.copy(started.text, sizeof(started.text) - 1);
+    Send(socket_, started);
+    return Next::kGoOn;
   }
   if (context_ == nullptr) return Next::kEnd;
   switch (header.verb) {
@@ -239,12 +251,12 @@ int Worker::Run() {
 
 }  // namespace
 
-int RunDeviceWorker(int socket_fd) {
+int RunDeviceWorker(int socket_fd, const std::string& sysfs) {
   prctl(PR_SET_NAME, "keepstep-device");
   signal(SIGPIPE, SIG_IGN);
   for (int number : {SIGINT, SIGTERM, SIGHUP}) signal(number, SIG_IGN);  // meant for the daemon, which ends it
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  const int status = Worker(socket_fd).Run();
+  const int status = Worker(socket_fd, sysfs).Run();
   // At once: destructors of a context that has met an error may hang.
   _exit(status);
 }

@@ -9,8 +9,8 @@
 namespace keepstep::daemon {
 
 // Serves the daemon at the other end of `socket_fd` until that closes or an error is fatal. Returns the process's exit
-// status. Ends with the daemon that started it.
-int RunDeviceWorker(int socket_fd);
+// status. Ends with the daemon that started it. `sysfs`: where that is mounted (daemon/host_nodes.h).
+int RunDeviceWorker(int socket_fd, const std::string& sysfs = "/sys");
 
 // The child of a probe (exporter_probe.h) with the daemon at the other end of `socket_fd`: exports memory, then waits to be
 // killed. Returns, if it does, the process's exit status.

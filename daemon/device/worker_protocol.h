@@ -1,6 +1,7 @@
 // What a daemon and its device worker say to each other: the structs below, one a packet of a SOCK_SEQPACKET pair.
 //
-//   1. daemon → Start with the pool's memfd; worker → Reply once it has a context on that GPU.
+//   1. daemon → Start with the pool's memfd; worker → Reply once it has a context on that GPU, with the NUMA node that
+//      the GPU is near.
 //   2. daemon → Map (with a descriptor for VMM memory), Unmap, Allocate, Await, Copy, in any number at once; worker → one
 //      Reply to each, by its id, in any order. A Copy's Reply says that its bytes have arrived; an Allocate's carries the
 //      descriptor. An Await's comes when a trainer's GPU is that far: a daemon that waits for it asks by Ping whether the
@@ -107,7 +108,8 @@ struct WorkerReply {
   uint64_t id = 0;
   int32_t error = 0;   // 0, or a CUresult; -1: what the daemon asked for cannot be
   uint32_t fatal = 0;  // 1: CUDA is of no more use in this process
-  char text[240] = {};
+  int32_t node = -1;   // to Start: kAnyNode of daemon/host_nodes.h, or a node whose memory is worth to be chosen
+  char text[236] = {};  // what is wrong; to Start without an error: why the worker does not stay on that node
 };
 
 inline constexpr size_t kMaxCopyRuns = 1024;

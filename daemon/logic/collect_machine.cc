@@ -132,8 +132,10 @@ void CollectMachine::AfterEvent() {
 
 void CollectMachine::Start(Run run) {
   run_ = std::move(run);
-  SurveyScript::Spec spec{
-      .live = coordinator_.LiveAttempts(), .untrusted = coordinator_.Untrusted(), .known = known_};
+  SurveyScript::Spec spec{.epoch = world_.epoch,
+                          .live = coordinator_.LiveAttempts(),
+                          .untrusted = coordinator_.Untrusted(),
+                          .known = known_};
   for (const std::string& attempt : spec.untrusted) spec.live.erase(attempt);
   RunScript(outbox_, life_, std::make_shared<SurveyScript>(std::move(spec)),
             [this](SurveyScript::Outcome& survey) { OnSurveyed(std::move(survey)); });

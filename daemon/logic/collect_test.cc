@@ -252,6 +252,16 @@ TEST_F(CollectTest, AnEpochThatAnotherDaemonClaimedStopsIt) {
   EXPECT_EQ(Collect({}).failure.reason, "NOT_COORDINATOR");
 }
 
+// What a claim leaves that could not be written: the next one may find room, and claim an earlier number.
+TEST_F(CollectTest, AnEpochThatNobodyClaimedStopsNothing) {
+  Begin({.keep_last = 1});
+  Commit(100);
+  ASSERT_TRUE(h.store().PublishExclusive(*storage::BlobPath::Parse("epochs/2/.tmp-1"), "x").ok());
+  ASSERT_TRUE(h.store().PublishExclusive(*storage::BlobPath::Parse("epochs/7/.tmp-2"), "x").ok());
+  Commit(200);
+  EXPECT_EQ(Stored(), Steps{200});
+}
+
 // A new run must not find the job while a deletion goes on.
 TEST_F(CollectTest, AClaimWaitsForTheDeletionUnderWayAndStopsTheRest) {
   Begin({});

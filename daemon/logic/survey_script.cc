@@ -32,11 +32,16 @@ SurveyScript::Step SurveyScript::Next(const StoreResult* previous) {
       break;
     case State::kEpochs:
       for (const storage::BlobInfo& blob : previous->blobs) {
-        if (const auto epoch = storage::ParseEpoch(blob.path.Leaf()))
-          outcome_.epoch = std::max(outcome_.epoch, *epoch);
+        if (const auto epoch = storage::ParseEpoch(blob.path.Leaf())) epochs_.push_back(*epoch);
       }
-      state_ = State::kSteps;
-      return List("");
+      std::sort(epochs_.begin(), epochs_.end());
+      return ReadNextClaim();
+    case State::kClaim:
+      if (!previous->status.ok()) {
+        epochs_.pop_back();
+        return ReadNextClaim();
+      }
+      return ListSteps();
     case State::kSteps:
       for (const storage::BlobInfo& blob : previous->blobs) {
         if (const auto step = storage::ParseStep(blob.path.Leaf()); step && blob.is_directory)
@@ -103,6 +108,20 @@ SurveyScript::Step SurveyScript::Next(const StoreResult* previous) {
     }
   }
   return outcome_;
+}
+
+SurveyScript::Step SurveyScript::ReadNextClaim() {
+  if (!epochs_.empty() && epochs_.back() > spec_.epoch) {
+    state_ = State::kClaim;
+    return Read(storage::ClaimPath(epochs_.back()));
+  }
+  return ListSteps();
+}
+
+SurveyScript::Step SurveyScript::ListSteps() {
+  outcome_.epoch = epochs_.empty() ? 0 : epochs_.back();
+  state_ = State::kSteps;
+  return List("");
 }
 
 SurveyScript::Step SurveyScript::ListNextStep() {

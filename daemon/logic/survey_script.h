@@ -1,6 +1,7 @@
 // What a job's directory holds, as retention needs to know it; a pure store script (store_script.h).
 //
-//   1. List the epochs, then every step, its pins, and every attempt.
+//   1. List the epochs, and read the claims of those beyond ours: a directory without one is a claim that failed.
+//      List every step, its pins, and every attempt.
 //   2. Read the decisions that are not known yet.
 //   3. Which commit "latest" names: the newest of the newest epoch, else what that epoch's PARENT names, else
 //      the epoch before. Commits that are being deleted or of uncertain durability answer nothing.
@@ -30,6 +31,7 @@ class SurveyScript {
  public:
   enum class Decided : uint8_t { kAbort, kCommit, kRescue };  // kRescue: a COMMIT for dead trainers
   struct Spec {
+    int64_t epoch = 0;                  // ours, which is claimed
     std::set<std::string> live;         // attempts that are being decided: not looked at
     std::set<std::string> untrusted;    // whose COMMIT may not outlive a power loss
     std::map<std::string, Decided> known;  // decisions read before, by attempt; they never change
@@ -52,7 +54,7 @@ class SurveyScript {
   std::variant<storage::StoreOp, Outcome> Next(const storage::StoreResult* previous);
 
  private:
-  enum class State : uint8_t { kStart, kEpochs, kSteps, kStep, kPins, kAttempt, kDecision, kParent };
+  enum class State : uint8_t { kStart, kEpochs, kClaim, kSteps, kStep, kPins, kAttempt, kDecision, kParent };
   using Step = std::variant<storage::StoreOp, Outcome>;
   struct Attempt {
     storage::AttemptId id;
@@ -61,6 +63,8 @@ class SurveyScript {
     size_t entries = 0;
   };
 
+  Step ReadNextClaim();
+  Step ListSteps();
   Step ListNextStep();
   Step ListNextAttempt();
   Step ReadNextDecision();
@@ -70,7 +74,8 @@ class SurveyScript {
   const Spec spec_;
   Outcome outcome_;
   State state_ = State::kStart;
-  std::vector<int64_t> steps_;  // to list, last first
+  std::vector<int64_t> epochs_;  // ascending
+  std::vector<int64_t> steps_;   // to list, last first
   std::map<int64_t, std::vector<std::string>> pins_;
   std::vector<Attempt> attempts_;
   size_t next_ = 0;

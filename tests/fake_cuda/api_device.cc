@@ -45,7 +45,8 @@ int Attribute(CUdevice_attribute attribute, int ordinal, bool& known) {
     case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
       return ordinal + 1;
     case CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID:
-      return -1;
+      known = options.knows_host_numa_id;
+      return static_cast<int>(options.devices[ordinal].host_numa_id);
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
     case CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID:
     case CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID:

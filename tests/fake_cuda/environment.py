@@ -21,6 +21,7 @@ def _numbers(value: float | Sequence[float]) -> str:
 def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path | None = None,
                 memory_bytes: int | None = None, h2d_gbps: float | Sequence[float] = 0,
                 d2h_gbps: float | Sequence[float] = 0, d2d_gbps: float | Sequence[float] = 0, copy_us: float = 0,
+                host_numa_ids: float | Sequence[float] = -1,
                 off: Sequence[str] = (), exclusive: bool = False, faults: Sequence[str] = ()) -> dict[str, str]:
     """Variables to add to a child's environment.
 
@@ -31,7 +32,8 @@ def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path |
         memory_bytes: Memory of each GPU.
         h2d_gbps, d2h_gbps, d2d_gbps: Bandwidths, one for all GPUs or one each; 0 is as fast as memory is.
         copy_us: What each copy takes besides, in microseconds.
-        off: Of "ipc", "vmm", "posix_fd", "stream_memory_operations", "pools".
+        host_numa_ids: The NUMA node that each GPU is near; -1 is none.
+        off: Of "ipc", "vmm", "posix_fd", "stream_memory_operations", "pools", "host_numa_id".
         exclusive: Compute mode EXCLUSIVE_PROCESS.
         faults: Calls that fail, "cuMemAlloc:3:2", "cuStreamSynchronize:1:hang:once".
     """
@@ -44,6 +46,7 @@ def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path |
         f"{_PREFIX}D2H_GBPS": _numbers(d2h_gbps),
         f"{_PREFIX}D2D_GBPS": _numbers(d2d_gbps),
         f"{_PREFIX}COPY_US": _numbers(copy_us),
+        f"{_PREFIX}HOST_NUMA_IDS": _numbers(host_numa_ids),
         f"{_PREFIX}OFF": ",".join(off),
         f"{_PREFIX}EXCLUSIVE": "1" if exclusive else "",
         f"{_PREFIX}FAULTS": ";".join(faults),

@@ -51,13 +51,14 @@ bool ParseUuid(const std::string& text, Uuid& into) {
   return true;
 }
 
-bool ReadNumbers(const char* name, std::vector<DeviceOptions>& devices, double DeviceOptions::*field) {
+bool ReadNumbers(const char* name, std::vector<DeviceOptions>& devices, double DeviceOptions::*field,
+                 double lowest = 0) {
   const std::vector<std::string> parts = Split(Variable(name), ',');
   for (size_t i = 0; i < devices.size() && !parts.empty(); ++i) {
     char* end = nullptr;
     const std::string& part = parts[std::min(i, parts.size() - 1)];
     devices[i].*field = std::strtod(part.c_str(), &end);
-    if (*end != '\0' || devices[i].*field < 0) return false;
+    if (*end != '\0' || devices[i].*field < lowest) return false;
   }
   return true;
 }
@@ -117,6 +118,8 @@ bool ReadFeatures(Options& options) {
       options.stream_memory_operations = false;
     } else if (feature == "pools") {
       options.pools = false;
+    } else if (feature == "host_numa_id") {
+      options.knows_host_numa_id = false;
     } else {
       return false;
     }
@@ -155,6 +158,8 @@ std::optional<Options> ReadOptions() {
     wrong = "H2D_GBPS, D2H_GBPS or D2D_GBPS";
   }
   if (!ReadNumbers("KEEPSTEP_FAKE_CUDA_COPY_US", options.devices, &DeviceOptions::copy_us)) wrong = "COPY_US";
+  if (!ReadNumbers("KEEPSTEP_FAKE_CUDA_HOST_NUMA_IDS", options.devices, &DeviceOptions::host_numa_id, -1))
+    wrong = "HOST_NUMA_IDS";
   if (!memory_text.empty() && !Number(memory_text, memory_bytes)) wrong = "MEMORY_BYTES";
   if (!ReadFeatures(options)) wrong = "OFF";
   if (!ReadFaults(options)) wrong = "FAULTS";

@@ -9,8 +9,10 @@
 //   fast as memcpy. Each process has copy engines of its own, one for each GPU and direction.
 // - COPY_US=2: what each copy takes besides that, in microseconds; on a GPU it is one to three. Default 0, and nothing
 //   in a direction without a bandwidth.
+// - HOST_NUMA_IDS=0,1: the NUMA node of the host that each GPU is near; the last number is for all further ones.
+//   Default -1: a machine without NUMA.
 // - OFF=NAME,NAME: what this driver cannot do: ipc (legacy handles and events), vmm (cuMemCreate), posix_fd
-//   (VMM handles as descriptors), stream_memory_operations, pools.
+//   (VMM handles as descriptors), stream_memory_operations, pools, host_numa_id (as drivers before CUDA 12.3).
 // - EXCLUSIVE=1: compute mode EXCLUSIVE_PROCESS, over the processes of a counters file.
 // - FAULTS=F;F: calls that fail, at most 64, by cuda.h's names: NAME:NTH:CODE, or NAME:NTH:hang, which never
 // returns. NTH is a
@@ -52,6 +54,7 @@ struct DeviceOptions {
   double device_to_host_gbps = 0;
   double device_to_device_gbps = 0;
   double copy_us = 0;
+  double host_numa_id = -1;
 };
 
 struct Options {
@@ -62,6 +65,7 @@ struct Options {
   bool posix_fd = true;
   bool stream_memory_operations = true;
   bool pools = true;
+  bool knows_host_numa_id = true;
   bool exclusive = false;
   std::vector<Fault> faults;
   std::string counters_file;  // empty: counters of this process alone

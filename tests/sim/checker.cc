@@ -116,10 +116,35 @@ void Checker::OnVerdict(const daemon::Verdict& verdict) {
   if (verdict.state != SaveState::kCommitted || !reported_.emplace(verdict.step, verdict.attempt).second)
     return;
   if (condemned_.contains(verdict.attempt)) return;  // it was, and is gone
+  CheckRescue(verdict.step, verdict.attempt);
   const std::string wrong = Restorable(verdict.step, verdict.attempt, true);
   if (wrong.empty()) return;
   Note(absl::StrContains(wrong, "other content") ? findings_.mislabelled : findings_.lost,
        absl::StrCat(verdict.step, "/", verdict.attempt, " was reported COMMITTED but ", wrong));
+}
+
+// When it is first reported.
+void Checker::CheckRescue(int64_t step, const std::string& attempt) {
+  const v1::Decision* decision = ReadDecision(step, attempt, true);
+  const bool rescue = rescues_.contains(attempt);
+  if (decision != nullptr && decision->rescue() != rescue)
+    Note(findings_.mislabelled,
+         absl::StrCat(step, "/", attempt, rescue ? " is" : " is not", " a rescue, and says otherwise"));
+  if (!rescue) return;
+  for (const auto& [asked, answer] : restored_) {
+    const auto& [epoch, asked_step] = asked;
+    if (asked_step != -1 || epoch <= EpochOf(attempt)) continue;
+    const auto& [found, restored_step, restored] = answer;
+    if (std::pair(found ? EpochOf(restored) : 0, found ? restored_step : -1) < std::pair(EpochOf(attempt), step)) {
+      Note(findings_.lost, absl::StrCat("epoch ", epoch, " had gone on from step ", restored_step,
+                                        " before the rescue ", step, "/", attempt, " was there"));
+    }
+  }
+}
+
+int64_t Checker::rescues() const {
+  return std::count_if(reported_.begin(), reported_.end(),
+                       [this](const auto& commit) { return rescues_.contains(commit.second); });
 }
 
 void Checker::OnLoaded(const daemon::AnswerLoad& answer, bool latest) {
@@ -204,7 +229,7 @@ std::vector<Checker::Commit> Checker::Commits() const {
       const v1::Decision* decision = ReadDecision(number, attempt, false);
       if (!decision || decision->kind() != v1::Decision::COMMIT) continue;
       if (store_.Read(absl::StrCat(step, "/", attempt, "/DELETING"), false) != nullptr) continue;
-      commits.push_back({EpochOf(attempt), number, CounterOf(attempt), attempt});
+      commits.push_back({EpochOf(attempt), number, CounterOf(attempt), attempt, decision->rescue()});
     }
   }
   std::sort(commits.begin(), commits.end());
@@ -259,8 +284,9 @@ void Checker::OnCondemn(const std::string& path, const std::multiset<std::string
   const size_t first = path.find('/');
   const std::string attempt = path.substr(first + 1, path.rfind('/') - first - 1);
   const std::vector<Commit> commits = Commits();
-  const auto self =
-      std::find(commits.begin(), commits.end(), Commit{EpochOf(attempt), step, CounterOf(attempt), attempt});
+  const auto self = std::find_if(commits.begin(), commits.end(), [&](const Commit& commit) {
+    return commit.step == step && commit.attempt == attempt;
+  });
   if (self == commits.end()) return;  // a deletion that goes on, or of what nobody sees
   const auto bad = [&](const char* why) {
     Note(findings_.lost, absl::StrCat(path, " is deleted: it is ", why));
@@ -268,14 +294,15 @@ void Checker::OnCondemn(const std::string& path, const std::multiset<std::string
   std::set<std::pair<int64_t, int64_t>> newer;
   bool again = false, later = false;
   for (auto other = std::next(self); other != commits.end(); ++other) {
+    if (other->rescue) continue;  // stands for nothing
     if (other->step == step) (other->epoch == self->epoch ? again : later) = true;
     if (other->epoch != self->epoch || other->step != step) newer.emplace(other->epoch, other->step);
   }
   daemon::RetentionPolicy policy;
   if (!policies_.empty()) policy = policies_.rbegin()->second;
   if (policy.keep_last == 0) bad("of a job that keeps everything");
-  if (!again && static_cast<int64_t>(newer.size()) < policy.keep_last) bad("one of the newest");
-  if (policy.keep_every > 0 && step % policy.keep_every == 0 && !again && !later)
+  if (!self->rescue && !again && static_cast<int64_t>(newer.size()) < policy.keep_last) bad("one of the newest");
+  if (!self->rescue && policy.keep_every > 0 && step % policy.keep_every == 0 && !again && !later)
     bad("a step to keep for good");
   if (attempt == Latest(commits)) bad("what \"latest\" names");
   if (loading.contains(attempt)) bad("being loaded");

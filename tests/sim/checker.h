@@ -1,9 +1,11 @@
 // Judges a simulated run by its own reading of the store: nothing here calls the code under test.
 //
 //   lost         a step reported COMMITTED to anyone that could not be restored after the worst power loss;
-//                a load that goes back behind a commit that was reported
+//                a load that goes back behind a commit that was reported; a later run that goes on from something
+//                older than a rescue, and did not wait for it
 //   mislabelled  content that is not exactly that of its step on every rank; ranks of one epoch that restore
-//                different things; a verdict that changes; a COMMIT of what some rank did not seal
+//                different things; a verdict that changes; a COMMIT of what some rank did not seal; a rescue that is
+//                not marked as one
 //   broken       any other rule: deletion before ABORT, space not reclaimed, gates shut without need
 
 #ifndef KEEPSTEP_TESTS_SIM_CHECKER_H_
@@ -41,6 +43,7 @@ class Checker {
   explicit Checker(const SimStore& store) : store_(store) {}
 
   void OnVerdict(const daemon::Verdict& verdict);  // told to any rank
+  void OnRescue(const std::string& attempt) { rescues_.insert(attempt); }  // begins
   void OnLoaded(const daemon::AnswerLoad& answer,
                 bool latest);              // an explicit step is answered with that step
   void OnDelete(const std::string& path);  // before a file of an attempt is deleted
@@ -64,12 +67,15 @@ class Checker {
 
   const Findings& findings() const { return findings_; }
   int64_t commits() const { return static_cast<int64_t>(reported_.size()); }
+  int64_t rescues() const;  // of those
+  int64_t rescues_begun() const { return static_cast<int64_t>(rescues_.size()); }
 
  private:
   void Note(int64_t& count, const std::string& what);
   struct Commit {
     int64_t epoch = 0, step = 0, counter = 0;
     std::string attempt;
+    bool rescue = false;
     auto operator<=>(const Commit&) const = default;
   };
   std::vector<Commit> Commits() const;  // that readers see, in the order that answers "latest"
@@ -81,6 +87,7 @@ class Checker {
   // Empty if the checkpoint is committed and holds exactly what it should.
   std::string Restorable(int64_t step, const std::string& attempt, bool durable) const;
   void CheckNotBehind(const daemon::AnswerLoad& answer);
+  void CheckRescue(int64_t step, const std::string& attempt);
   void CheckSpace();
 
   template <class Message>
@@ -92,6 +99,7 @@ class Checker {
   mutable Records<v1::Part> parts_;
   Findings findings_;
   std::set<std::pair<int64_t, std::string>> reported_;   // committed
+  std::set<std::string> rescues_;                        // attempts
   std::map<int64_t, daemon::RetentionPolicy> policies_;  // by epoch
   std::map<std::string, int64_t> pinned_;  // attempts that the pinner saw, with their step
   std::set<std::string> condemned_;  // attempts that retention deletes

@@ -39,7 +39,11 @@ INSTANTIATE_TEST_SUITE_P(All, Mutants,
                                          std::pair(Mutation::kIgnorePins, "IgnorePins"),
                                          std::pair(Mutation::kDeleteLastGood, "DeleteLastGood"),
                                          std::pair(Mutation::kIgnoreReaders, "IgnoreReaders"),
-                                         std::pair(Mutation::kForgetDeleting, "ForgetDeleting")),
+                                         std::pair(Mutation::kForgetDeleting, "ForgetDeleting"),
+                                         std::pair(Mutation::kSealWithoutWords, "SealWithoutWords"),
+                                         std::pair(Mutation::kRescueAcrossSteps, "RescueAcrossSteps"),
+                                         std::pair(Mutation::kRescueHalfRun, "RescueHalfRun"),
+                                         std::pair(Mutation::kForgetRescueMark, "ForgetRescueMark")),
                          [](const auto& info) { return std::string(info.param.second); });
 
 }  // namespace

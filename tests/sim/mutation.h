@@ -25,6 +25,10 @@ enum class Mutation : uint8_t {
   kDeleteLastGood,         // where one checkpoint is deleted the newest one goes too
   kIgnoreReaders,          // what is being loaded is reserved for deletion all the same
   kForgetDeleting,         // DELETING is acknowledged and not written
+  kSealWithoutWords,       // a rescued rank is sealed whatever has become of its words
+  kRescueAcrossSteps,      // ranks that were whole at different steps are rescued as one
+  kRescueHalfRun,          // an update that has begun and not ended counts as done
+  kForgetRescueMark,       // a rescue's decision does not say that it is one
 };
 
 }  // namespace keepstep::sim

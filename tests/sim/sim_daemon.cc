@@ -65,6 +65,7 @@ void SimDaemon::Start() {
     SimDaemon& daemon;
     void operator()() const {
       daemon.Feed(daemon::Tick{});
+      daemon.LookAtHold();
       daemon.Post(kTickPeriodMs, *this);
     }
   };
@@ -99,6 +100,11 @@ void SimDaemon::Kill() {
   }
   loading_.clear();
   reserved_.clear();
+  members_.clear();
+  kept_.clear();
+  rescue_.reset();
+  rescues_.clear();
+  rescue_seals_.clear();
   p_.checker.OnDaemonDied();
 }
 
@@ -128,6 +134,7 @@ daemon::Event SimDaemon::Mutated(daemon::Event event) const {
 
 void SimDaemon::Feed(const daemon::Event& event) {
   if (!std::holds_alternative<daemon::Tick>(event)) p_.trace.Add(p_.clock.now(), event);
+  NoteMember(event);
   for (daemon::Action& action : machine_->OnEvent(event, p_.clock.now() - started_at_)) Do(std::move(action));
 }
 
@@ -145,6 +152,7 @@ void SimDaemon::Do(daemon::Action action) {
         const auto pass_on = [this, &action](daemon::SessionId session) { Tell(session, std::move(action)); };
         if constexpr (std::is_same_v<A, daemon::AnswerOpen>) {
           for (const daemon::Verdict& verdict : a.unsettled) p_.checker.OnVerdict(verdict);
+          OnOpened(a);
           pass_on(a.session);
         } else if constexpr (std::is_same_v<A, daemon::AnswerSave>) {
           p_.checker.OnVerdict(a.status);
@@ -153,13 +161,20 @@ void SimDaemon::Do(daemon::Action action) {
         } else if constexpr (std::is_same_v<A, daemon::Report>) {
           p_.checker.OnVerdict(a.status);
           decided_ += a.status.state >= daemon::SaveState::kCommitted;
+          OnRescueReport(a.session, a.status);
           pass_on(a.session);
         } else if constexpr (std::is_same_v<A, daemon::AnswerLoad>) {
           OnLoadAnswered(a);
           pass_on(a.session);
-        } else if constexpr (std::is_same_v<A, daemon::MoveSession> ||
-                             std::is_same_v<A, daemon::CloseSession> || std::is_same_v<A, daemon::Release>) {
+        } else if constexpr (std::is_same_v<A, daemon::CloseSession>) {
+          OnClosed(a.session);
           pass_on(a.session);
+        } else if constexpr (std::is_same_v<A, daemon::MoveSession> || std::is_same_v<A, daemon::Release>) {
+          pass_on(a.session);
+        } else if constexpr (std::is_same_v<A, daemon::RescueStarted>) {
+          OnRescueStarted(a);
+        } else if constexpr (std::is_same_v<A, daemon::RescueRefused>) {
+          Post(0, [this] { EndRescue(); });
         } else if constexpr (std::is_same_v<A, daemon::ReserveAttempt>) {
           OnReserve(a);
         } else if constexpr (std::is_same_v<A, daemon::ReleaseAttempt>) {
@@ -329,7 +344,9 @@ void SimDaemon::CopyNext(Attempt& attempt, int32_t rank, int group) {
   Post(takes_ms, [this, &a = attempt, rank, group] {
     Share& share = a.shares[rank];
     std::string content;
-    const bool copied = !a.stopped && p_.trainers.CopyGroup(share.start.session, rank, group, &content);
+    const auto kept = kept_.find(share.start.session);
+    const bool copied = !a.stopped && p_.trainers.CopyGroup(share.start.session, rank, group,
+                                                            kept != kept_.end() && kept->second.memory, &content);
     share.content += content;
     Finished(a);
     if (a.stopped) return;
@@ -393,8 +410,9 @@ void SimDaemon::WritePart(Attempt& a) {
   intent.set_attempt(a.name);
   intent.set_epoch(storage::ParseAttempt(a.name)->epoch);
   intent.set_world_size(static_cast<int32_t>(a.shares.size()));
+  intent.set_rescue(rescues_.contains(a.name) && mutation_ != Mutation::kForgetRescueMark);
   for (const auto& [rank, share] : a.shares) {
-    if (!p_.trainers.Sealed(share.start.session, share.start.number)) {
+    if (!rescue_seals_.contains({a.name, rank}) && !p_.trainers.Sealed(share.start.session, share.start.number)) {
       p_.checker.Mislabelled(
           absl::StrCat("a part of ", a.name, " is written though rank ", rank, " has not sealed"));
     }

@@ -11,12 +11,16 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "daemon/logic/events.h"
 #include "daemon/logic/job_machine.h"
+#include "daemon/rescue_steps.h"
+#include "proto/flight_reader.h"
 #include "tests/sim/checker.h"
 #include "tests/sim/clock.h"
 #include "tests/sim/mutation.h"
@@ -30,8 +34,10 @@ namespace keepstep::sim {
 class TrainerSide {
  public:
   virtual ~TrainerSide() = default;
-  // The content of a group of the trainer behind the session; false if that process is gone.
-  virtual bool CopyGroup(daemon::SessionId session, int32_t rank, int group, std::string* content) = 0;
+  // The content of a group of the trainer behind the session; false if that process is gone and its memory not `kept`.
+  virtual bool CopyGroup(daemon::SessionId session, int32_t rank, int group, bool kept, std::string* content) = 0;
+  // Its flight record, also once it is dead.
+  virtual proto::FlightRecord Record(daemon::SessionId session) = 0;
   // Messages arrive in order; none after the daemon died.
   virtual void Deliver(daemon::SessionId session, const daemon::Action& action) = 0;
   // Whether the trainer's own word on save `number` is SEALED.
@@ -49,7 +55,9 @@ class SimDaemon {
     Trace& trace;
   };
 
+  // `rescues`: trainers that die are kept, and saved if they were whole at one step.
   SimDaemon(Parts parts, Mutation mutation) : p_(parts), mutation_(mutation) {}
+  void set_rescues(bool rescues) { rescues_on_ = rescues; }
 
   bool up() const { return machine_ != nullptr; }
   uint64_t life() const { return life_; }  // counts starts
@@ -62,6 +70,10 @@ class SimDaemon {
 
   // Hands an event to the machine after a message's delay, unless the daemon dies before.
   void Send(daemon::Event event);
+  // As late, and in the same order: the process of a session has died, or closed its client. (sim_rescue.cc)
+  void Died(daemon::SessionId session);
+  void Left(daemon::SessionId session);
+  size_t kept() const { return kept_.size(); }  // sessions of dead processes
   daemon::JobSnapshot Snapshot() const { return machine_->Snapshot(); }
   // Somebody pins a step, as storage/delete.h says: the pin, then a look whether the checkpoint is still
   // there.
@@ -82,6 +94,21 @@ class SimDaemon {
     int running = 0;  // operations on its files
     std::map<int32_t, Share> shares;
   };
+  struct Member {
+    int32_t rank = 0;
+    bool open = false;
+    uint64_t generation = 0;
+  };
+  struct Kept {
+    int64_t until = 0;
+    bool memory = true;  // not let go
+    proto::FlightWords words;  // as they were judged
+  };
+  struct Rescue {
+    uint64_t number = 0;  // 0: being judged
+    int64_t step = -1;
+    std::string attempt;
+  };
   struct Flight {  // an operation on its way
     storage::StoreOp op;
     std::function<void()> row;  // or a catalog change
@@ -89,7 +116,7 @@ class SimDaemon {
 
   template <class What>
   void Post(int64_t delay_ms, What what) {  // dropped when the daemon dies
-    p_.clock.After(delay_ms, [this, life = life_, what = std::move(what)] {
+    p_.clock.After(delay_ms, [this, life = life_, what = std::move(what)]() mutable {
       if (up() && life == life_) what();
     });
   }
@@ -119,6 +146,27 @@ class SimDaemon {
   void StopIo(Attempt& attempt);
   void Finished(Attempt& attempt);  // an operation of it
   std::string BlobPath(const Attempt& attempt, int32_t rank) const;
+
+  // Crash flush, as daemon/job_rescue.cc has it (sim_rescue.cc).
+  void NoteMember(const daemon::Event& event);
+  void OnOpened(const daemon::AnswerOpen& answer);
+  void OnClosed(daemon::SessionId session);
+  void Bury(daemon::SessionId session);
+  bool Keep(daemon::SessionId session);
+  void JudgeIfAllKept();
+  struct RankJudged {
+    daemon::SessionId session = 0;
+    daemon::RankStep at;
+    proto::FlightWords words;
+  };
+  void JudgeNext(std::vector<RankJudged> ranks, size_t next);
+  void OnJudged(const std::vector<RankJudged>& ranks);
+  void OnRescueStarted(const daemon::RescueStarted& started);
+  void OnRescueReport(daemon::SessionId session, const daemon::Verdict& status);
+  void SealRescued(daemon::SessionId session);
+  void LookAtHold();
+  void EndRescue();
+
   daemon::Event Mutated(daemon::Event event) const;
 
   Parts p_;
@@ -134,6 +182,12 @@ class SimDaemon {
   std::map<std::string, Attempt> attempts_;
   std::multiset<std::string> loading_;  // attempts that are being read
   std::set<std::string> reserved_;      // for deletion
+  bool rescues_on_ = false;
+  std::map<daemon::SessionId, Member> members_;
+  std::map<daemon::SessionId, Kept> kept_;
+  std::optional<Rescue> rescue_;
+  std::set<std::string> rescues_;  // attempts of this life
+  std::set<std::pair<std::string, int32_t>> rescue_seals_;  // attempt, rank
 
   // The catalog: what a start finds.
   std::map<std::string, daemon::JournalEntry> journal_;

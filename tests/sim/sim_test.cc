@@ -1,6 +1,6 @@
 // Thousands of whole runs, each from one seed, against a disk and a fate that do their worst.
 //
-// KEEPSTEP_SIM_SEEDS=n   how many seeds (default 10,000), from KEEPSTEP_SIM_FIRST (default 1)
+// KEEPSTEP_SIM_SEEDS=n   how many seeds (default 20,000), from KEEPSTEP_SIM_FIRST (default 1)
 // KEEPSTEP_SIM_SEED=n    replays one seed and prints its trace
 
 #include <atomic>
@@ -24,13 +24,16 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
 }
 
 struct Sums {
-  int64_t commits = 0, deletions = 0, verdicts = 0, daemon_deaths = 0, power_losses = 0, trainer_deaths = 0;
+  int64_t commits = 0, rescues = 0, rescues_begun = 0, deletions = 0, verdicts = 0;
+  int64_t daemon_deaths = 0, power_losses = 0, trainer_deaths = 0;
   int64_t lost = 0, mislabelled = 0, broken = 0;
   uint64_t events = 0;
   std::vector<std::string> findings;
 
   void Add(uint64_t seed, const RunResult& run) {
     commits += run.commits;
+    rescues += run.rescues;
+    rescues_begun += run.rescues_begun;
     deletions += run.deletions;
     verdicts += run.verdicts;
     daemon_deaths += run.daemon_deaths;
@@ -74,18 +77,22 @@ TEST(Simulation, NothingIsLostOrMislabelled) {
   for (std::thread& thread : threads) thread.join();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::printf(
-      "%llu seeds in %.1f s, %.0f a second: %lld verdicts on saves, %lld commits, %lld deletions, "
-      "%lld daemon deaths, "
+      "%llu seeds in %.1f s, %.0f a second: %lld verdicts on saves, %lld commits, %lld of %lld rescues committed, "
+      "%lld deletions, %lld daemon deaths, "
       "%lld power losses, %lld trainer deaths, %llu events: %lld lost, %lld mislabelled, %lld broken\n",
       static_cast<unsigned long long>(seeds), seconds, static_cast<double>(seeds) / seconds,
       static_cast<long long>(sums.verdicts),
-      static_cast<long long>(sums.commits), static_cast<long long>(sums.deletions),
+      static_cast<long long>(sums.commits), static_cast<long long>(sums.rescues),
+      static_cast<long long>(sums.rescues_begun),
+      static_cast<long long>(sums.deletions),
       static_cast<long long>(sums.daemon_deaths),
       static_cast<long long>(sums.power_losses), static_cast<long long>(sums.trainer_deaths),
       static_cast<unsigned long long>(sums.events), static_cast<long long>(sums.lost),
       static_cast<long long>(sums.mislabelled), static_cast<long long>(sums.broken));
   for (const std::string& what : sums.findings) ADD_FAILURE() << what;
   EXPECT_GT(sums.commits, static_cast<int64_t>(seeds)) << "too little happens to prove anything";
+  EXPECT_GT(sums.rescues, static_cast<int64_t>(seeds) / 50) << "too little is rescued to prove anything";
+  EXPECT_GT(sums.rescues_begun, sums.rescues) << "no rescue is given up";
   EXPECT_GT(sums.deletions, static_cast<int64_t>(seeds)) << "too little is deleted to prove anything";
 }
 

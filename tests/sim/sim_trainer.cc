@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kWatchdogMs = 500;  // behind a gate
 constexpr int64_t kRetryMs = 700;     // of a Save call
+constexpr int64_t kLingerMs = 60;     // queued work outlives its process for so long at most
 
 }  // namespace
 
@@ -30,12 +31,68 @@ SimTrainer::SimTrainer(int32_t rank, const TrainerPlan& plan, SimDaemon& daemon,
 
 void SimTrainer::Die() {
   alive_ = false;
-  if (session_ != 0) daemon_.Send(daemon::SessionDead{session_});
-  if (asking_ != 0) daemon_.Send(daemon::SessionDead{asking_});
+  if (session_ != 0) daemon_.Died(session_);
+  if (asking_ != 0) daemon_.Died(asking_);
+  if (random_.Chance(0.4)) Linger();
   host_.OnExit(*this);
 }
 
-void SimTrainer::Exit() { Die(); }
+// Closes its client.
+void SimTrainer::Exit() {
+  alive_ = false;
+  if (session_ != 0) daemon_.Left(session_);
+  if (asking_ != 0) daemon_.Left(asking_);
+  host_.OnExit(*this);
+}
+
+// What was queued on the GPU goes on: the update that was running ends, or the next one begins and ends, where its
+// gate is open. Nobody notes it.
+void SimTrainer::Linger() {
+  const auto torn = std::find(content_.begin(), content_.end(), kTorn);
+  if (torn != content_.end()) {
+    clock_.After(random_.Between(0, kLingerMs),
+                 [this, group = torn - content_.begin()] { EndUpdate(group, step_ + 1); });
+    return;
+  }
+  const auto behind = std::find(content_.begin(), content_.end(), step_);
+  if (state_ != State::kTraining || behind == content_.end()) return;
+  const size_t group = behind - content_.begin();
+  if (released_[group] < issued_) return;
+  const int64_t begins_ms = random_.Between(0, kLingerMs);
+  clock_.After(begins_ms, [this, group] { BeginUpdate(group); });
+  clock_.After(begins_ms + random_.Between(0, 20), [this, group] { EndUpdate(group, step_ + 1); });
+}
+
+void SimTrainer::BeginUpdate(size_t group) {
+  ++begun_[group];
+  content_[group] = kTorn;
+}
+
+void SimTrainer::EndUpdate(size_t group, int64_t step) {
+  content_[group] = step;
+  ++done_[group];
+}
+
+// As ks_note_step: once a step's updates are queued, which may have run or not.
+void SimTrainer::Note(int64_t step) {
+  if (!notes_.empty() && notes_.front().step == step) return;
+  notes_.push_front({step, generation_, begun_});
+  if (notes_.size() > proto::kFlightSlots) notes_.pop_back();
+}
+
+proto::FlightRecord SimTrainer::Record() const {
+  proto::FlightRecord record;
+  record.state = notes_.empty() ? proto::FlightState::kIdle : proto::FlightState::kRecording;
+  std::copy(begun_.begin(), begun_.end(), record.words.begun);
+  std::copy(done_.begin(), done_.end(), record.words.done);
+  for (const NoteOfStep& each : notes_) {
+    proto::FlightNote& note = record.notes.emplace_back();
+    note.slot.step = each.step;
+    note.slot.generation = each.generation;
+    std::copy(each.expected.begin(), each.expected.end(), note.slot.expected);
+  }
+  return record;
+}
 
 void SimTrainer::Freeze(int64_t for_ms) {
   if (!alive_ || frozen_) return;
@@ -173,6 +230,7 @@ void SimTrainer::Reregister() {
 
 void SimTrainer::Load() {
   state_ = State::kLoading;
+  notes_.clear();  // what was noted of this memory holds no more
   ticket_ = static_cast<uint64_t>(rank_) * 1'000'000 + host_.NewSession(*this) * 100 + ++tickets_;
   const bool again = reloaded_ && loads_ > 0;
   daemon_.Send(daemon::LoadRequested{.session = session_,
@@ -213,7 +271,7 @@ void SimTrainer::Schedule() {
 }
 
 void SimTrainer::TakeStep() {
-  if (state_ != State::kTraining || host_.stopping()) return;
+  if (state_ != State::kTraining || host_.stopping() || updating_) return;
   const auto behind = std::find(content_.begin(), content_.end(), step_);
   if (behind == content_.end()) {
     EndStep();
@@ -229,8 +287,14 @@ void SimTrainer::TakeStep() {
     return;
   }
   gated_since_ = -1;
-  ++content_[group];
-  Schedule();
+  updating_ = true;
+  BeginUpdate(group);
+  if (group + 1 == kGroups && random_.Chance(0.5)) Note(step_ + 1);
+  After(random_.Between(1, 4), [this, group] {
+    EndUpdate(group, step_ + 1);
+    updating_ = false;
+    Schedule();
+  });
 }
 
 void SimTrainer::Watchdog() {
@@ -241,7 +305,7 @@ void SimTrainer::Watchdog() {
 }
 
 void SimTrainer::EndStep() {
-  ++step_;
+  Note(++step_);
   host_.OnAdvanced();
   if (step_ % plan_.save_every == 0) {
     Save();

@@ -2,7 +2,9 @@
 // client's rules: no update before the gate is open, no seal before the copy is released, POISONED before it
 // opens a gate on its own.
 //
-// Its content is Content(step, rank, group), so that a copy at the wrong moment is seen at once.
+// Its content is Content(step, rank, group), so that a copy at the wrong moment is seen at once. An update takes a while,
+// in which the content is none. It leaves a flight record (proto/flight_record.h): what it was when it died is what the
+// daemon reads, but for updates that were queued on its GPU, which may still run then.
 
 #ifndef KEEPSTEP_TESTS_SIM_SIM_TRAINER_H_
 #define KEEPSTEP_TESTS_SIM_SIM_TRAINER_H_
@@ -15,6 +17,7 @@
 #include <string>
 
 #include "daemon/logic/events.h"
+#include "proto/flight_reader.h"
 #include "tests/sim/checker.h"
 #include "tests/sim/clock.h"
 #include "tests/sim/random.h"
@@ -53,7 +56,7 @@ class SimTrainer {
 
   // The launcher and fate.
   void Start() { Open(); }
-  void Die();
+  void Die();  // without a goodbye
   void Freeze(int64_t for_ms);
   void LoseStream();
   void Reregister();
@@ -63,6 +66,7 @@ class SimTrainer {
   void OnMessage(daemon::SessionId session, const daemon::Action& action);
   std::string Copy(int group) const { return Content(content_[group], rank_, group); }
   bool Sealed(uint64_t number) const;
+  proto::FlightRecord Record() const;
 
   void Wake();  // something it may wait for has happened
   int32_t rank() const { return rank_; }
@@ -98,6 +102,10 @@ class SimTrainer {
   void Load();
   void Schedule();
   void TakeStep();
+  void BeginUpdate(size_t group);
+  void EndUpdate(size_t group, int64_t step);
+  void Note(int64_t step);
+  void Linger();
   void EndStep();
   void Save();
   void SendSave(uint64_t number, int64_t step);
@@ -127,7 +135,16 @@ class SimTrainer {
 
   int64_t step_ = 0, loads_ = 0;
   bool reloaded_ = false;
-  std::array<int64_t, kGroups> content_{};
+  static constexpr int64_t kTorn = -1;
+  std::array<int64_t, kGroups> content_{};  // updates that each group has had; kTorn: one has begun
+  bool updating_ = false;
+  struct NoteOfStep {
+    int64_t step = 0;
+    uint64_t generation = 0;
+    std::array<uint32_t, kGroups> expected{};
+  };
+  std::array<uint32_t, kGroups> begun_{}, done_{};  // the record's words
+  std::deque<NoteOfStep> notes_;                    // its slots, the newer first
   uint64_t issued_ = 0;
   int64_t saving_step_ = 0;
   std::array<uint64_t, kGroups> released_{};  // the page

@@ -37,6 +37,7 @@ SimWorld::SimWorld(uint64_t seed, Mutation mutation, bool print_trace)
     plan_.reload_latest = random_.Chance(0.6);
     plan_.reload_step = plan_.save_every * random_.Between(1, 3);
   }
+  daemon_.set_rescues(random_.Chance(0.7));
   strike_every_ms_ = random_.Between(80, 700);
   current_.resize(plan_.world_size);
 }
@@ -65,6 +66,8 @@ RunResult SimWorld::Run() {
   result_.findings = checker_.findings();
   result_.trace_hash = trace_.hash();
   result_.commits = checker_.commits();
+  result_.rescues = checker_.rescues();
+  result_.rescues_begun = checker_.rescues_begun();
   result_.deletions = checker_.deletions();
   result_.verdicts = daemon_.decided();
   result_.events = clock_.events();
@@ -80,6 +83,7 @@ void SimWorld::CheckSettled() {
   for (const daemon::SaveSnapshot& save : snapshot.saves) {
     checker_.Broken(absl::StrCat("save ", save.number, " is still in stage ", daemon::StageName(save.stage)));
   }
+  if (daemon_.kept() > 0) checker_.Broken("memory of dead trainers is still kept");
   for (SimTrainer* trainer : current_) {
     if (!trainer->alive() || trainer->frozen()) continue;
     if (!trainer->GatesOpen())
@@ -91,12 +95,14 @@ void SimWorld::CheckSettled() {
 // ---- what the daemon sees of trainers
 // ------------------------------------------------------------------------------
 
-bool SimWorld::CopyGroup(daemon::SessionId session, int32_t rank, int group, std::string* content) {
+bool SimWorld::CopyGroup(daemon::SessionId session, int32_t rank, int group, bool kept, std::string* content) {
   SimTrainer* trainer = sessions_.at(session);
-  if (!trainer->alive()) return false;
+  if (!trainer->alive() && !kept) return false;
   *content = trainer->Copy(group);
   return true;
 }
+
+proto::FlightRecord SimWorld::Record(daemon::SessionId session) { return sessions_.at(session)->Record(); }
 
 void SimWorld::Deliver(daemon::SessionId session, const daemon::Action& action) {
   sessions_.at(session)->OnMessage(session, action);
@@ -151,7 +157,7 @@ void SimWorld::OnExit(SimTrainer& trainer) {
 void SimWorld::Strike() {
   if (calm_) return;
   SimTrainer* victim = current_[random_.Below(plan_.world_size)];
-  switch (random_.Below(13)) {
+  switch (random_.Below(14)) {
     case 0:
     case 1: KillDaemon(false); break;
     case 2: KillDaemon(true); break;
@@ -159,12 +165,10 @@ void SimWorld::Strike() {
     case 4:
       if (victim != nullptr && victim->alive()) {
         victim->Die();
-        const bool all = random_.Chance(0.5);
-        for (SimTrainer* other : current_) {
-          if (all && other != nullptr && other->alive()) other->Die();
-        }
+        if (random_.Chance(0.5)) KillAll();
       }
       break;
+    case 13: KillAll(); break;
     case 5:
       if (victim != nullptr) {
         victim->Freeze(random_.Between(50, 3'000));
@@ -218,6 +222,17 @@ void SimWorld::KillDaemon(bool power) {
     if (trainer->alive()) trainer->OnDaemonDied();
   }
   RestartDaemon(random_.Between(5, 120), calm_ ? 0 : static_cast<int>(random_.Below(3)));
+}
+
+// At once, or one after the other.
+void SimWorld::KillAll() {
+  const int64_t within_ms = random_.Chance(0.5) ? 0 : random_.Between(1, 40);
+  for (SimTrainer* trainer : current_) {
+    if (trainer == nullptr) continue;
+    clock_.After(random_.Between(0, within_ms), [trainer] {
+      if (trainer->alive()) trainer->Die();
+    });
+  }
 }
 
 // Some starts die again while they recover.

@@ -28,7 +28,8 @@ namespace keepstep::sim {
 struct RunResult {
   Findings findings;
   uint64_t trace_hash = 0;
-  int64_t commits = 0, deletions = 0, verdicts = 0, daemon_deaths = 0, power_losses = 0, trainer_deaths = 0;
+  int64_t commits = 0, rescues = 0, rescues_begun = 0, deletions = 0, verdicts = 0;
+  int64_t daemon_deaths = 0, power_losses = 0, trainer_deaths = 0;
   uint64_t events = 0;
 };
 
@@ -41,7 +42,8 @@ class SimWorld : private TrainerSide, private TrainerHost {
   RunResult Run();
 
  private:
-  bool CopyGroup(daemon::SessionId session, int32_t rank, int group, std::string* content) override;
+  bool CopyGroup(daemon::SessionId session, int32_t rank, int group, bool kept, std::string* content) override;
+  proto::FlightRecord Record(daemon::SessionId session) override;
   void Deliver(daemon::SessionId session, const daemon::Action& action) override;
   bool Sealed(daemon::SessionId session, uint64_t number) override;
   daemon::SessionId NewSession(SimTrainer& trainer) override;
@@ -51,6 +53,7 @@ class SimWorld : private TrainerSide, private TrainerHost {
   bool stopping() const override { return stopping_; }
 
   void Launch(int32_t rank, int64_t delay_ms);
+  void KillAll();
   void Strike();  // one misfortune, and the next one's time
   void KillDaemon(bool power);
   void RestartDaemon(int64_t delay_ms, int deaths_left);
