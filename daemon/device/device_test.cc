@@ -338,6 +338,20 @@ TEST_F(DeviceTest, AProbeThatFailsIsKnownFromThenOn) {
   EXPECT_TRUE(hub_->OutlivesExporter(gpu, HandleKind::kDescriptor).ok()) << "the other path is another question";
 }
 
+// Through the mapping something is read, and no error: only the bytes say that it is not what the process wrote.
+TEST_F(DeviceTest, AProbeComparesWhatItReads) {
+  if (!fake_cuda::IsFake()) GTEST_SKIP() << "a driver that can be told to forget";
+  setenv("KEEPSTEP_FAKE_CUDA_OFF", "outliving", 1);
+  Start();
+  const GpuUuid gpu = trainer_->Allocate(kMiB, 1).gpu;
+  for (const HandleKind kind : {HandleKind::kIpc, HandleKind::kDescriptor}) {
+    const absl::Status failed = hub_->OutlivesExporter(gpu, kind);
+    EXPECT_EQ(ReasonOf(failed), "PROBE_FAILED") << failed;
+    EXPECT_NE(failed.message().find("is not what it wrote"), std::string::npos) << failed;
+  }
+  unsetenv("KEEPSTEP_FAKE_CUDA_OFF");
+}
+
 // What a driver does not share fails its probe; what could not be tried is asked for again.
 TEST_F(DeviceTest, WhatCannotBeProbedIsNoAnswer) {
   if (!fake_cuda::IsFake()) GTEST_SKIP() << "a driver that can be made to fail";

@@ -21,7 +21,8 @@ def _numbers(value: float | Sequence[float]) -> str:
 def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path | None = None,
                 memory_bytes: int | None = None, h2d_gbps: float | Sequence[float] = 0,
                 d2h_gbps: float | Sequence[float] = 0, d2d_gbps: float | Sequence[float] = 0, copy_us: float = 0,
-                off: Sequence[str] = (), exclusive: bool = False, faults: Sequence[str] = ()) -> dict[str, str]:
+                off: Sequence[str] = (), dirty: bool = False, exclusive: bool = False,
+                faults: Sequence[str] = ()) -> dict[str, str]:
     """Variables to add to a child's environment.
 
     Args:
@@ -31,7 +32,8 @@ def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path |
         memory_bytes: Memory of each GPU.
         h2d_gbps, d2h_gbps, d2d_gbps: Bandwidths, one for all GPUs or one each; 0 is as fast as memory is.
         copy_us: What each copy takes besides, in microseconds.
-        off: Of "ipc", "vmm", "posix_fd", "stream_memory_operations", "pools".
+        off: Of "ipc", "vmm", "posix_fd", "stream_memory_operations", "pools", "outliving".
+        dirty: New memory holds 0xDB rather than zeroes.
         exclusive: Compute mode EXCLUSIVE_PROCESS.
         faults: Calls that fail, "cuMemAlloc:3:2", "cuStreamSynchronize:1:hang:once".
     """
@@ -45,6 +47,7 @@ def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path |
         f"{_PREFIX}D2D_GBPS": _numbers(d2d_gbps),
         f"{_PREFIX}COPY_US": _numbers(copy_us),
         f"{_PREFIX}OFF": ",".join(off),
+        f"{_PREFIX}DIRTY": "1" if dirty else "",
         f"{_PREFIX}EXCLUSIVE": "1" if exclusive else "",
         f"{_PREFIX}FAULTS": ";".join(faults),
         f"{_PREFIX}COUNTERS": str(counters) if counters else "",

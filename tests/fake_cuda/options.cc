@@ -117,10 +117,13 @@ bool ReadFeatures(Options& options) {
       options.stream_memory_operations = false;
     } else if (feature == "pools") {
       options.pools = false;
+    } else if (feature == "outliving") {
+      options.outliving = false;
     } else {
       return false;
     }
   }
+  options.dirty = Variable("KEEPSTEP_FAKE_CUDA_DIRTY") == "1";
   options.exclusive = Variable("KEEPSTEP_FAKE_CUDA_EXCLUSIVE") == "1";
   return true;
 }

@@ -10,7 +10,10 @@
 // - COPY_US=2: what each copy takes besides that, in microseconds; on a GPU it is one to three. Default 0, and nothing
 //   in a direction without a bandwidth.
 // - OFF=NAME,NAME: what this driver cannot do: ipc (legacy handles and events), vmm (cuMemCreate), posix_fd
-//   (VMM handles as descriptors), stream_memory_operations, pools.
+//   (VMM handles as descriptors), stream_memory_operations, pools, outliving (of a process that has died, what others
+//   still map: they read 0xEE).
+// - DIRTY=1: new memory of a GPU is 0xDB throughout, by every way of allocating it: CUDA promises nothing of what it
+//   holds. Else it is zeroes, which cost no memory before they are written.
 // - EXCLUSIVE=1: compute mode EXCLUSIVE_PROCESS, over the processes of a counters file.
 // - FAULTS=F;F: calls that fail, at most 64, by cuda.h's names: NAME:NTH:CODE, or NAME:NTH:hang, which never
 // returns. NTH is a
@@ -62,6 +65,8 @@ struct Options {
   bool posix_fd = true;
   bool stream_memory_operations = true;
   bool pools = true;
+  bool outliving = true;
+  bool dirty = false;
   bool exclusive = false;
   std::vector<Fault> faults;
   std::string counters_file;  // empty: counters of this process alone
