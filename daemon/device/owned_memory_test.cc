@@ -116,6 +116,7 @@ TEST_F(OwnedMemoryTest, IsLimitedOnEachGpuByWhatAnybodyHolds) {
   ASSERT_TRUE(lent.ok()) << lent.status();
   lent = absl::CancelledError();
   EXPECT_EQ(owned_->used_bytes(), 6 * kMiB);
+  EXPECT_EQ(owned_->used_bytes_by_gpu(), (std::map<GpuUuid, int64_t>{{gpu_, 6 * kMiB}}));
   EXPECT_EQ(ReasonOfAllocate(2 * kMiB + 1), "GPU_POOL_FULL");
   auto table = session_->Open({Declare(1, 6 * kMiB)});
   ASSERT_TRUE(table.ok()) << table.status();
@@ -123,6 +124,7 @@ TEST_F(OwnedMemoryTest, IsLimitedOnEachGpuByWhatAnybodyHolds) {
   EXPECT_EQ(owned_->used_bytes(), 6 * kMiB) << "a mapping holds it";
   session_->CloseAllBut(nullptr);
   EXPECT_EQ(owned_->used_bytes(), 0);
+  EXPECT_TRUE(owned_->used_bytes_by_gpu().empty());
   EXPECT_TRUE(owned_->Allocate(gpu_, 8 * kMiB).ok());
 }
 
