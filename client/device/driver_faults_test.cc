@@ -119,11 +119,13 @@ Outcome Copies(Devices& devices, const Memory& memory, const std::vector<Allocat
   return back == 0 ? Outcome() : Failed("copy back", absl::InternalError("copying GPU memory"));
 }
 
-Outcome Samples(Devices& devices, const Memory& memory, const std::vector<Allocation>& found) {
-  const DeviceSample sample{.fqn = "c.weight", .address = memory.pooled + 100, .size_bytes = kDeviceSampleBytes};
+// Of the daemon's memory too, which may be read all the time.
+Outcome Samples(Devices& devices, const Memory& memory, uint64_t owned, const std::vector<Allocation>& found) {
+  const DeviceSample samples[] = {{"c.weight", memory.pooled + 100, kDeviceSampleBytes},
+                                  {"d.weight", owned + 100, kDeviceSampleBytes}};
   for (const bool after_marks : {true, false}) {
-    std::byte taken[kDeviceSampleBytes] = {};
-    if (absl::Status read = devices.ReadSamples({sample}, found, after_marks, taken); !read.ok())
+    std::byte taken[2 * kDeviceSampleBytes] = {};
+    if (absl::Status read = devices.ReadSamples(samples, found, after_marks, taken); !read.ok())
       return Failed("sample", read);
     REQUIRE(taken[0] == std::byte{0x5a} && taken[kDeviceSampleBytes - 1] == std::byte{0x5a});
   }
@@ -139,7 +141,11 @@ Outcome LetGo(Devices& devices, const std::vector<Allocation>& found, uint64_t o
   devices.ForgetWindow();
   if (copied != 0) return Failed("copy back", absl::InternalError("copying GPU memory"));
   const auto unmapped = UnmapOwned(owned);
-  return unmapped.ok() ? Outcome() : Failed("unmap", unmapped.status());
+  if (!unmapped.ok()) return Failed("unmap", unmapped.status());
+  CUdeviceptr base = 0;
+  size_t size_bytes = 0;
+  REQUIRE(CU(cuMemGetAddressRange)(&base, &size_bytes, owned) != CUDA_SUCCESS);  // it is
+  return {};
 }
 
 Outcome Round(const Memory& memory, uint64_t number) {
@@ -176,7 +182,7 @@ Outcome Round(const Memory& memory, uint64_t number) {
   proto::FlightWords* const words = &pages[number % 2].words;
   const absl::Status announced = devices.WriteFlightWord(memory.stream, 0, words, 0, 7);
   if (!announced.ok()) return Failed("announce", announced);
-  if (Outcome samples = Samples(devices, memory, *found); samples.step[0] != '\0') return samples;
+  if (Outcome samples = Samples(devices, memory, *owned, *found); samples.step[0] != '\0') return samples;
   if (Outcome copies = Copies(devices, memory, *found); copies.step[0] != '\0') return copies;
   if (absl::Status waited = devices.Synchronize(*found); !waited.ok()) return Failed("synchronize", waited);
   REQUIRE(words->begun[0] == 7);
