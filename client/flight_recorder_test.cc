@@ -250,8 +250,11 @@ TEST_F(FlightRecorderTest, ALoadMakesWhatWasNotedVoid) {
   recorder_->Forget();
   EXPECT_EQ(Whole(), -1);
   EXPECT_EQ(why_, "it had noted no step");
-  Update(stream.stream(), 2);
-  EXPECT_CUDA(CU(cuStreamSynchronize)(stream.stream()));
+  HeldStream held;
+  Update(held.stream(), 2);
+  EXPECT_EQ(Whole(), -1) << "the note before the load is of as many updates as are done";
+  held.Release();
+  EXPECT_CUDA(CU(cuStreamSynchronize)(held.stream()));
   EXPECT_EQ(Whole(), 2) << why_;
 }
 

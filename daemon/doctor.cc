@@ -5,10 +5,6 @@
 namespace keepstep::daemon {
 namespace {
 
-std::string Seconds(Millis millis) {
-  return millis % 60'000 == 0 ? absl::StrCat(millis / 60'000, " min") : absl::StrCat(millis / 1000, " s");
-}
-
 // The gate's and the watchdog's limits that this daemon works under; docs/configuration.md has their keys.
 // What the trainers' own side waits is compiled into the client library, which the command is made with: it
 // says so itself.
@@ -16,10 +12,10 @@ void CheckLimits(const ServerState& state, v1::DoctorResponse& response) {
   const Limits limits = state.config.limits();
   AddCheck(response, "limits", v1::Check::OK,
            absl::StrCat("saves in flight ", limits.max_saves_in_flight, ", queued ", limits.max_saves_queued,
-                        "; a save without progress fails after ", Seconds(limits.save_progress_ms),
-                        "; a lost client may resume within ", Seconds(limits.resume_ms),
-                        "; missing ranks are waited for ", Seconds(limits.roster_ms),
-                        "; a drain on request takes at most ", Seconds(limits.drain_ms)));
+                        "; a save without progress fails after ", DurationText(limits.save_progress_ms),
+                        "; a lost client may resume within ", DurationText(limits.resume_ms),
+                        "; missing ranks are waited for ", DurationText(limits.roster_ms),
+                        "; a drain on request takes at most ", DurationText(limits.drain_ms)));
 }
 
 void CheckState(const ServerState& state, v1::DoctorResponse& response) {
@@ -35,6 +31,11 @@ void CheckState(const ServerState& state, v1::DoctorResponse& response) {
 }
 
 }  // namespace
+
+std::string DurationText(int64_t millis) {
+  return millis % 60'000 == 0 ? absl::StrCat(millis / 60'000, " min")
+                              : absl::StrCat(static_cast<double>(millis) / 1000, " s");
+}
 
 void AddCheck(v1::DoctorResponse& response, const std::string& name, v1::Check::Result result,
               const std::string& found, const std::string& remedy) {

@@ -6,6 +6,9 @@
 #ifndef KEEPSTEP_DAEMON_DOCTOR_H_
 #define KEEPSTEP_DAEMON_DOCTOR_H_
 
+#include <cstdint>
+#include <string>
+
 #include "daemon/client_session.h"
 #include "daemon/server_state.h"
 #include "proto/node.pb.h"
@@ -25,6 +28,8 @@ void CheckStorage(const ServerState& state, const ClientSession* session,
 // Adds a check; the remedy is for those that are not OK.
 void AddCheck(v1::DoctorResponse& response, const std::string& name, v1::Check::Result result,
               const std::string& found, const std::string& remedy = "");
+
+std::string DurationText(int64_t millis);  // "5 min", "90 s", "0.3 s"
 
 }  // namespace keepstep::daemon
 

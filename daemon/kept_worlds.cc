@@ -226,4 +226,15 @@ KeptWorlds::Counts KeptWorlds::counts() const {
   return counts;
 }
 
+std::map<GpuUuid, int64_t> KeptWorlds::bytes_by_gpu() const {
+  std::lock_guard lock(mutex_);
+  std::map<GpuUuid, int64_t> bytes;
+  for (const auto& [job, world] : worlds_) {
+    for (const auto& [rank, kept] : world.ranks) {
+      for (const auto& [name, lent] : kept.pieces) bytes[name.gpu] += lent.piece->size_bytes();
+    }
+  }
+  return bytes;
+}
+
 }  // namespace keepstep::daemon

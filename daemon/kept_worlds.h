@@ -95,6 +95,9 @@ class KeptWorlds {
     int64_t worlds = 0;          // kept now
   };
   Counts counts() const;
+  std::chrono::milliseconds hold() const { return hold_; }
+  // What is kept now and was not handed on.
+  std::map<GpuUuid, int64_t> bytes_by_gpu() const;
 
  private:
   struct World {

@@ -298,11 +298,14 @@ TEST_F(KeptWorldsTest, TheHoldEndsAndFreesMemoryAndWaiters) {
   Die(1);
   kept_.Expire(Clock::time_point{} + 59s);
   EXPECT_EQ(owned_.used_bytes(), 16 * kMiB);
+  EXPECT_EQ(kept_.bytes_by_gpu(), (std::map<GpuUuid, int64_t>{{kGpu, 16 * kMiB}}));
   Process zero = Restart(0);
   Ask(zero, AskOf(zero, 0));
+  EXPECT_EQ(kept_.bytes_by_gpu(), (std::map<GpuUuid, int64_t>{{kGpu, 8 * kMiB}})) << "without what was handed on";
   kept_.Expire(Clock::time_point{} + 60s);
   EXPECT_EQ(zero.told, std::vector<std::string>{"memory is kept no longer than gpu_pool.hold"});
   EXPECT_EQ(owned_.used_bytes(), 8 * kMiB) << "what was handed on is the new process's";
+  EXPECT_TRUE(kept_.bytes_by_gpu().empty());
   EXPECT_FALSE(kept_.HandOn(kJob, 1, 2, {kGpu, 1}, 4 * kMiB).has_value());
 }
 

@@ -129,8 +129,11 @@ absl::StatusOr<std::string> Devices::GpuOf(int device) {
   std::string why;
   Parts* const parts = rep_->Start(&why);
   int count = 0;
-  if (parts != nullptr && parts->cu.cuDeviceGetCount(&count) == CUDA_SUCCESS && device >= 0 && device < count)
-    return parts->contexts.Uuid(device);
+  if (parts != nullptr) {
+    const CUresult result = parts->cu.cuDeviceGetCount(&count);
+    if (result != CUDA_SUCCESS) return DriverError(parts->cu, result, "counting this process's GPUs");
+  }
+  if (device >= 0 && device < count) return parts->contexts.Uuid(device);
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_ARGUMENT",
                    parts == nullptr ? absl::StrCat("there is no GPU: ", why)
                                     : absl::StrCat("GPU ", device, " is none of this process's ", count));

@@ -57,6 +57,7 @@ class Devices {
   absl::StatusOr<std::vector<UniqueFd>> Export(absl::Span<const Allocation* const> pieces);
 
   // The UUID of this process's GPU `device`, 16 bytes. INVALID_ARGUMENT (BAD_ARGUMENT): no driver, or no such GPU.
+  // ABORTED (DEVICE_ERROR): the driver does not say.
   absl::StatusOr<std::string> GpuOf(int device);
 
   // For save `request->number()`: marks, in stream order, the point that the memory must be copied after: on each stream of `streams`,

@@ -1,14 +1,16 @@
 // Each call of the driver that the client makes fails in turn, on the fake driver, in a trainer's process of its own.
 //
 // The calls are read out of the sources, and each use of each is hit: a fault is moved on from the first use to the next
-// until a whole round runs without meeting it. A round does with GPU memory what a session does: finds it, exports it,
-// marks a save, queues a wait for its gate, announces an update, copies by the window, closes. What must hold each time:
+// until a whole round runs without meeting it. A round does with GPU memory what a session does: finds it, maps the
+// daemon's for reading, exports it, marks a save, queues a wait for its gate, announces an update, takes samples, copies
+// by the window, lets the daemon's be written, unmaps it, closes. What must hold each time:
 //   1. At most one step fails, by a reason of docs/errors.md, naming the tensor, the GPU or what was done with it.
 //   2. What is said to be copied is, and the thread's context is what it was.
 //   3. After an error that CUDA survives, the next round is whole.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -33,7 +35,7 @@ using fake_cuda::Peer;
 
 constexpr int kSurvivable = CUDA_ERROR_INVALID_VALUE, kFatal = CUDA_ERROR_ILLEGAL_ADDRESS;
 constexpr char kFaults[] = "KEEPSTEP_FAKE_CUDA_FAULTS", kCounters[] = "KEEPSTEP_FAKE_CUDA_COUNTERS";
-constexpr size_t kBytes = 8192;
+constexpr size_t kBytes = 8192, kPieceBytes = size_t{2} << 20;
 
 // What a round came to. `step` is empty where all went well.
 struct Outcome {
@@ -52,16 +54,26 @@ Outcome Failed(const char* step, const absl::Status& status) {
 #define OWN(call) \
   if (CU call != CUDA_SUCCESS) std::_Exit(2)
 
+constexpr CUmemAllocationProp kExportable{.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                          .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+                                          .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+
+// A descriptor of memory that nothing else holds, as a daemon sends it.
+int OwnedByDaemon() {
+  CUmemGenericAllocationHandle handle = 0;
+  int fd = -1;
+  OWN((cuMemCreate)(&handle, kPieceBytes, &kExportable, 0));
+  OWN((cuMemExportToShareableHandle)(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+  OWN((cuMemRelease)(handle));
+  return fd;
+}
+
 CUdeviceptr PieceOfSegment() {
-  const CUmemAllocationProp properties{.type = CU_MEM_ALLOCATION_TYPE_PINNED,
-                                       .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-                                       .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
-  const CUmemAccessDesc access{.location = properties.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  const CUmemAccessDesc access{.location = kExportable.location, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
   CUmemGenericAllocationHandle handle = 0;
   CUdeviceptr pointer = 0;
-  constexpr size_t kPieceBytes = size_t{2} << 20;
   OWN((cuMemAddressReserve)(&pointer, kPieceBytes, 0, 0, 0));
-  OWN((cuMemCreate)(&handle, kPieceBytes, &properties, 0));
+  OWN((cuMemCreate)(&handle, kPieceBytes, &kExportable, 0));
   OWN((cuMemMap)(pointer, kPieceBytes, 0, handle, 0));
   OWN((cuMemSetAccess)(pointer, kPieceBytes, &access, 1));
   OWN((cuMemRelease)(handle));
@@ -71,6 +83,7 @@ CUdeviceptr PieceOfSegment() {
 struct Memory {
   CUdeviceptr block = 0, piece = 0, pooled = 0;
   CUstream stream = nullptr;
+  int owned = -1;
 };
 
 Memory MakeMemory() {
@@ -83,6 +96,7 @@ Memory MakeMemory() {
   OWN((cuStreamCreate)(&memory.stream, CU_STREAM_NON_BLOCKING));
   OWN((cuMemAllocAsync)(&memory.pooled, kBytes, memory.stream));
   memory.piece = PieceOfSegment();
+  memory.owned = OwnedByDaemon();
   OWN((cuMemsetD8Async)(memory.pooled, 0x5a, kBytes, memory.stream));
   OWN((cuStreamSynchronize)(memory.stream));
   return memory;
@@ -105,11 +119,48 @@ Outcome Copies(Devices& devices, const Memory& memory, const std::vector<Allocat
   return back == 0 ? Outcome() : Failed("copy back", absl::InternalError("copying GPU memory"));
 }
 
+// Of the daemon's memory too, which may be read all the time.
+Outcome Samples(Devices& devices, const Memory& memory, uint64_t owned, const std::vector<Allocation>& found) {
+  const DeviceSample samples[] = {{"c.weight", memory.pooled + 100, kDeviceSampleBytes},
+                                  {"d.weight", owned + 100, kDeviceSampleBytes}};
+  for (const bool after_marks : {true, false}) {
+    std::byte taken[2 * kDeviceSampleBytes] = {};
+    if (absl::Status read = devices.ReadSamples(samples, found, after_marks, taken); !read.ok())
+      return Failed("sample", read);
+    REQUIRE(taken[0] == std::byte{0x5a} && taken[kDeviceSampleBytes - 1] == std::byte{0x5a});
+  }
+  return {};
+}
+
+Outcome LetGo(Devices& devices, const std::vector<Allocation>& found, uint64_t owned) {
+  if (absl::Status allowed = MakeOwnedWritable(devices.id()); !allowed.ok()) return Failed("allow", allowed);
+  static std::byte window[kBytes];
+  const proto::CopyEntry in{.address = owned, .size_bytes = kBytes};
+  const int copied = devices.Copy({&in, 1}, found, true, window, sizeof(window));
+  REQUIRE(copied == 0 || copied == EIO);
+  devices.ForgetWindow();
+  if (copied != 0) return Failed("copy back", absl::InternalError("copying GPU memory"));
+  const auto unmapped = UnmapOwned(owned);
+  if (!unmapped.ok()) return Failed("unmap", unmapped.status());
+  CUdeviceptr base = 0;
+  size_t size_bytes = 0;
+  REQUIRE(CU(cuMemGetAddressRange)(&base, &size_bytes, owned) != CUDA_SUCCESS);  // it is
+  return {};
+}
+
 Outcome Round(const Memory& memory, uint64_t number) {
   Devices devices;
-  auto found = devices.Find({{memory.block, kBytes, "a.weight"},
-                             {memory.piece, kBytes, "b.weight"},
-                             {memory.pooled, kBytes, "c.weight"}});
+  std::vector<DeviceRange> ranges{
+      {memory.block, kBytes, "a.weight"}, {memory.piece, kBytes, "b.weight"}, {memory.pooled, kBytes, "c.weight"}};
+  auto found = devices.Find(ranges);
+  if (!found.ok()) return Failed("find", found.status());
+  if (const auto gpu = devices.GpuOf(0); !gpu.ok()) return Failed("gpu", gpu.status());
+  const OwnedPiece kept{.device = 0, .size_bytes = kPieceBytes, .writable = false,
+                        .owned = {.client = devices.id(), .daemon_pid = getpid(), .ordinal = 1}};
+  const auto owned = devices.MapOwned(kept, UniqueFd(dup(memory.owned)));
+  if (!owned.ok()) return Failed("map", owned.status());
+  ranges.push_back({*owned, kBytes, "d.weight"});
+  found = devices.Find(ranges);
   if (!found.ok()) return Failed("find", found.status());
   std::vector<const Allocation*> pieces;
   for (const Allocation& each : *found) {
@@ -131,11 +182,12 @@ Outcome Round(const Memory& memory, uint64_t number) {
   proto::FlightWords* const words = &pages[number % 2].words;
   const absl::Status announced = devices.WriteFlightWord(memory.stream, 0, words, 0, 7);
   if (!announced.ok()) return Failed("announce", announced);
+  if (Outcome samples = Samples(devices, memory, *owned, *found); samples.step[0] != '\0') return samples;
   if (Outcome copies = Copies(devices, memory, *found); copies.step[0] != '\0') return copies;
   if (absl::Status waited = devices.Synchronize(*found); !waited.ok()) return Failed("synchronize", waited);
   REQUIRE(words->begun[0] == 7);
   devices.UnpinFlightWords();
-  return {};
+  return LetGo(devices, *found, *owned);
 }
 
 // Exit statuses: 0, as told; 2, a call of the test's own was hit.
@@ -157,7 +209,7 @@ std::set<std::string> CallsOfTheClient() {
   std::set<std::string> calls;
   for (const char* name :
        {"contexts.cc", "contexts.h", "copier.cc", "devices.cc", "fences.cc", "finder.cc", "flight_words.cc",
-        "gate_words.cc"}) {
+        "gate_words.cc", "owned_table.cc", "sampler.cc"}) {
     std::ifstream file(std::string("client/device/") + name);
     EXPECT_TRUE(file.is_open()) << name;
     std::stringstream text;
@@ -199,7 +251,7 @@ class DriverFaultsTest : public ::testing::TestWithParam<int> {
     EXPECT_TRUE(reason == "DEVICE_ERROR" || reason == "BAD_SHARD" || of_stream || no_words)
         << step << ": " << reason << ": " << message;
     EXPECT_THAT(message, testing::HasSubstr("CUDA_ERROR_"));
-    EXPECT_THAT(message, testing::ContainsRegex("[abc]\\.weight|GPU|context|event|stream|gate|flight record|update")) << step;
+    EXPECT_THAT(message, testing::ContainsRegex("[abcd]\\.weight|GPU|sampling|context|event|stream|gate|flight record|update")) << step;
   }
 
   std::string counters_;

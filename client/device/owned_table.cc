@@ -98,7 +98,10 @@ absl::StatusOr<OwnedPiece> OwnedTable::Unmap(uint64_t address) {
   if (result == CUDA_SUCCESS) result = cu.cuMemUnmap(address, mapped.found.size_bytes);
   if (result == CUDA_SUCCESS) result = cu.cuMemAddressFree(address, mapped.found.size_bytes);
   if (result == CUDA_SUCCESS) result = cu.cuMemRelease(mapped.handle);
-  if (result != CUDA_SUCCESS) return DriverError(cu, result, "unmapping memory that the daemon owns");
+  if (result != CUDA_SUCCESS) {
+    return DriverError(cu, result, absl::StrCat("unmapping ", mapped.found.size_bytes, " bytes of GPU ",
+                                                mapped.piece.device, " that the daemon owns"));
+  }
   return mapped.piece;
 }
 
@@ -108,8 +111,10 @@ absl::Status OwnedTable::MakeWritable(uint64_t client) {
     if (mapped.piece.writable || mapped.piece.owned.client != client) continue;
     const InContext in(*mapped.cu, reinterpret_cast<CUcontext>(mapped.found.context));
     const CUresult result = in.result() == CUDA_SUCCESS ? SetAccess(mapped, true) : in.result();
-    if (result != CUDA_SUCCESS)
-      return DriverError(*mapped.cu, result, "letting kept memory be written: cuMemSetAccess");
+    if (result != CUDA_SUCCESS) {
+      return DriverError(*mapped.cu, result,
+                         absl::StrCat("letting kept memory of GPU ", mapped.piece.device, " be written: cuMemSetAccess"));
+    }
     mapped.piece.writable = true;
   }
   return absl::OkStatus();

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <future>
 #include <random>
@@ -142,6 +143,55 @@ TEST_F(DeviceTest, AnAddressUsedAgainIsTheNewMemory) {
   const DeclaredMemory again = trainer_->Allocate(kMiB, 2);
   EXPECT_EQ(again.address, first.address) << "the driver gives the address again, else this shows nothing";
   ExpectPattern(*Port(Open({again})), again, 2);
+}
+
+// As it is where a program frees one tensor and makes another before it registers again.
+TEST_F(DeviceTest, AnAddressUsedAgainWhileTheOldMemoryIsMappedIsTheNewMemory) {
+  if (!fake_cuda::IsFake()) GTEST_SKIP() << "what freeing memory does that another process has open is not defined";
+  Start();
+  const DeclaredMemory first = trainer_->Allocate(kMiB, 1);
+  ExpectPattern(*Port(Open({first})), first, 1);
+  trainer_->Free(first);
+  const DeclaredMemory again = trainer_->Allocate(kMiB, 2);
+  EXPECT_EQ(again.address, first.address) << "the driver gives the address again, else this shows nothing";
+  const auto table = Open({again});
+  session_->CloseAllBut(table.get());
+  EXPECT_EQ(Mappings(), 1);
+  ExpectPattern(*Port(table), again, 2);
+}
+
+// Once the registration that takes memory back has returned, the trainer may unmap it and give it to others.
+TEST_F(DeviceTest, TakingBackWaitsForCopiesThatAreUnderWay) {
+  if (!fake_cuda::IsFake()) GTEST_SKIP() << "a driver whose copies take their time";
+  setenv("KEEPSTEP_FAKE_CUDA_D2H_GBPS", "0.004", 1);  // 2 MiB take 0.5 s
+  Start();
+  std::vector<DeclaredMemory> pieces;
+  std::vector<MemoryRun> runs;
+  std::vector<StagingBuffer> buffers;
+  for (uint32_t i = 0; i < 2; ++i) {
+    auto [memory, descriptor] = trainer_->AllocatePiece(kPieceBytes, 20 + i);
+    memory.descriptor = i;
+    std::vector<storage::UniqueFd> descriptors;
+    descriptors.push_back(std::move(descriptor));
+    ASSERT_TRUE(session_->Take(i, std::move(descriptors)).ok());
+    pieces.push_back(memory);
+    buffers.push_back(*pool_->Acquire(cancel_));
+    runs.push_back({memory.address, buffers.back().data(), static_cast<int64_t>(kPieceBytes)});
+  }
+  const auto port = Port(Open(pieces));
+  unsetenv("KEEPSTEP_FAKE_CUDA_D2H_GBPS");
+  auto* const first_byte = reinterpret_cast<std::atomic<uint8_t>*>(buffers[0].data());
+  first_byte->store(0);
+  auto reading = std::async(std::launch::async, [&] { return port->Read(runs, cancel_); });
+  while (first_byte->load() == 0) std::this_thread::yield();  // a copy of the first; the second is queued behind it
+  session_->CloseAllBut(nullptr);
+  for (const DeclaredMemory& memory : pieces) trainer_->Free(memory);
+  const absl::Status status = reading.get();
+  ASSERT_TRUE(status.ok()) << status;
+  for (uint32_t piece = 0; piece < 2; ++piece) {
+    for (uint64_t i = 0; i < kPieceBytes; i += 499)
+      ASSERT_EQ(static_cast<uint8_t>(runs[piece].local[i]), PatternByte(20 + piece, i)) << piece << ", " << i;
+  }
 }
 
 TEST_F(DeviceTest, ADeadTrainersMemoryIsClosed) {
@@ -336,6 +386,20 @@ TEST_F(DeviceTest, AProbeThatFailsIsKnownFromThenOn) {
   setenv("KEEPSTEP_FAKE_CUDA_FAULTS", "", 1);
   EXPECT_EQ(hub_->OutlivesExporter(gpu, HandleKind::kIpc), failed);
   EXPECT_TRUE(hub_->OutlivesExporter(gpu, HandleKind::kDescriptor).ok()) << "the other path is another question";
+}
+
+// Through the mapping something is read, and no error: only the bytes say that it is not what the process wrote.
+TEST_F(DeviceTest, AProbeComparesWhatItReads) {
+  if (!fake_cuda::IsFake()) GTEST_SKIP() << "a driver that can be told to forget";
+  setenv("KEEPSTEP_FAKE_CUDA_OFF", "outliving", 1);
+  Start();
+  const GpuUuid gpu = trainer_->Allocate(kMiB, 1).gpu;
+  for (const HandleKind kind : {HandleKind::kIpc, HandleKind::kDescriptor}) {
+    const absl::Status failed = hub_->OutlivesExporter(gpu, kind);
+    EXPECT_EQ(ReasonOf(failed), "PROBE_FAILED") << failed;
+    EXPECT_NE(failed.message().find("is not what it wrote"), std::string::npos) << failed;
+  }
+  unsetenv("KEEPSTEP_FAKE_CUDA_OFF");
 }
 
 // What a driver does not share fails its probe; what could not be tried is asked for again.

@@ -64,10 +64,16 @@ absl::StatusOr<std::shared_ptr<const OwnedPiece>> OwnedMemory::Allocate(const Gp
 int64_t OwnedMemory::limit_bytes() const { return budget_->limit_bytes; }
 
 int64_t OwnedMemory::used_bytes() const {
-  std::lock_guard lock(budget_->mutex);
   int64_t total = 0;
-  for (const auto& [gpu, bytes] : budget_->used_bytes) total += bytes;
+  for (const auto& [gpu, bytes] : used_bytes_by_gpu()) total += bytes;
   return total;
+}
+
+std::map<GpuUuid, int64_t> OwnedMemory::used_bytes_by_gpu() const {
+  std::lock_guard lock(budget_->mutex);
+  std::map<GpuUuid, int64_t> used = budget_->used_bytes;
+  std::erase_if(used, [](const auto& each) { return each.second == 0; });
+  return used;
 }
 
 }  // namespace keepstep::daemon

@@ -60,6 +60,7 @@ class OwnedMemory {
 
   int64_t limit_bytes() const;
   int64_t used_bytes() const;  // of all GPUs
+  std::map<GpuUuid, int64_t> used_bytes_by_gpu() const;  // of those of which any is
 
  private:
   const Source source_;

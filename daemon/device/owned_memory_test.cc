@@ -1,4 +1,5 @@
-// Memory that the daemon owns, made by workers of their own on the driver that the loader finds (tests/fake_cuda).
+// Memory that the daemon owns, made by workers of their own on the driver that the loader finds (tests/fake_cuda), whose
+// new memory is not clean.
 
 #include "daemon/device/owned_memory.h"
 
@@ -32,6 +33,7 @@ class OwnedMemoryTest : public ::testing::Test {
   void SetUp() override {
     if (!fake_cuda::HasDriver()) GTEST_SKIP() << "no CUDA driver";
     unsetenv("KEEPSTEP_FAKE_CUDA_FAULTS");
+    setenv("KEEPSTEP_FAKE_CUDA_DIRTY", "1", 1);
     TestTrainer trainer;
     gpu_ = trainer.Allocate(4096, 0).gpu;
   }
@@ -93,7 +95,8 @@ TEST_F(OwnedMemoryTest, HoldsZeroesAndOutlivesTheWorkerThatMadeIt) {
   auto table = session_->Open({Declare(1, 4 * kMiB)});
   ASSERT_TRUE(table.ok()) << table.status();
   const auto port = Port(*table);
-  EXPECT_EQ(Read(*port, 2 * kMiB, 2 * kMiB), std::vector<std::byte>(2 * kMiB));
+  for (const int64_t begin : {0 * kMiB, 2 * kMiB})
+    EXPECT_TRUE(Read(*port, begin, 2 * kMiB) == std::vector<std::byte>(2 * kMiB)) << "new memory is not clean";
   auto buffer = *pool_->Acquire(cancel_);
   std::fill_n(buffer.data(), 2 * kMiB, std::byte{0x5a});
   ASSERT_TRUE(port->Write({{kAddress + 2 * kMiB, buffer.data(), 2 * kMiB}}, cancel_).ok());
@@ -113,6 +116,7 @@ TEST_F(OwnedMemoryTest, IsLimitedOnEachGpuByWhatAnybodyHolds) {
   ASSERT_TRUE(lent.ok()) << lent.status();
   lent = absl::CancelledError();
   EXPECT_EQ(owned_->used_bytes(), 6 * kMiB);
+  EXPECT_EQ(owned_->used_bytes_by_gpu(), (std::map<GpuUuid, int64_t>{{gpu_, 6 * kMiB}}));
   EXPECT_EQ(ReasonOfAllocate(2 * kMiB + 1), "GPU_POOL_FULL");
   auto table = session_->Open({Declare(1, 6 * kMiB)});
   ASSERT_TRUE(table.ok()) << table.status();
@@ -120,6 +124,7 @@ TEST_F(OwnedMemoryTest, IsLimitedOnEachGpuByWhatAnybodyHolds) {
   EXPECT_EQ(owned_->used_bytes(), 6 * kMiB) << "a mapping holds it";
   session_->CloseAllBut(nullptr);
   EXPECT_EQ(owned_->used_bytes(), 0);
+  EXPECT_TRUE(owned_->used_bytes_by_gpu().empty());
   EXPECT_TRUE(owned_->Allocate(gpu_, 8 * kMiB).ok());
 }
 

@@ -149,6 +149,17 @@ TEST_F(SaveTest, PoisonFailsTheSaveOnEveryRank) {
   EXPECT_EQ(h.Count<WritePart>(), 0);
 }
 
+// The watchdog may have opened the gate a moment before the copy was over: what was read last may be torn all the same.
+TEST_F(SaveTest, PoisonThatIsSeenAfterTheCopyFailsTheSaveToo) {
+  Begin(2);
+  SaveOnAll(1, 100);
+  for (const int32_t rank : {0, 1}) h.Copied(1, rank);
+  h.Sealed(world[0], 1);
+  h.Feed(VerdictSeen{world[1], 1, false});
+  for (SessionId session : world) EXPECT_EQ(h.Told(session, 1).failure.reason, "POISONED");
+  EXPECT_EQ(h.Count<WritePart>(), 0);
+}
+
 TEST_F(SaveTest, ASealBeforeTheCopyIsALieThatCostsItsOwnSave) {
   Begin(1);
   h.Save(world[0], 1, 100);

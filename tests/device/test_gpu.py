@@ -125,6 +125,7 @@ def test_a_freed_and_reused_address_is_never_taken_for_the_old_tensor(home: Path
         told = trainer.heard()
         assert told["differing"] == []
         assert told["addresses"] < 6, "the fake driver gives a freed address to the next that asks"
+        assert gpus.mapped(trainer)["imports"] == 1, "what is registered now, and nothing that was taken back"
         trainer.close()
         gpus.await_unmapped(trainer)
         trainer.finish()

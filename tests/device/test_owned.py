@@ -16,6 +16,11 @@ from tests.fake_cuda.environment import LIBRARY, MISSING, environment
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=MISSING)
 
 
+def owning(home: Path) -> Gpus:
+    """A daemon that owns memory, of GPUs whose new memory is not clean."""
+    return Gpus(home, "on", arguments=POOL, dirty=True)
+
+
 @contextmanager
 def trainer_of(gpus: Gpus, scenario: str, layout: str = "owned") -> Iterator[Trainer]:
     with gpus.trainer(scenario, layout, program="owned_trainer") as trainer:
@@ -24,7 +29,7 @@ def trainer_of(gpus: Gpus, scenario: str, layout: str = "owned") -> Iterator[Tra
 
 @pytest.mark.parametrize("layout", ["owned", "owned_mixed"])
 def test_owned_memory_is_saved_and_restored_and_freed_with_the_client(home: Path, layout: str) -> None:
-    with Gpus(home, "on", arguments=POOL) as gpus, trainer_of(gpus, "round_trip", layout) as trainer:
+    with owning(home) as gpus, trainer_of(gpus, "round_trip", layout) as trainer:
         told = trainer.heard()
         assert told["differing"] == {"1": [], "2": []}
         assert told["paths"] == {"owned": "host by pull; 3 allocations by vmm",
@@ -37,7 +42,7 @@ def test_owned_memory_is_saved_and_restored_and_freed_with_the_client(home: Path
 
 
 def test_a_killed_trainers_owned_memory_is_freed(home: Path) -> None:
-    with Gpus(home, "on", arguments=POOL) as gpus, trainer_of(gpus, "round_trip", "owned") as trainer:
+    with owning(home) as gpus, trainer_of(gpus, "round_trip", "owned") as trainer:
         trainer.heard()
         assert pieces_held(gpus) == 3
         trainer.kill()
@@ -47,7 +52,7 @@ def test_a_killed_trainers_owned_memory_is_freed(home: Path) -> None:
 
 # Another daemon has no descriptor of it: it gets one, and the memory is the trainer's own from then on.
 def test_a_restarted_daemon_is_handed_what_the_last_one_owned(home: Path) -> None:
-    with Gpus(home, "on", arguments=POOL) as gpus, trainer_of(gpus, "restarted", "owned") as trainer:
+    with owning(home) as gpus, trainer_of(gpus, "restarted", "owned") as trainer:
         assert trainer.heard() == "saved"
         gpus.daemon.kill()
         gpus.daemon.start()
@@ -69,7 +74,7 @@ def refused(gpus: Gpus, *wishes: tuple[int, int]) -> list[str]:
 
 
 def test_what_cannot_be_had_is_refused_by_name(home: Path) -> None:
-    with Gpus(home, "on", arguments=POOL) as gpus:
+    with owning(home) as gpus:
         whole = 64 << 20
         wishes = [(0, 0), (0, -1), (0, whole + 1), (5, 4096), (-1, 4096), (0, whole), (0, 1), (1, whole), (1, 2**62)]
         assert refused(gpus, *wishes) == ["BAD_ALLOCATION", "BAD_ALLOCATION", "GPU_POOL_FULL", "BAD_ARGUMENT",
@@ -90,14 +95,14 @@ MAPPING = ("cuMemImportFromShareableHandle", "cuMemAddressReserve", "cuMemMap", 
 
 @pytest.mark.parametrize("call", MAPPING)
 def test_a_trainer_whose_driver_does_not_map_it_has_nothing_left_of_it(home: Path, call: str) -> None:
-    with Gpus(home, "on", arguments=POOL) as gpus:
+    with owning(home) as gpus:
         gpus.variables = environment(counters=gpus.counters.path, faults=[f"{call}:1:1"])
         assert refused(gpus, (0, 60 << 20), (0, 60 << 20)) == ["DEVICE_ERROR", ""]
         await_pieces(gpus, 0)
 
 
 def test_freed_and_asked_for_again_for_ever(home: Path) -> None:
-    with Gpus(home, "on", arguments=POOL) as gpus, trainer_of(gpus, "frees", "owned") as trainer:
+    with owning(home) as gpus, trainer_of(gpus, "frees", "owned") as trainer:
         assert trainer.heard() == {"wrong": []}
         assert pieces_held(gpus) == 3
         assert len(os.listdir(f"/proc/{gpus.daemon.pid}/fd")) < 400
@@ -108,7 +113,7 @@ def test_freed_and_asked_for_again_for_ever(home: Path) -> None:
 
 # As PyTorch's CUDAPluggableAllocator calls them.
 def test_an_allocator_that_knows_no_client(home: Path) -> None:
-    with Gpus(home, "on", arguments=POOL) as gpus, trainer_of(gpus, "pool") as trainer:
+    with owning(home) as gpus, trainer_of(gpus, "pool") as trainer:
         assert trainer.heard() == "open"
         assert pieces_held(gpus) == 2
         trainer.close()

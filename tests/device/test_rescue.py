@@ -257,6 +257,7 @@ REFUSED = {
     "off": (("--rescue-enabled", "off"), (), (), "rescue.enabled"),
     "size": (("--rescue-bytes", "1MiB"), (), (), "rescue.bytes"),
     "probe": ((), ("cuMemcpyDtoHAsync:1:1",), (), "does not outlive its process"),
+    "memory": ((), (), ("outliving",), "does not outlive its process"),
     "words": ((), (), ("stream_memory_operations",), "writes no words in stream order"),
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import keepstep
 import pytest
 
-from tests.device.gpus import Gpus, Trainer
+from tests.device.gpus import Gpus, Trainer, until
 from tests.device.owned import POOL, await_pieces, pieces_held
 from tests.device.tensors import MIB
 from tests.fake_cuda.environment import LIBRARY, MISSING
@@ -171,6 +171,38 @@ def test_kept_memory_makes_nobody_elses_allocation_fail(home: Path) -> None:
             other.kill()
         await_pieces(gpus, 0)
         assert loaded(killed(gpus, 1), "step", "warm", "differing") == [[1, False, []]]
+
+
+def pool_found(gpus: Gpus) -> str:
+    """What `keepstep doctor` finds of the GPU pool, the same as text and as JSON; empty: it does not look."""
+    text = gpus.daemon.command("doctor")
+    result = gpus.daemon.command("doctor", "--json")
+    assert (text.returncode, result.returncode) == (0, 0), text.stdout
+    found = [check for check in json.loads(result.stdout)["checks"] if check["name"] == "GPU pool"]
+    assert [check["result"] for check in found] == ["OK"] * len(found)
+    shown = [line for line in text.stdout.splitlines() if "GPU pool" in line]
+    assert [line.split("GPU pool", 1)[1].strip() for line in shown] == [check["found"] for check in found]
+    return str(found[0]["found"]) if found else ""
+
+
+def test_doctor_tells_what_is_owned_and_what_is_kept(home: Path) -> None:
+    gpu = "GPU-faceface-face-face-0000-000000000000"
+    with Gpus(home, "on", arguments=(*POOL, "--gpu-pool-hold", "90s")) as gpus:
+        limits = "at most 64.0 MiB of each GPU; what trainers leave that die is kept for at most 90 s; "
+        assert pool_found(gpus) == limits + "none is owned now"
+        with world(gpus, 1, steps=[1]) as (ranks, _):
+            assert pool_found(gpus) == f"{limits}{gpu}: 12.0 MiB owned, 0 B of it kept"
+            ranks[0].kill()
+            gpus.await_unmapped(ranks[0])
+            until(lambda: "12.0 MiB of it kept" in pool_found(gpus), "nothing is kept")
+        assert pool_found(gpus) == f"{limits}{gpu}: 12.0 MiB owned, 12.0 MiB of it kept"
+
+
+@pytest.mark.parametrize(("use", "found"), [("off", ""),
+                                            ("on", "none (gpu_pool.bytes): no trainer restarts without a load")])
+def test_doctor_of_a_daemon_that_owns_none(home: Path, use: str, found: str) -> None:
+    with Gpus(home, use) as gpus:
+        assert pool_found(gpus) == found
 
 
 def test_a_daemon_that_died_too_has_kept_nothing(home: Path) -> None:

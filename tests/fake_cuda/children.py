@@ -79,6 +79,16 @@ def round_trip() -> None:
     say(code_of(block.read))
 
 
+def contents() -> None:
+    """Says which bytes new memory of each kind holds."""
+    gpu = Gpu()
+    stream = gpu.stream()
+    made = [gpu.alloc(3 * MIB), gpu.alloc(5000), gpu.alloc_pieces([2 * MIB, 2 * MIB], reserve_bytes=4 * MIB),
+            gpu.alloc_from_pool(MIB, stream)]
+    stream.synchronize()
+    say([sorted({int(byte) for byte in memory.read()}) for memory in made])
+
+
 def gated() -> None:
     """A stream that stands at a word of registered memory until the parent says so."""
     gpu = Gpu()

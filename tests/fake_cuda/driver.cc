@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <cstring>
+
 namespace keepstep::fake_cuda {
 
 Driver& Driver::Get() {
@@ -94,6 +96,7 @@ std::shared_ptr<Physical> Driver::Allocate(Context& context, Use use, size_t siz
     counters_.GiveMemory(number, bytes);
     return nullptr;
   }
+  if (options_.dirty) std::memset(physical->data(), 0xDB, size_bytes);
   // The deleter counts, so that what is still mapped or copied from stays counted.
   Physical* raw = physical.get();
   return {raw, [this, physical = std::move(physical), number, bytes](Physical*) mutable {

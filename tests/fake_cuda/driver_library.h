@@ -17,7 +17,7 @@ void* Symbol(const char* symbol);
 // Whether a driver can be loaded.
 bool HasDriver();
 
-// Whether it is the fake. Needs cuInit.
+// Whether it is the fake. Starts it in this process, by the variables as they are then.
 bool IsFake();
 
 #define KEEPSTEP_STRING_OF(text) #text

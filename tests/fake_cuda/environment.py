@@ -21,8 +21,8 @@ def _numbers(value: float | Sequence[float]) -> str:
 def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path | None = None,
                 memory_bytes: int | None = None, h2d_gbps: float | Sequence[float] = 0,
                 d2h_gbps: float | Sequence[float] = 0, d2d_gbps: float | Sequence[float] = 0, copy_us: float = 0,
-                host_numa_ids: float | Sequence[float] = -1,
-                off: Sequence[str] = (), exclusive: bool = False, faults: Sequence[str] = ()) -> dict[str, str]:
+                host_numa_ids: float | Sequence[float] = -1, off: Sequence[str] = (), dirty: bool = False,
+                exclusive: bool = False, faults: Sequence[str] = ()) -> dict[str, str]:
     """Variables to add to a child's environment.
 
     Args:
@@ -33,7 +33,8 @@ def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path |
         h2d_gbps, d2h_gbps, d2d_gbps: Bandwidths, one for all GPUs or one each; 0 is as fast as memory is.
         copy_us: What each copy takes besides, in microseconds.
         host_numa_ids: The NUMA node that each GPU is near; -1 is none.
-        off: Of "ipc", "vmm", "posix_fd", "stream_memory_operations", "pools", "host_numa_id".
+        off: Of "ipc", "vmm", "posix_fd", "stream_memory_operations", "pools", "host_numa_id", "outliving".
+        dirty: New memory holds 0xDB rather than zeroes.
         exclusive: Compute mode EXCLUSIVE_PROCESS.
         faults: Calls that fail, "cuMemAlloc:3:2", "cuStreamSynchronize:1:hang:once".
     """
@@ -48,6 +49,7 @@ def environment(*, devices: int = 1, uuids: Sequence[str] = (), counters: Path |
         f"{_PREFIX}COPY_US": _numbers(copy_us),
         f"{_PREFIX}HOST_NUMA_IDS": _numbers(host_numa_ids),
         f"{_PREFIX}OFF": ",".join(off),
+        f"{_PREFIX}DIRTY": "1" if dirty else "",
         f"{_PREFIX}EXCLUSIVE": "1" if exclusive else "",
         f"{_PREFIX}FAULTS": ";".join(faults),
         f"{_PREFIX}COUNTERS": str(counters) if counters else "",

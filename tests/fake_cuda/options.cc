@@ -120,10 +120,13 @@ bool ReadFeatures(Options& options) {
       options.pools = false;
     } else if (feature == "host_numa_id") {
       options.knows_host_numa_id = false;
+    } else if (feature == "outliving") {
+      options.outliving = false;
     } else {
       return false;
     }
   }
+  options.dirty = Variable("KEEPSTEP_FAKE_CUDA_DIRTY") == "1";
   options.exclusive = Variable("KEEPSTEP_FAKE_CUDA_EXCLUSIVE") == "1";
   return true;
 }

@@ -12,7 +12,10 @@
 // - HOST_NUMA_IDS=0,1: the NUMA node of the host that each GPU is near; the last number is for all further ones.
 //   Default -1: a machine without NUMA.
 // - OFF=NAME,NAME: what this driver cannot do: ipc (legacy handles and events), vmm (cuMemCreate), posix_fd
-//   (VMM handles as descriptors), stream_memory_operations, pools, host_numa_id (as drivers before CUDA 12.3).
+//   (VMM handles as descriptors), stream_memory_operations, pools, host_numa_id (as drivers before CUDA 12.3), outliving (of
+//   a process that has died, what others still map: they read 0xEE).
+// - DIRTY=1: new memory of a GPU is 0xDB throughout, by every way of allocating it: CUDA promises nothing of what it
+//   holds. Else it is zeroes, which cost no memory before they are written.
 // - EXCLUSIVE=1: compute mode EXCLUSIVE_PROCESS, over the processes of a counters file.
 // - FAULTS=F;F: calls that fail, at most 64, by cuda.h's names: NAME:NTH:CODE, or NAME:NTH:hang, which never
 // returns. NTH is a
@@ -66,6 +69,8 @@ struct Options {
   bool stream_memory_operations = true;
   bool pools = true;
   bool knows_host_numa_id = true;
+  bool outliving = true;
+  bool dirty = false;
   bool exclusive = false;
   std::vector<Fault> faults;
   std::string counters_file;  // empty: counters of this process alone

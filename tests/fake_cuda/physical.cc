@@ -1,11 +1,13 @@
 #include "tests/fake_cuda/physical.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <mutex>
 #include <string>
@@ -119,6 +121,7 @@ std::shared_ptr<Physical> Physical::Create(Use use, const Uuid& device, size_t s
   label.size_bytes = size_bytes;
   label.use = static_cast<uint32_t>(use);
   label.handle_types = handle_types;
+  label.maker = getpid();
   return made;
 }
 
@@ -175,6 +178,10 @@ HandleBytes Physical::Handle() {
 void Physical::Free() {
   label_->freed = 1;
   if (exported_) std::memset(data(), 0xDD, size_bytes());
+}
+
+bool Physical::MakerIsGone() const {
+  return label_->maker != getpid() && kill(label_->maker, 0) != 0 && errno == ESRCH;
 }
 
 char* Physical::data() const { return reinterpret_cast<char*>(label_) + kPage; }

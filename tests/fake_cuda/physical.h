@@ -34,6 +34,7 @@ struct Label {
   uint64_t size_bytes;          // of the data behind the page
   uint32_t use;                 // Use
   uint32_t handle_types;        // CUmemAllocationHandleType of VMM memory
+  int32_t maker;                // the process that allocated it
   std::atomic<uint32_t> freed;  // 1 once the exporter has freed it
 };
 
@@ -73,6 +74,9 @@ class Physical {
   // The exporter frees it: later opens fail, and if it was ever exported its bytes become 0xDD, which is what
   // an importer that still maps it reads from now on.
   void Free();
+
+  // Whether the process that allocated it has died and been waited for.
+  bool MakerIsGone() const;
 
   Label& label() const { return *label_; }
   char* data() const;

@@ -87,6 +87,11 @@ def test_memory_of_every_kind_is_written_and_read(child: Any) -> None:
     assert child("round_trip", environment()).hear() == INVALID_VALUE  # of what was freed
 
 
+@pytest.mark.parametrize("dirty", [False, True])
+def test_new_memory_holds_what_the_test_says(child: Any, dirty: bool) -> None:
+    assert child("contents", environment(dirty=dirty)).hear() == 4 * [[0xDB if dirty else 0]]
+
+
 def test_a_stream_stands_at_its_gate(child: Any) -> None:
     gated = child("gated", environment())
     assert gated.hear() == [False, False, 0]

@@ -72,6 +72,10 @@ CUresult Transfer(Context& context, Stream& stream, std::vector<Row> rows) {
       context.sticky().Set(CUDA_ERROR_ILLEGAL_ADDRESS);
       return ready;
     }
+    for (const Piece& piece : pieces.from) {
+      if (!Driver::Get().options().outliving && piece.keep && piece.keep->MakerIsGone())
+        std::memset(piece.data, 0xEE, piece.size_bytes);
+    }
     const Time due = direction.engine->Copy(pieces.to, pieces.from, ready);
     Driver::Get().counters().Add(direction.counter, static_cast<int64_t>(size_bytes));
     return due;
