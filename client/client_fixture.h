@@ -67,6 +67,13 @@ class ClientTest : public testing::Test {
     return client_->saves().Save(request, {}, After(timeout_ms), number);
   }
 
+  // A save whose copy is over, and which the client has sealed.
+  void SaveAndSeal(uint64_t* number) {
+    ASSERT_TRUE(Save(number).ok());
+    daemon_->Release(0, *number);
+    daemon_->AwaitFrame(proto::FrameKind::kNotify);
+  }
+
   std::array<std::byte, 256> weights_{};
   std::unique_ptr<FakeDaemon> daemon_;
   std::unique_ptr<Client> client_;

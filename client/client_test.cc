@@ -97,9 +97,7 @@ TEST_F(ClientTest, ResumesWithTheSameNonceEpochAndRegistration) {
                    }});
   OpenAndRegister();
   uint64_t number = 0;
-  ASSERT_TRUE(Save(&number).ok());
-  daemon_->Release(0, number);
-  daemon_->AwaitFrame(proto::FrameKind::kNotify);
+  SaveAndSeal(&number);
   daemon_->Stop();
   daemon_->Start();
   // One that begins before the client has seen the connection end fails with it.

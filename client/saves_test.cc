@@ -119,9 +119,7 @@ TEST_F(ClientTest, ASaveThatReachesNoDaemonTakesANumberAllTheSame) {
   StartDaemon();
   OpenAndRegister();
   uint64_t number = 0;
-  ASSERT_TRUE(Save(&number).ok());
-  daemon_->Release(0, number);
-  daemon_->AwaitFrame(proto::FrameKind::kNotify);
+  SaveAndSeal(&number);
   daemon_->Stop();
   uint64_t before = 0;
   absl::Status status;

@@ -53,12 +53,7 @@ TEST_F(DeviceTest, ARunCrossesPieces) {
   Start();
   std::vector<DeclaredMemory> pieces;
   for (uint32_t i = 0; i < 3; ++i) {
-    auto [memory, descriptor] = trainer_->AllocatePiece(kPieceBytes, 20 + i);
-    memory.descriptor = i;
-    std::vector<storage::UniqueFd> descriptors;
-    descriptors.push_back(std::move(descriptor));
-    ASSERT_TRUE(session_->Take(i, std::move(descriptors)).ok());
-    pieces.push_back(memory);
+    pieces.push_back(HandOver(kPieceBytes, i, /*seed=*/20 + i));
   }
   const auto port = Port(Open(pieces));
   EXPECT_EQ(Held(counters_, fake_cuda::kVmmMappings), 3 + 3);  // the trainer's, and the worker's
@@ -169,14 +164,9 @@ TEST_F(DeviceTest, TakingBackWaitsForCopiesThatAreUnderWay) {
   std::vector<MemoryRun> runs;
   std::vector<StagingBuffer> buffers;
   for (uint32_t i = 0; i < 2; ++i) {
-    auto [memory, descriptor] = trainer_->AllocatePiece(kPieceBytes, 20 + i);
-    memory.descriptor = i;
-    std::vector<storage::UniqueFd> descriptors;
-    descriptors.push_back(std::move(descriptor));
-    ASSERT_TRUE(session_->Take(i, std::move(descriptors)).ok());
-    pieces.push_back(memory);
+    pieces.push_back(HandOver(kPieceBytes, i, /*seed=*/20 + i));
     buffers.push_back(*pool_->Acquire(cancel_));
-    runs.push_back({memory.address, buffers.back().data(), static_cast<int64_t>(kPieceBytes)});
+    runs.push_back({pieces.back().address, buffers.back().data(), static_cast<int64_t>(kPieceBytes)});
   }
   const auto port = Port(Open(pieces));
   unsetenv("KEEPSTEP_FAKE_CUDA_D2H_GBPS");

@@ -52,7 +52,8 @@ class Exporter {
     pollfd answer{.fd = socket_.get(), .events = POLLIN, .revents = 0};
     if (poll(&answer, 1, static_cast<int>(limit.count())) != 1)
       return absl::DeadlineExceededError("the probe's process does not answer");
-    if (ReceivePacket(socket_.get(), BytesInto(offer), descriptor) != sizeof(*offer)) return absl::UnavailableError("the probe's process ended");
+    if (ReceivePacket(socket_.get(), BytesInto(offer), descriptor) != sizeof(*offer))
+      return absl::UnavailableError("the probe's process ended");
     offer->text[sizeof(offer->text) - 1] = '\0';
     return absl::OkStatus();
   }

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "daemon/device/probe_protocol.h"
 #include "daemon/device/packet.h"
+#include "daemon/device/probe_protocol.h"
 #include "daemon/device/worker.h"
 #include "third_party/cuda_driver/cuda_driver.h"
 

@@ -86,6 +86,16 @@ class DeviceTest : public ::testing::Test {
                                         std::move(fences), [](uint64_t) { return "layer.weight"; });
   }
 
+  // A piece of VMM memory whose descriptor, by this number, the session has.
+  DeclaredMemory HandOver(int64_t size_bytes, uint32_t number, uint32_t seed) {
+    auto [memory, descriptor] = trainer_->AllocatePiece(size_bytes, seed);
+    memory.descriptor = number;
+    std::vector<storage::UniqueFd> descriptors;
+    descriptors.push_back(std::move(descriptor));
+    EXPECT_TRUE(session_->Take(number, std::move(descriptors)).ok());
+    return memory;
+  }
+
   std::shared_ptr<const DeviceTable> Open(const std::vector<DeclaredMemory>& declared) {
     auto table = session_->Open(declared);
     EXPECT_TRUE(table.ok()) << table.status();

@@ -138,6 +138,8 @@ class SimDaemon {
   void OnLoadAnswered(daemon::AnswerLoad& answer);
   bool Hold(const std::string& attempt, int64_t for_ms);  // false: it is reserved
   void OnReserve(const daemon::ReserveAttempt& action);
+
+  // Pipelines (sim_io.cc).
   Attempt& AttemptOf(const std::string& name);
   void CopyNext(Attempt& attempt, int32_t rank, int group);
   void WriteBlob(Attempt& attempt, int32_t rank);
